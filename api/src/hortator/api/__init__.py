@@ -1,0 +1,1 @@
+"""LLMService: types, validation and arithmetic. Imports nothing else of Hortator."""
