@@ -1,0 +1,1 @@
+"""The sans-IO core: decisions are functions of state, event and time."""

@@ -1,0 +1,207 @@
+"""What can happen to the scheduler: facts in the past tense, from gateways, workers, the shell and the clock.
+
+An event that speaks of an unknown request, an old attempt, or a group that has left is a no-op: gateways
+and workers may be a message behind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hortator.scheduler.core.model import GroupSpec, LatencyClass, RankLoads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestArrived:
+    """A gateway holds a request that wants a (first or new) placement."""
+
+    request_id: str
+    gateway_id: str = ""
+    attempt: int = 0
+    num_prompt_tokens: int
+    """All that must be prefilled: the prompt and output tokens of earlier attempts."""
+    max_output_tokens: int = 1
+    block_hashes: tuple[int, ...] = ()
+    """Salted chained hashes of full prompt blocks."""
+    priority: int = 0
+    tenant: str = ""
+    latency_class: LatencyClass = LatencyClass.STANDARD
+    deadline_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestCancelled:
+    """The client went away, or the gateway gave up."""
+
+    request_id: str
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillFinished:
+    """The first token is out; the request's KV waits at the prefill group for a decode placement."""
+
+    request_id: str
+    attempt: int = 0
+    gateway_id: str = ""
+    num_prompt_tokens: int = 0
+    max_output_tokens: int = 1
+    """With `num_prompt_tokens`, lets a scheduler that lost its state place the request all the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstToken:
+    """The first output token reached the gateway (Aggregated: prefill is over)."""
+
+    request_id: str
+    attempt: int = 0
+    ttft_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestFinished:
+    """The last token is out, or the request failed for good at the gateway."""
+
+    request_id: str
+    attempt: int = 0
+    num_output_tokens: int = 0
+    ttft_s: float = 0.0
+    e2e_s: float = 0.0
+    first_gap_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementRefused:
+    """The worker refused the request or could not be reached: the same attempt wants another placement."""
+
+    request_id: str
+    attempt: int = 0
+    group_id: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvTransferFailed:
+    """The KV lease is gone: the gateway announces the request again under the next attempt."""
+
+    request_id: str
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayLost:
+    """A gateway's stream ended; the requests it held are gone with it."""
+
+    gateway_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerJoined:
+    """A worker declared its EP group. A joined group with another boot id replaces the old one."""
+
+    group: GroupSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerDraining:
+    """Nothing new may be placed there; what runs goes on."""
+
+    group_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLost:
+    """The worker is gone (stream ended, or the watchdog gave up on it)."""
+
+    group_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardPassStarted:
+    """A group began a pass: work dispatched from now on waits for the next one."""
+
+    group_id: str
+    forward_pass_id: int
+    included_dispatch_seq: int
+    """Highest dispatch sequence that `loads` contains."""
+    loads: RankLoads | None = None
+    predicted_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardPassEnded:
+    """A group ended a pass and can take new work."""
+
+    group_id: str
+    forward_pass_id: int
+    duration_s: float
+    included_dispatch_seq: int
+    loads: RankLoads
+    pass_prefill_tokens: tuple[int, ...] = ()
+    """Prefill tokens each rank ran."""
+    pass_decode_tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankStateReported:
+    """A heartbeat, or the answer to a probe."""
+
+    group_id: str
+    included_dispatch_seq: int
+    loads: RankLoads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSplit:
+    """Members that did not reach the worker's gate in time."""
+
+    group_id: str
+    batch_id: str
+    request_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderChanged:
+    """This scheduler now leads under a new epoch; dispatch sequences start again."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyChanged:
+    """An operator chose another policy; nothing waiting is lost."""
+
+    policy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmissionStopped:
+    """The service drains: arrivals are refused, what waits is still placed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimerFired:
+    """`next_wakeup()` has passed."""
+
+
+Event = (
+    RequestArrived
+    | RequestCancelled
+    | PrefillFinished
+    | FirstToken
+    | RequestFinished
+    | PlacementRefused
+    | KvTransferFailed
+    | GatewayLost
+    | WorkerJoined
+    | WorkerDraining
+    | WorkerLost
+    | ForwardPassStarted
+    | ForwardPassEnded
+    | RankStateReported
+    | BatchSplit
+    | LeaderChanged
+    | PolicyChanged
+    | AdmissionStopped
+    | TimerFired
+)

@@ -1,0 +1,90 @@
+"""All EP groups, by role, and the decode capacity that a prefill needs before it may start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hortator.scheduler.core.estimates import Smoothed
+from hortator.scheduler.core.group import GroupState
+from hortator.scheduler.core.model import Phase, SchedulerSettings
+from hortator.scheduler.core.request import RequestState
+
+
+class Fleet:
+    """The groups in order of joining. `entry` are those that take arrivals (Prefill or Aggregated)."""
+
+    def __init__(self, settings: SchedulerSettings) -> None:
+        self.settings = settings
+        self.groups: dict[str, GroupState] = {}
+        self.entry: dict[str, GroupState] = {}
+        self.decode: dict[str, GroupState] = {}
+        self.ready: dict[str, GroupState] = {}
+        """Entry groups that are ready, longest ready first."""
+        self.output_tokens = Smoothed(float(settings.expected_output_tokens))
+
+    def add(self, group: GroupState) -> None:
+        """A group joined."""
+        group_id = group.spec.group_id
+        self.groups[group_id] = group
+        (self.decode if group.spec.phase is Phase.DECODE else self.entry)[group_id] = group
+
+    def remove(self, group_id: str) -> None:
+        """A group left."""
+        for collection in (self.groups, self.entry, self.decode, self.ready):
+            collection.pop(group_id, None)
+
+    def refresh_ready(self, group: GroupState, now: float) -> None:
+        """Keep `ready` true after anything about a group changed."""
+        group_id = group.spec.group_id
+        if group_id not in self.entry:
+            return
+        if group.is_ready:
+            if group_id not in self.ready:
+                group.ready_since = now
+                self.ready[group_id] = group
+        else:
+            self.ready.pop(group_id, None)
+
+    def placeable_entry(self) -> Iterator[GroupState]:
+        """Entry groups that may be given work, ready or not."""
+        return (group for group in self.entry.values() if group.placeable)
+
+    def tokens_per_s(self) -> float:
+        """Prefill tokens per second of all placeable entry groups at full passes."""
+        return sum(group.full_pass_tokens / group.full_pass_s for group in self.placeable_entry())
+
+    def expected_output(self, max_output_tokens: int) -> int:
+        """Output tokens to reserve KV for: the limit, or twice the learned mean if that is less."""
+        return min(max_output_tokens, max(32, int(2.0 * self.output_tokens.value)))
+
+    def reserve_decode(self, request: RequestState) -> tuple[str, int, int] | None:
+        """Find a decode rank with room for the request's whole sequence: (group, rank, blocks)."""
+        best: tuple[int, GroupState, int] | None = None
+        tokens = request.num_prompt_tokens + self.expected_output(request.max_output_tokens)
+        for group in self.decode.values():
+            if not group.placeable:
+                continue
+            free = group.free_kv_blocks()
+            rank = max(range(len(free)), key=free.__getitem__)
+            if free[rank] >= group.blocks_for(tokens) and (best is None or free[rank] > best[0]):
+                best = (free[rank], group, rank)
+        if best is None:
+            return None
+        _, group, rank = best
+        return group.spec.group_id, rank, group.blocks_for(tokens)
+
+    def hold_reservation(self, request: RequestState, reservation: tuple[str, int, int]) -> None:
+        """Book the blocks until the request's decode placement (or its end)."""
+        group_id, rank, blocks = reservation
+        self.decode[group_id].reserved_blocks[rank] += blocks
+        request.reservation = reservation
+
+    def drop_reservation(self, request: RequestState) -> None:
+        """Give the booked blocks back, if any."""
+        if request.reservation is None:
+            return
+        group_id, rank, blocks = request.reservation
+        group = self.decode.get(group_id)
+        if group is not None:
+            group.reserved_blocks[rank] -= blocks
+        request.reservation = None

@@ -1,0 +1,192 @@
+"""An EP group as the scheduler believes it to be.
+
+Load of a rank = what the worker last reported + what was dispatched after that report (the *unreported*
+dispatches). Reports name the highest dispatch sequence they contain, so work is never counted twice and
+never missed. Readiness, in three tiers: quiescent (nothing dispatched or running), feedback (pass ended),
+watchdog (silence: see `SchedulerMachine`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from hortator.scheduler.core.estimates import PassEstimator
+from hortator.scheduler.core.model import GroupSpec, Phase, RankLoads
+from hortator.scheduler.core.prefix_index import PrefixIndex
+from hortator.scheduler.core.request import RequestState
+
+DispatchedShare = tuple[int, int, int]
+"""(DP rank, prefill tokens, KV blocks) of one dispatched request."""
+
+
+class GroupState:
+    """Mutable; only the machine writes it. Columns (`load_tokens`, ...) are lists indexed by DP rank."""
+
+    __slots__ = (
+        "_unreported",
+        "batch_size",
+        "draining",
+        "estimator",
+        "forward_pass_id",
+        "has_reported",
+        "in_flight",
+        "kv_used",
+        "last_dispatch_at",
+        "last_heard_at",
+        "last_seq",
+        "load_tokens",
+        "pass_started_at",
+        "pass_tokens",
+        "prefixes",
+        "probed_at",
+        "ready_since",
+        "reserved_blocks",
+        "running",
+        "running_predicted_s",
+        "spec",
+        "suspect",
+    )
+
+    def __init__(self, spec: GroupSpec, *, now: float, warmup_passes: int) -> None:
+        zeros = [0] * spec.dp_size
+        self.spec = spec
+        self.estimator = PassEstimator(warmup=warmup_passes)
+        self.prefixes = PrefixIndex()
+        self.load_tokens = list(zeros)
+        self.batch_size = list(zeros)
+        self.kv_used = list(zeros)
+        self.reserved_blocks = list(zeros)  # decode: promised to prefills that have not arrived here yet
+        self._unreported: deque[tuple[int, tuple[DispatchedShare, ...]]] = deque()
+        self.in_flight: dict[str, RequestState] = {}
+        self.has_reported = False
+        self.running = False
+        self.forward_pass_id = 0
+        self.pass_started_at = now
+        self.running_predicted_s = 0.0
+        self.pass_tokens = list(zeros)  # what the running pass takes off each rank's load
+        self.ready_since = now
+        self.last_heard_at = now
+        self.last_dispatch_at = float("-inf")
+        self.last_seq = 0
+        self.draining = False
+        self.suspect = False
+        self.probed_at: float | None = None
+
+    @property
+    def placeable(self) -> bool:
+        """May anything be placed here at all?"""
+        return self.has_reported and not self.draining and not self.suspect
+
+    @property
+    def is_ready(self) -> bool:
+        """Would work dispatched now join the very next pass, with nothing else on its way?
+
+        With an admission lead the engine fetches the next batch while a pass runs, so running is no bar.
+        """
+        if not self.placeable or self._unreported:
+            return False
+        return not self.running or self.spec.admission_lead_passes > 0
+
+    @property
+    def is_quiescent(self) -> bool:
+        """Nothing dispatched, nothing running."""
+        return not self.running and not self._unreported
+
+    def free_tokens(self) -> list[int]:
+        """A_d: prefill tokens that still fit into each rank's next pass (can be negative)."""
+        budget = self.spec.chunk_budget_tokens
+        if self.spec.phase is Phase.AGGREGATED:
+            return [
+                budget - load - batch for load, batch in zip(self.load_tokens, self.batch_size, strict=True)
+            ]
+        if self.spec.admission_lead_passes and self.running:
+            return [budget - queued for queued in self.queued_tokens()]  # what runs now is gone by then
+        return [budget - load for load in self.load_tokens]
+
+    def queued_tokens(self) -> list[int]:
+        """Prefill tokens per rank that the running pass will leave over (in-engine queueing)."""
+        if not self.running:
+            return self.load_tokens
+        return [load - taken for load, taken in zip(self.load_tokens, self.pass_tokens, strict=True)]
+
+    def start_pass(self, now: float, predicted_s: float | None) -> None:
+        """A pass began with what the ranks have; each takes up to a chunk budget of it."""
+        budget = self.spec.chunk_budget_tokens
+        self.running = True
+        self.pass_started_at = now
+        self.pass_tokens = [min(load, budget) for load in self.load_tokens]
+        self.running_predicted_s = (
+            self.estimator.predict_s(max(self.pass_tokens)) if predicted_s is None else predicted_s
+        )
+
+    def free_kv_blocks(self) -> list[int]:
+        """KV blocks per rank that nobody uses or was promised."""
+        return self.free_kv_blocks_after(self.kv_used)
+
+    def free_kv_blocks_after(self, kv_used: list[int]) -> list[int]:
+        """The same if each rank used so many blocks (while a round is planned)."""
+        total = self.spec.kv_blocks_total
+        return [total - used - reserved for used, reserved in zip(kv_used, self.reserved_blocks, strict=True)]
+
+    def free_slots(self) -> list[int]:
+        """Requests per rank that may still be admitted."""
+        return [self.spec.max_batch_size - batch for batch in self.batch_size]
+
+    def blocks_for(self, num_tokens: int) -> int:
+        """KV blocks that a sequence of so many tokens takes."""
+        return -(-num_tokens // self.spec.tokens_per_block)
+
+    def residual_s(self, now: float) -> float:
+        """Predicted time until the running pass ends; 0 when idle."""
+        if not self.running:
+            return 0.0
+        return max(0.0, self.pass_started_at + self.running_predicted_s - now)
+
+    @property
+    def full_pass_s(self) -> float:
+        """Predicted time of a pass that fills every rank."""
+        return self.estimator.predict_s(self.spec.chunk_budget_tokens)
+
+    @property
+    def full_pass_tokens(self) -> int:
+        """Prefill tokens of a pass that fills every rank."""
+        return self.spec.chunk_budget_tokens * self.spec.dp_size
+
+    def record_dispatch(self, shares: tuple[DispatchedShare, ...], now: float) -> int:
+        """Count a dispatched batch until a report contains it. Returns its dispatch sequence."""
+        self.last_seq += 1
+        self._unreported.append((self.last_seq, shares))
+        for rank, tokens, blocks in shares:
+            self.load_tokens[rank] += tokens
+            self.batch_size[rank] += 1
+            self.kv_used[rank] += blocks
+        self.last_dispatch_at = now
+        return self.last_seq
+
+    def apply_report(self, loads: RankLoads, included_seq: int) -> None:
+        """Replace the reported loads and forget dispatches that they contain."""
+        unreported = self._unreported
+        while unreported and unreported[0][0] <= included_seq:
+            unreported.popleft()
+        self.has_reported = True
+        self.load_tokens = list(loads.prefill_load_tokens)
+        self.batch_size = list(loads.batch_size)
+        self.kv_used = list(loads.kv_blocks_used)
+        for _, shares in unreported:
+            for rank, tokens, blocks in shares:
+                self.load_tokens[rank] += tokens
+                self.batch_size[rank] += 1
+                self.kv_used[rank] += blocks
+        if loads.blocks_changed:
+            self.prefixes.apply(loads.blocks_changed)
+
+    def forget_dispatches(self) -> None:
+        """A new leadership epoch counts from 1, and nothing is placed before the worker has reported."""
+        self._unreported.clear()
+        self.last_seq = 0
+        self.has_reported = False
+
+    @property
+    def num_unreported(self) -> int:
+        """Dispatched batches that no report contains yet."""
+        return len(self._unreported)

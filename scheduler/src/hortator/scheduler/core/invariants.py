@@ -1,0 +1,69 @@
+"""What must always hold. Every test's teardown checks it; it costs a walk over everything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hortator.scheduler.core.fleet import Fleet
+from hortator.scheduler.core.model import Phase
+from hortator.scheduler.core.request import RequestState, RequestStatus
+from hortator.scheduler.core.waiting import WaitingQueue
+
+
+def check(
+    fleet: Fleet,
+    waiting: WaitingQueue,
+    requests: Mapping[str, RequestState],
+    decode_ready: Mapping[str, RequestState],
+    by_gateway: Mapping[str, Mapping[str, None]],
+) -> None:
+    """AssertionError naming the first broken promise."""
+    queued = {request.request_id for request in waiting}
+    _require(len(queued) == len(waiting), "a request waits twice")
+    tokens = sum(request.num_prompt_tokens for request in waiting)
+    _require(tokens == waiting.num_tokens, "waiting tokens are miscounted")
+    placed: dict[str, str] = {}
+    for group_id, group in fleet.groups.items():
+        for request_id in group.in_flight:
+            _require(request_id not in placed, f"{request_id} is in flight on two groups")
+            placed[request_id] = group_id
+    for request_id, request in requests.items():
+        match request.status:
+            case RequestStatus.WAITING:
+                _require(request_id in queued, f"{request_id} waits nowhere")
+                _require(request_id not in placed, f"{request_id} waits and is placed")
+            case RequestStatus.DECODE_WAITING:
+                _require(request_id in decode_ready, f"{request_id} is lost between prefill and decode")
+                _require(request_id not in placed, f"{request_id} wants decode and is placed")
+            case RequestStatus.PLACED:
+                _require(placed.get(request_id) == request.group_id, f"{request_id} is placed nowhere")
+                _require(
+                    fleet.groups[request.group_id].spec.phase is not Phase.DECODE, f"{request_id}: wrong role"
+                )
+            case RequestStatus.DECODING:
+                _require(placed.get(request_id) == request.group_id, f"{request_id} decodes nowhere")
+                _require(
+                    fleet.groups[request.group_id].spec.phase is Phase.DECODE, f"{request_id}: wrong role"
+                )
+    _require(queued <= requests.keys(), "an unknown request waits")
+    _require(decode_ready.keys() <= requests.keys(), "an unknown request wants decode")
+    _require(placed.keys() <= requests.keys(), "an unknown request is in flight")
+    held = {request_id for ids in by_gateway.values() for request_id in ids}
+    _require(held == requests.keys(), "gateways and requests disagree")
+    _check_reservations(fleet, requests)
+
+
+def _check_reservations(fleet: Fleet, requests: Mapping[str, RequestState]) -> None:
+    booked: dict[tuple[str, int], int] = {}
+    for request in requests.values():
+        if request.reservation is not None:
+            group_id, rank, blocks = request.reservation
+            booked[group_id, rank] = booked.get((group_id, rank), 0) + blocks
+    for group_id, group in fleet.decode.items():
+        for rank, blocks in enumerate(group.reserved_blocks):
+            _require(blocks == booked.get((group_id, rank), 0), f"{group_id}/{rank}: reservations disagree")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise AssertionError(message)

@@ -1,0 +1,668 @@
+"""The scheduler machine: the one mutating door of the sans-IO core.
+
+Rules of this file:
+
+1. Every change of state happens in `handle(event, now)`; nothing else mutates anything.
+2. Time is an argument. The same events at the same times give the same commands; ties break by id.
+3. Events about unknown requests, old attempts or departed groups change nothing.
+4. Policies answer "what should be released now?"; only this file commits the answer.
+5. Cancellation and deadline win over everything.
+
+After each event the machine expires what is overdue, places decode-ready requests, and asks the policy for
+batches until it has none. `next_wakeup()` says when to call again if no event comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from heapq import heappop, heappush
+from typing import assert_never
+
+from hortator.scheduler.core import decode
+from hortator.scheduler.core.commands import Abort, Command, DeclareLost, Dispatch, Probe, Reject
+from hortator.scheduler.core.events import (
+    AdmissionStopped,
+    BatchSplit,
+    Event,
+    FirstToken,
+    ForwardPassEnded,
+    ForwardPassStarted,
+    GatewayLost,
+    KvTransferFailed,
+    LeaderChanged,
+    PlacementRefused,
+    PolicyChanged,
+    PrefillFinished,
+    RankStateReported,
+    RequestArrived,
+    RequestCancelled,
+    RequestFinished,
+    TimerFired,
+    WorkerDraining,
+    WorkerJoined,
+    WorkerLost,
+)
+from hortator.scheduler.core.fleet import Fleet
+from hortator.scheduler.core.group import DispatchedShare, GroupState
+from hortator.scheduler.core.invariants import check
+from hortator.scheduler.core.model import (
+    AbortReason,
+    Batch,
+    LatencyClass,
+    Phase,
+    Placement,
+    RankLoads,
+    RejectReason,
+    SchedulerSettings,
+)
+from hortator.scheduler.core.policies.base import PlannedBatch
+from hortator.scheduler.core.policies.immediate import least_delay, place_one
+from hortator.scheduler.core.policies.registry import make_policy
+from hortator.scheduler.core.request import RequestState, RequestStatus
+from hortator.scheduler.core.snapshot import GroupSnapshot, SchedulerSnapshot
+from hortator.scheduler.core.waiting import WaitingQueue
+from hortator.scheduler.core.watchdog import Watchdog
+
+
+class SchedulerMachine:
+    """Events in, commands out. See the rules in the module docstring."""
+
+    def __init__(self, settings: SchedulerSettings, *, epoch: int = 1) -> None:
+        self.settings = settings
+        self.epoch = epoch
+        self.fleet = Fleet(settings)
+        self.waiting = WaitingQueue()
+        self.requests: dict[str, RequestState] = {}
+        self._by_gateway: dict[str, dict[str, None]] = {}
+        self._decode_ready: dict[str, RequestState] = {}
+        self._decode_due_at: float | None = None
+        self._critical: dict[str, RequestState] = {}
+        self._expiries: list[tuple[float, int, str]] = []  # (due, seq, request)
+        self._policy = make_policy(settings)
+        self._watchdog = Watchdog(settings)
+        self._admitting = True
+        self._num_arrived = 0
+        self._num_batches = 0
+        self._out: list[Command] = []
+        self._now = 0.0
+
+    # -- the door ---------------------------------------------------------------------------------------
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        """Take one event at time `now` (seconds, any origin, never going back) and return what to do."""
+        self._out = []
+        self._now = now
+        self._apply(event, now)
+        self._expire(now)
+        self._release(now)
+        return self._out
+
+    def next_wakeup(self) -> float | None:
+        """When `TimerFired` is due if no event comes first; None: never."""
+        times = [
+            self._expiries[0][0] if self._expiries else None,
+            self._decode_due_at if self._decode_ready else None,
+            self._policy.wakeup(self.fleet, self.waiting, self._now),
+            self._watchdog.next_check_at(self.fleet),
+        ]
+        return min((at for at in times if at is not None), default=None)
+
+    # -- events -----------------------------------------------------------------------------------------
+
+    def _apply(self, event: Event, now: float) -> None:
+        match event:
+            case RequestArrived():
+                self._arrive(event, now)
+            case ForwardPassEnded():
+                self._end_pass(event, now)
+            case ForwardPassStarted():
+                self._start_pass(event, now)
+            case RequestFinished():
+                self._finish(event)
+            case PrefillFinished():
+                self._finish_prefill(event, now)
+            case FirstToken():
+                pass  # observed by the driver's metrics; load comes from the worker's reports
+            case RankStateReported():
+                group = self.fleet.groups.get(event.group_id)
+                if group is not None:
+                    self._report(group, event.loads, event.included_dispatch_seq, now)
+            case TimerFired():
+                self._check_watchdog(now)
+            case RequestCancelled():
+                self._cancel(event)
+            case PlacementRefused():
+                self._refuse_placement(event, now)
+            case BatchSplit():
+                for request_id in event.request_ids:
+                    self._abort(self.requests.get(request_id), event.group_id, AbortReason.BATCH_SPLIT)
+            case KvTransferFailed():
+                request = self._current(event.request_id, event.attempt)
+                if request is not None:
+                    self._forget(request)
+            case GatewayLost():
+                for request_id in list(self._by_gateway.get(event.gateway_id, ())):
+                    request = self.requests[request_id]
+                    self._abort(request, request.group_id, AbortReason.GATEWAY_LOST)
+            case WorkerJoined():
+                self._join(event, now)
+            case WorkerDraining():
+                group = self.fleet.groups.get(event.group_id)
+                if group is not None:
+                    group.draining = True
+                    self.fleet.refresh_ready(group, now)
+            case WorkerLost():
+                self._lose(event.group_id)
+            case LeaderChanged():
+                self._lead(event, now)
+            case PolicyChanged():
+                self.settings = replace(self.settings, policy=event.policy)
+                self._policy = make_policy(self.settings)
+            case AdmissionStopped():
+                self._admitting = False
+            case _:
+                assert_never(event)
+
+    def _arrive(self, event: RequestArrived, now: float) -> None:
+        known = self.requests.get(event.request_id)
+        if known is not None:
+            if event.attempt <= known.attempt:
+                return  # announced again after a reconnect: nothing new
+            self._forget(known)
+        refusal = self._refusal(event, now)
+        if refusal is not None:
+            reason, message = refusal
+            self._out.append(
+                Reject(
+                    request_id=event.request_id,
+                    attempt=event.attempt,
+                    gateway_id=event.gateway_id,
+                    reason=reason,
+                    retry_after_s=self._retry_after_s(),
+                    message=message,
+                )
+            )
+            return
+        self._num_arrived += 1
+        prompt = event.num_prompt_tokens
+        request = RequestState(
+            request_id=event.request_id,
+            attempt=event.attempt,
+            gateway_id=event.gateway_id,
+            num_prompt_tokens=prompt,
+            max_output_tokens=event.max_output_tokens,
+            cost_tokens=prompt * (1.0 + self.settings.attention_pair_cost * prompt),
+            now=now,
+            seq=self._num_arrived,
+            block_hashes=event.block_hashes,
+            priority=event.priority,
+            tenant=event.tenant,
+            critical=event.latency_class is LatencyClass.CRITICAL,
+            deadline_at=event.deadline_at,
+        )
+        self._remember(request)
+        self._wait(request)
+
+    def _refusal(self, event: RequestArrived, now: float) -> tuple[RejectReason, str] | None:
+        settings = self.settings
+        prompt = event.num_prompt_tokens
+        if not self._admitting:
+            return RejectReason.DRAINING, "the scheduler is draining"
+        if len(self.waiting) >= settings.max_waiting_requests:
+            return (
+                RejectReason.QUEUE_FULL_REQUESTS,
+                f"{len(self.waiting)} requests wait; the limit is {settings.max_waiting_requests}",
+            )
+        if self.waiting.num_tokens + prompt > settings.max_waiting_tokens:
+            return (
+                RejectReason.QUEUE_FULL_TOKENS,
+                f"{self.waiting.num_tokens} prompt tokens wait; the limit is {settings.max_waiting_tokens}",
+            )
+        limit = self._longest_prompt()
+        if limit is not None and prompt > limit:
+            return (
+                RejectReason.PROMPT_TOO_LONG,
+                f"{prompt} prompt tokens; the longest prompt that a group takes is {limit}",
+            )
+        if event.deadline_at is not None:
+            if event.deadline_at <= now:
+                return RejectReason.DEADLINE, "the deadline has passed"
+            wait_s = self._predicted_wait_s()
+            if wait_s is not None and now + wait_s > event.deadline_at:
+                return (
+                    RejectReason.PREDICTED_WAIT,
+                    f"predicted wait {wait_s:.3f} s is beyond the deadline",
+                )
+        return None
+
+    def _longest_prompt(self) -> int | None:
+        """The longest prompt that some entry group takes; None while there is none."""
+        limits = [
+            min(
+                group.spec.max_sequence_tokens - 1,
+                group.spec.kv_blocks_total * group.spec.tokens_per_block - 1,
+                (1 << 30) if group.spec.chunked_prefill else group.spec.chunk_budget_tokens,
+            )
+            for group in self.fleet.entry.values()
+        ]
+        return max(limits, default=None)
+
+    def _predicted_wait_s(self) -> float | None:
+        """Time until an arrival now would be released; None while too little is known to refuse anybody."""
+        trained = [
+            group
+            for group in self.fleet.placeable_entry()
+            if group.estimator.num_passes > self.settings.warmup_passes
+        ]
+        if not trained:
+            return None
+        return self.waiting.num_tokens / self.fleet.tokens_per_s()
+
+    def _retry_after_s(self) -> float:
+        rate = self.fleet.tokens_per_s()
+        wait_s = self.waiting.num_tokens / rate if rate > 0.0 else 1.0
+        return min(30.0, max(0.05, wait_s))
+
+    def _end_pass(self, event: ForwardPassEnded, now: float) -> None:
+        group = self.fleet.groups.get(event.group_id)
+        if group is None:
+            return
+        group.running = False
+        group.forward_pass_id = event.forward_pass_id
+        if event.pass_prefill_tokens:
+            tokens = max(event.pass_prefill_tokens)
+            cost = tokens * (1.0 + self.settings.attention_pair_cost * tokens)
+            group.estimator.observe(cost, event.duration_s)
+        self._report(group, event.loads, event.included_dispatch_seq, now)
+
+    def _start_pass(self, event: ForwardPassStarted, now: float) -> None:
+        group = self.fleet.groups.get(event.group_id)
+        if group is None:
+            return
+        group.forward_pass_id = event.forward_pass_id
+        if event.loads is not None:
+            self._report(group, event.loads, event.included_dispatch_seq, now)
+        group.start_pass(now, event.predicted_s)
+        self.fleet.refresh_ready(group, now)
+
+    def _report(self, group: GroupState, loads: RankLoads, included_seq: int, now: float) -> None:
+        group.last_heard_at = now
+        group.suspect = False
+        group.probed_at = None
+        group.apply_report(loads, included_seq)
+        if self._decode_ready and self._decode_due_at is None and group.spec.phase is Phase.DECODE:
+            self._decode_due_at = now
+        self.fleet.refresh_ready(group, now)
+
+    def _finish_prefill(self, event: PrefillFinished, now: float) -> None:
+        request = self._current(event.request_id, event.attempt)
+        if request is None:
+            if event.request_id in self.requests or not event.num_prompt_tokens:
+                return
+            # Placed by an earlier leader: the event says enough to go on.
+            self._num_arrived += 1
+            request = RequestState(
+                request_id=event.request_id,
+                attempt=event.attempt,
+                gateway_id=event.gateway_id,
+                num_prompt_tokens=event.num_prompt_tokens,
+                max_output_tokens=event.max_output_tokens,
+                cost_tokens=float(event.num_prompt_tokens),
+                now=now,
+                seq=self._num_arrived,
+            )
+            self._remember(request)
+        elif request.status is not RequestStatus.PLACED:
+            return
+        self._leave_group(request)
+        request.status = RequestStatus.DECODE_WAITING
+        request.waiting_since = now
+        self._decode_ready[request.request_id] = request
+        if self._decode_due_at is None:
+            window_s = self.settings.decode_window_s if self._policy.gathers_decode else 0.0
+            self._decode_due_at = now + window_s
+
+    def _finish(self, event: RequestFinished) -> None:
+        request = self._current(event.request_id, event.attempt)
+        if request is None:
+            return
+        if event.num_output_tokens > 0:
+            self.fleet.output_tokens.observe(event.num_output_tokens)
+        self._forget(request)
+
+    def _cancel(self, event: RequestCancelled) -> None:
+        request = self._current(event.request_id, event.attempt)
+        if request is not None:
+            self._abort(request, request.group_id, AbortReason.CANCELLED)
+
+    def _refuse_placement(self, event: PlacementRefused, now: float) -> None:
+        request = self._current(event.request_id, event.attempt)
+        if request is None or (event.group_id and request.group_id != event.group_id):
+            return
+        if request.status is RequestStatus.PLACED:
+            self._leave_group(request)
+            request.group_id = ""
+            request.status = RequestStatus.WAITING
+            self._wait(request, front=True)
+        elif request.status is RequestStatus.DECODING:
+            self._leave_group(request)
+            request.status = RequestStatus.DECODE_WAITING
+            self._decode_ready[request.request_id] = request
+            self._decode_due_at = now
+
+    def _join(self, event: WorkerJoined, now: float) -> None:
+        old = self.fleet.groups.get(event.group.group_id)
+        if old is not None and old.spec.boot_id == event.group.boot_id:
+            old.last_heard_at = now  # the stream came back: what we know still holds
+            old.running = False
+            self.fleet.refresh_ready(old, now)
+            return
+        if old is not None:
+            self._lose(event.group.group_id)
+        group = GroupState(event.group, now=now, warmup_passes=self.settings.warmup_passes)
+        self.fleet.add(group)
+
+    def _lose(self, group_id: str) -> None:
+        group = self.fleet.groups.get(group_id)
+        if group is None:
+            return
+        for request in list(group.in_flight.values()):
+            self._abort(request, group_id, AbortReason.WORKER_LOST)
+        # KV that waited for a decode placement is gone too.
+        for request in list(self._decode_ready.values()):
+            if request.group_id == group_id:
+                self._abort(request, group_id, AbortReason.WORKER_LOST)
+        for request in self.requests.values():
+            if request.reservation is not None and request.reservation[0] == group_id:
+                request.reservation = None
+        self.fleet.remove(group_id)
+
+    def _lead(self, event: LeaderChanged, now: float) -> None:
+        self.epoch = event.epoch
+        for group in self.fleet.groups.values():
+            group.forget_dispatches()
+            self.fleet.refresh_ready(group, now)
+
+    # -- requests ---------------------------------------------------------------------------------------
+
+    def _current(self, request_id: str, attempt: int) -> RequestState | None:
+        request = self.requests.get(request_id)
+        return request if request is not None and request.attempt == attempt else None
+
+    def _remember(self, request: RequestState) -> None:
+        self.requests[request.request_id] = request
+        self._by_gateway.setdefault(request.gateway_id, {})[request.request_id] = None
+
+    def _wait(self, request: RequestState, *, front: bool = False) -> None:
+        (self.waiting.add_front if front else self.waiting.add)(request)
+        if request.critical:
+            self._critical[request.request_id] = request
+        due = request.waiting_since + self.settings.queue_timeout_s
+        if request.deadline_at is not None:
+            due = min(due, request.deadline_at)
+        heappush(self._expiries, (due, request.seq, request.request_id))
+
+    def _leave_group(self, request: RequestState) -> None:
+        group = self.fleet.groups.get(request.group_id)
+        if group is not None:
+            group.in_flight.pop(request.request_id, None)
+
+    def _forget(self, request: RequestState) -> None:
+        """Take a request out of every collection."""
+        if request.status is RequestStatus.WAITING:
+            self.waiting.remove(request)
+            self._critical.pop(request.request_id, None)
+        elif request.status is RequestStatus.DECODE_WAITING:
+            self._drop_decode_ready(request)
+        self._leave_group(request)
+        self.fleet.drop_reservation(request)
+        del self.requests[request.request_id]
+        held = self._by_gateway[request.gateway_id]
+        del held[request.request_id]
+        if not held:
+            del self._by_gateway[request.gateway_id]
+
+    def _drop_decode_ready(self, request: RequestState) -> None:
+        self._decode_ready.pop(request.request_id, None)
+        if not self._decode_ready:
+            self._decode_due_at = None
+
+    def _abort(self, request: RequestState | None, group_id: str, reason: AbortReason) -> None:
+        if request is None or request.group_id != group_id:
+            return
+        placed = request.status is not RequestStatus.WAITING
+        self._forget(request)
+        if placed:
+            self._out.append(
+                Abort(
+                    request_id=request.request_id,
+                    attempt=request.attempt,
+                    gateway_id=request.gateway_id,
+                    group_id=group_id,
+                    reason=reason,
+                )
+            )
+
+    def _expire(self, now: float) -> None:
+        expiries = self._expiries
+        while expiries and expiries[0][0] <= now:
+            due, seq, request_id = heappop(expiries)
+            request = self.requests.get(request_id)
+            if request is None or request.seq != seq:
+                continue
+            if request.deadline_at is not None and request.deadline_at <= now:
+                self._expire_deadline(request)
+            elif request.status is RequestStatus.WAITING:
+                timeout_at = request.waiting_since + self.settings.queue_timeout_s
+                if timeout_at <= now:
+                    self._expire_in_queue(request)
+                elif timeout_at > due:
+                    heappush(expiries, (timeout_at, seq, request_id))
+            elif request.deadline_at is not None:
+                heappush(expiries, (request.deadline_at, seq, request_id))
+        if len(expiries) > 64 and len(expiries) > 4 * len(self.requests):
+            self._rebuild_expiries()
+
+    def _rebuild_expiries(self) -> None:
+        """Drop the entries of requests that have ended, so that the heap stays as large as the live set."""
+        entries = []
+        for due, seq, request_id in self._expiries:
+            request = self.requests.get(request_id)
+            if request is not None and request.seq == seq:
+                entries.append((due, seq, request_id))
+        entries.sort()
+        self._expiries = entries
+
+    def _expire_deadline(self, request: RequestState) -> None:
+        if request.status is RequestStatus.WAITING:
+            self._reject(request, RejectReason.DEADLINE, "the deadline passed while the request waited")
+        else:
+            self._abort(request, request.group_id, AbortReason.DEADLINE)
+
+    def _expire_in_queue(self, request: RequestState) -> None:
+        waited = f"waited {self.settings.queue_timeout_s:g} s"
+        if next(self.fleet.placeable_entry(), None) is None:
+            self._reject(request, RejectReason.NO_WORKER, f"no worker is available; {waited}")
+        else:
+            self._reject(request, RejectReason.QUEUE_TIMEOUT, f"{waited} in the queue")
+
+    def _reject(self, request: RequestState, reason: RejectReason, message: str) -> None:
+        self._forget(request)
+        self._out.append(
+            Reject(
+                request_id=request.request_id,
+                attempt=request.attempt,
+                gateway_id=request.gateway_id,
+                reason=reason,
+                retry_after_s=self._retry_after_s(),
+                message=message,
+            )
+        )
+
+    # -- releases ---------------------------------------------------------------------------------------
+
+    def _release(self, now: float) -> None:
+        if self._decode_ready and self._decode_due_at is not None and self._decode_due_at <= now:
+            self._release_decode()
+        if not self.waiting:
+            return
+        for request in list(self._critical.values()):
+            planned = place_one(self.fleet, request, now, least_delay)
+            if planned is not None:
+                self._dispatch_planned(planned)
+        while True:
+            planned = self._policy.plan(self.fleet, self.waiting, now)
+            if planned is None:
+                return
+            self._dispatch_planned(planned)
+
+    def _dispatch_planned(self, planned: PlannedBatch) -> None:
+        group = planned.group
+        expects_output = group.spec.phase is Phase.AGGREGATED
+        shares: list[DispatchedShare] = []
+        members: list[tuple[RequestState, int, int]] = []
+        for request, rank, tokens in planned.seats:
+            self.waiting.remove(request)
+            if request.critical:
+                self._critical.pop(request.request_id, None)
+            kv_tokens = request.num_prompt_tokens + 1
+            if expects_output:
+                kv_tokens += self.fleet.expected_output(request.max_output_tokens)
+            shares.append((rank, tokens, group.blocks_for(kv_tokens)))
+            members.append((request, rank, tokens))
+        for request in planned.passed_over:
+            request.carried += 1
+        phase = Phase.AGGREGATED if expects_output else Phase.PREFILL
+        self._dispatch(
+            group,
+            members,
+            phase,
+            tuple(shares),
+            status=RequestStatus.PLACED,
+            predicted_s=planned.predicted_pass_s,
+        )
+
+    def _release_decode(self) -> None:
+        seats = decode.place_round(self.settings.policy, self.fleet, self._decode_ready.values())
+        by_group: dict[str, list[tuple[RequestState, int, int]]] = {}
+        for request, group, rank, blocks in seats:
+            del self._decode_ready[request.request_id]
+            by_group.setdefault(group.spec.group_id, []).append((request, rank, blocks))
+        for group_id, members in by_group.items():
+            group = self.fleet.decode[group_id]
+            shares = tuple((rank, 0, blocks) for _, rank, blocks in members)
+            seated = [(request, rank, 0) for request, rank, _ in members]
+            self._dispatch(
+                group,
+                seated,
+                Phase.DECODE,
+                shares,
+                status=RequestStatus.DECODING,
+                predicted_s=group.estimator.smoothed_s,
+            )
+        self._decode_due_at = None  # those without a seat are tried again when a decode group reports
+
+    def _dispatch(
+        self,
+        group: GroupState,
+        members: Sequence[tuple[RequestState, int, int]],
+        phase: Phase,
+        shares: tuple[DispatchedShare, ...],
+        *,
+        status: RequestStatus,
+        predicted_s: float,
+    ) -> None:
+        now = self._now
+        was_quiescent = group.is_quiescent
+        seq = group.record_dispatch(shares, now)
+        if was_quiescent:
+            group.last_heard_at = max(group.last_heard_at, now)  # the watchdog counts from here
+        group_id = group.spec.group_id
+        placements: list[Placement] = []
+        for request, rank, tokens in members:
+            request.status = status
+            request.group_id = group_id
+            group.in_flight[request.request_id] = request
+            placements.append(
+                Placement(
+                    request_id=request.request_id,
+                    attempt=request.attempt,
+                    gateway_id=request.gateway_id,
+                    dp_rank=rank,
+                    num_prefill_tokens=tokens,
+                    hold_s=now - request.waiting_since,
+                )
+            )
+        self._num_batches += 1
+        self.fleet.refresh_ready(group, now)
+        self._out.append(
+            Dispatch(
+                batch=Batch(
+                    batch_id=f"{self.epoch}-{self._num_batches}",
+                    group_id=group_id,
+                    phase=phase,
+                    dispatch_seq=seq,
+                    predicted_pass_s=predicted_s,
+                    placements=tuple(placements),
+                )
+            )
+        )
+
+    # -- silence ----------------------------------------------------------------------------------------
+
+    def _check_watchdog(self, now: float) -> None:
+        for group in list(self.fleet.groups.values()):
+            verdict = self._watchdog.judge(group, now)
+            if verdict is Watchdog.PROBE:
+                group.suspect = True
+                group.probed_at = now
+                self.fleet.refresh_ready(group, now)
+                self._out.append(Probe(group_id=group.spec.group_id))
+            elif verdict is Watchdog.LOST:
+                group_id, boot_id = group.spec.group_id, group.spec.boot_id
+                self._lose(group_id)
+                self._out.append(DeclareLost(group_id=group_id, boot_id=boot_id))
+
+    # -- outside views ----------------------------------------------------------------------------------
+
+    def snapshot(self, now: float) -> SchedulerSnapshot:
+        """The machine as plain values."""
+        return SchedulerSnapshot(
+            epoch=self.epoch,
+            policy=self.settings.policy,
+            num_waiting=len(self.waiting),
+            waiting_tokens=self.waiting.num_tokens,
+            num_waiting_decode=len(self._decode_ready),
+            oldest_wait_s=self.waiting.oldest_wait_s(now),
+            num_in_flight=len(self.requests) - len(self.waiting) - len(self._decode_ready),
+            groups=tuple(_group_snapshot(group, now) for group in self.fleet.groups.values()),
+        )
+
+    def check_invariants(self) -> None:
+        """AssertionError when any of the machine's promises is broken; see `invariants`."""
+        check(self.fleet, self.waiting, self.requests, self._decode_ready, self._by_gateway)
+
+
+def _group_snapshot(group: GroupState, now: float) -> GroupSnapshot:
+    if group.draining:
+        state = "draining"
+    elif group.suspect:
+        state = "suspect"
+    elif not group.has_reported:
+        state = "unreported"
+    else:
+        state = "running" if group.running else "ready"
+    return GroupSnapshot(
+        spec=group.spec,
+        state=state,
+        forward_pass_id=group.forward_pass_id,
+        last_report_age_s=now - group.last_heard_at,
+        predicted_pass_s=group.full_pass_s,
+        loads=RankLoads(
+            prefill_load_tokens=tuple(group.load_tokens),
+            batch_size=tuple(group.batch_size),
+            kv_blocks_used=tuple(group.kv_used),
+        ),
+        num_in_flight=len(group.in_flight),
+    )

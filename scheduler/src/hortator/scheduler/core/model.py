@@ -1,0 +1,164 @@
+"""The nouns of the core: EP groups, their ranks' loads, settings, and the words for roles and refusals.
+
+Rank columns are tuples indexed by DP rank: one report of a 64-rank group is four tuples, not 64 objects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Phase(Enum):
+    """Which part of a request an EP group runs."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+    AGGREGATED = "aggregated"
+
+
+class LatencyClass(Enum):
+    """How a request feels about being held."""
+
+    STANDARD = "standard"
+    CRITICAL = "critical"
+    """Bypasses every voluntary hold."""
+
+
+class RejectReason(Enum):
+    """Why a request is refused; each maps once to a gRPC status in the gateway."""
+
+    QUEUE_FULL_REQUESTS = "queue_full_requests"
+    QUEUE_FULL_TOKENS = "queue_full_tokens"
+    PREDICTED_WAIT = "predicted_wait"
+    DEADLINE = "deadline"
+    NO_WORKER = "no_worker"
+    QUEUE_TIMEOUT = "queue_timeout"
+    PROMPT_TOO_LONG = "prompt_too_long"
+    DRAINING = "draining"
+
+
+class AbortReason(Enum):
+    """Why a placement no longer holds."""
+
+    CANCELLED = "cancelled"
+    DEADLINE = "deadline"
+    WORKER_LOST = "worker_lost"
+    """The gateway fences the attempt and announces the request again."""
+    BATCH_SPLIT = "batch_split"
+    """The member missed its batch; the gateway announces it again."""
+    GATEWAY_LOST = "gateway_lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupSpec:
+    """What one EP group is; declared by its worker when it joins, constant for its boot."""
+
+    group_id: str
+    boot_id: str = ""
+    phase: Phase
+    dp_size: int
+    ep_size: int = 0
+    chunk_budget_tokens: int
+    """Prefill tokens per DP rank per forward pass."""
+    chunked_prefill: bool = True
+    max_batch_size: int = 128
+    """Running requests per DP rank."""
+    kv_blocks_total: int
+    """KV blocks per DP rank."""
+    tokens_per_block: int = 64
+    max_sequence_tokens: int = 1 << 30
+    admission_lead_passes: int = 0
+    """0: new work joins at the end of a pass. 1: the engine fetches the next batch as a pass starts."""
+    address: str = ""
+    """Opaque to the core."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankLoads:
+    """Load of every DP rank of a group as its worker last saw it; columns indexed by DP rank."""
+
+    prefill_load_tokens: tuple[int, ...]
+    """Prompt tokens admitted and not yet computed."""
+    batch_size: tuple[int, ...]
+    """Requests running or waiting in the engine."""
+    kv_blocks_used: tuple[int, ...]
+    blocks_changed: tuple[BlocksChanged, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlocksChanged:
+    """Prefix-cache blocks that became reusable, or stopped being so, on one rank."""
+
+    dp_rank: int
+    stored: tuple[int, ...] = ()
+    removed: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """One request on one DP rank."""
+
+    request_id: str
+    attempt: int
+    gateway_id: str
+    dp_rank: int
+    num_prefill_tokens: int
+    """Prompt tokens that the rank will have to compute (not in its prefix cache); 0 for decode."""
+    hold_s: float
+    """How long the scheduler held the request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Requests that enter one EP group together, before its next forward pass."""
+
+    batch_id: str
+    group_id: str
+    phase: Phase
+    """PREFILL, DECODE or AGGREGATED: which part of the requests runs there."""
+    dispatch_seq: int
+    """Counts a group's batches from 1 within a leadership epoch."""
+    predicted_pass_s: float
+    placements: tuple[Placement, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerSettings:
+    """Every knob of the core. Times in seconds, defaults measured in virtual time (see sbs.md in docs)."""
+
+    policy: str = "staggered"
+    interval_s: float | None = None
+    """None: adaptive. A number: the fixed window of `fixed-batch` and `staggered` (5-20 ms is usual)."""
+    min_fill: float = 0.25
+    """`staggered`, `Aggregated`: work under this share of a full pass may be held for the interval."""
+    max_hold_s: float = 2.0
+    """Upper bound of voluntary hold."""
+    max_carry: int = 4
+    """Releases that may pass a request over before it is placed first of all."""
+    max_waiting_requests: int = 10_000
+    max_waiting_tokens: int = 20_000_000
+    queue_timeout_s: float = 30.0
+    decode_reservation: bool = True
+    """Release a prefill only with KV blocks reserved on a decode rank (False: prefill-only studies)."""
+    decode_window_s: float = 0.002
+    """Decode-ready requests gathered into one round (`staggered*`)."""
+    expected_output_tokens: int = 256
+    """First guess of the output length for decode reservations; learned afterwards."""
+    watchdog_min_s: float = 2.0
+    watchdog_factor: float = 3.0
+    """No report for max(factor x predicted pass, min): suspect; for twice that: lost."""
+    warmup_passes: int = 5
+    """First passes of a worker that train no estimate and trip no watchdog."""
+    dispatch_latency_s: float = 0.001
+    """First guess of the time from a decision to the worker's gate (L_hat)."""
+    attention_pair_cost: float = 2.2e-5
+    """Quadratic attention: computing n prompt tokens costs as much as n (1 + this x n) linear ones."""
+    age_first_s: float = 0.5
+    """`staggered-plus`: requests older than this go first, oldest first (A)."""
+    age_tau_s: float = 0.5
+    """`staggered-plus`: age that doubles a request's value (tau)."""
+    backlog_weight: float = 2.0
+    """`staggered-plus`: weight of the backlog term (beta)."""
+    num_levels: int = 12
+    """`staggered-plus`: pass lengths tried per release."""

@@ -1,0 +1,38 @@
+"""What the machine looks like from outside at one moment: plain values, safe to keep and print."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hortator.scheduler.core.model import GroupSpec, RankLoads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupSnapshot:
+    """One EP group as the scheduler believes it to be."""
+
+    spec: GroupSpec
+    state: str
+    """unreported, ready, running, suspect or draining."""
+    forward_pass_id: int
+    last_report_age_s: float
+    predicted_pass_s: float
+    """Of a full pass."""
+    loads: RankLoads
+    """Reported loads plus what was dispatched after the last report."""
+    num_in_flight: int
+    """Requests placed on the group and not finished there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerSnapshot:
+    """The whole machine."""
+
+    epoch: int
+    policy: str
+    num_waiting: int
+    waiting_tokens: int
+    num_waiting_decode: int
+    oldest_wait_s: float
+    num_in_flight: int
+    groups: tuple[GroupSnapshot, ...]
