@@ -1,0 +1,1 @@
+"""Virtual-time cluster, trace readers, workload generators, reports."""

@@ -1,0 +1,344 @@
+"""A whole cluster in virtual time: the real scheduler core over modelled EP groups.
+
+A heap of (time, order, action) drives three kinds of things: arrivals, ends of passes, and the scheduler's
+own wake-ups. Nothing here decides anything; the commands come from the `SchedulerMachine` that the
+service runs, and the engines behave as `GroupModel` (the simulated worker's model) says.
+
+Order at one instant: every event of that instant is handled before any pass starts, so requests dispatched
+as a pass ends join the next one. Control-plane latency is zero here.
+
+Gateways are perfect: they see a first token as the pass ends, and a request prefilled without decode
+groups (a prefill-only study) is finished then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from heapq import heappop, heappush
+from typing import assert_never
+
+from hortator.scheduler.core.commands import Abort, Command, DeclareLost, Dispatch, Probe, Reject
+from hortator.scheduler.core.events import (
+    Event,
+    FirstToken,
+    ForwardPassEnded,
+    ForwardPassStarted,
+    PrefillFinished,
+    RankStateReported,
+    RequestArrived,
+    RequestFinished,
+    TimerFired,
+    WorkerJoined,
+)
+from hortator.scheduler.core.machine import SchedulerMachine
+from hortator.scheduler.core.model import (
+    Batch,
+    BlocksChanged,
+    GroupSpec,
+    Phase,
+    RankLoads,
+    SchedulerSettings,
+)
+from hortator.sim.results import Recorder, RequestRecord
+from hortator.sim.workload import TraceRequest
+from hortator.worker.engine import FinishReason, RequestMode
+from hortator.worker.engines.simulated.cost import PassCost
+from hortator.worker.engines.simulated.group_model import GroupConfig, GroupModel
+from hortator.worker.engines.simulated.group_request import GroupRequest
+
+MODES = {
+    Phase.PREFILL: RequestMode.PREFILL_ONLY,
+    Phase.AGGREGATED: RequestMode.AGGREGATED,
+    Phase.DECODE: RequestMode.DECODE_ONLY,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupPlan:
+    """One modelled EP group."""
+
+    spec: GroupSpec
+    config: GroupConfig
+    cost: PassCost
+
+
+class SimulatedGroup:
+    """An EP group's model, and what the cluster keeps beside it."""
+
+    __slots__ = ("cost", "included_seq", "model", "pass_ends", "spec", "started_at")
+
+    def __init__(self, plan: GroupPlan) -> None:
+        self.spec = plan.spec
+        self.cost = plan.cost
+        self.model = GroupModel(plan.config, plan.cost)
+        self.included_seq = 0
+        self.started_at = 0.0
+        self.pass_ends: list[float] = [0.0]  # index: forward pass id
+
+    def loads(self) -> RankLoads:
+        """The report that a worker would push now."""
+        ranks = self.model.ranks
+        changed = tuple(
+            BlocksChanged(dp_rank=rank.dp_rank, stored=tuple(rank.kv.stored), removed=tuple(rank.kv.removed))
+            for rank in ranks
+            if rank.kv.stored or rank.kv.removed
+        )
+        if changed:
+            for rank in ranks:
+                rank.kv.stored.clear()
+                rank.kv.removed.clear()
+        return RankLoads(
+            prefill_load_tokens=tuple([rank.prefill_load_tokens for rank in ranks]),
+            batch_size=tuple([rank.batch_size + rank.num_waiting for rank in ranks]),
+            kv_blocks_used=tuple([rank.kv.used for rank in ranks]),
+            blocks_changed=changed,
+        )
+
+
+class VirtualCluster:
+    """Runs a workload through scheduler and groups; results go to the recorder."""
+
+    def __init__(
+        self,
+        plans: Sequence[GroupPlan],
+        settings: SchedulerSettings,
+        recorder: Recorder,
+        *,
+        on_event: Callable[[float, Event, list[Command]], None] | None = None,
+    ) -> None:
+        self.machine = SchedulerMachine(settings)
+        self.groups = {plan.spec.group_id: SimulatedGroup(plan) for plan in plans}
+        self._tokens_per_block = plans[0].spec.tokens_per_block
+        self._has_decode = any(plan.spec.phase is Phase.DECODE for plan in plans)
+        self._recorder = recorder
+        self._on_event = on_event
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = 0
+        self._dirty: dict[str, SimulatedGroup] = {}
+        self._wakeup_at = float("inf")
+        self.now = 0.0
+        self.num_events = 0
+        self._arrivals_done = False
+
+    def run(self, requests: Iterable[TraceRequest], *, drain_s: float = 600.0) -> None:
+        """Feed the requests (ascending `arrived_at`) and run until all have ended, or `drain_s` after."""
+        for group in self.groups.values():
+            self._tell(WorkerJoined(group=group.spec))
+            self._tell(
+                RankStateReported(group_id=group.spec.group_id, included_dispatch_seq=0, loads=group.loads())
+            )
+        arrivals = iter(requests)
+        self._schedule_arrival(arrivals, 0)
+        end_at = float("inf")
+        heap = self._heap
+        while heap:
+            at = heap[0][0]
+            if at > end_at:
+                break
+            self.now = at
+            while heap and heap[0][0] == at:
+                heappop(heap)[2]()
+            self._start_passes()
+            self._arm()
+            if end_at == float("inf") and self._arrivals_done:
+                end_at = at + drain_s
+            if end_at < float("inf") and not self._recorder.num_live:
+                break
+        self._recorder.end(self.now)
+
+    # -- the heap ---------------------------------------------------------------------------------------
+
+    def _at(self, when: float, action: Callable[[], None]) -> None:
+        self._order += 1
+        heappush(self._heap, (when, self._order, action))
+
+    def _schedule_arrival(self, arrivals: Iterator[TraceRequest], index: int) -> None:
+        request = next(arrivals, None)
+        if request is None:
+            self._arrivals_done = True
+            return
+
+        def arrive() -> None:
+            self._arrive(request, index)
+            self._schedule_arrival(arrivals, index + 1)
+
+        self._at(max(self.now, request.arrived_at), arrive)
+
+    def _arm(self) -> None:
+        """One pending wake-up suffices: a later one is set when it fires."""
+        wakeup = self.machine.next_wakeup()
+        if wakeup is not None and wakeup < self._wakeup_at:
+            self._wakeup_at = wakeup
+            self._at(max(wakeup, self.now), self._wake)
+
+    def _wake(self) -> None:
+        if self.now >= self._wakeup_at:
+            self._wakeup_at = float("inf")
+            self._tell(TimerFired())
+
+    # -- events and commands ----------------------------------------------------------------------------
+
+    def _tell(self, event: Event) -> None:
+        self.num_events += 1
+        commands = self.machine.handle(event, self.now)
+        if self._on_event is not None:
+            self._on_event(self.now, event, commands)
+        for command in commands:
+            match command:
+                case Dispatch():
+                    self._dispatch(command.batch)
+                case Reject():
+                    self._recorder.reject(command.request_id, command.reason.value)
+                case Abort():
+                    raise AssertionError(f"nothing aborts in this cluster: {command}")
+                case Probe() | DeclareLost():
+                    raise AssertionError(f"a modelled group was silent for too long: {command}")
+                case _:
+                    assert_never(command)
+
+    def _arrive(self, request: TraceRequest, index: int) -> None:
+        request_id = f"r{index}"
+        hashes = request.prefix_hashes(self._tokens_per_block) if request.prefix_block_ids else ()
+        self._recorder.arrive(
+            RequestRecord(
+                request_id=request_id,
+                arrived_at=self.now,
+                num_prompt_tokens=request.num_prompt_tokens,
+                num_output_tokens=request.num_output_tokens,
+                block_hashes=hashes,
+            )
+        )
+        self._tell(
+            RequestArrived(
+                request_id=request_id,
+                num_prompt_tokens=request.num_prompt_tokens,
+                max_output_tokens=max(1, request.num_output_tokens),
+                block_hashes=hashes,
+            )
+        )
+
+    def _dispatch(self, batch: Batch) -> None:
+        group = self.groups[batch.group_id]
+        mode = MODES[batch.phase]
+        members: list[GroupRequest] = []
+        for placement in batch.placements:
+            record = self._recorder.live[placement.request_id]
+            is_decode = mode is RequestMode.DECODE_ONLY
+            if not is_decode:
+                record.dispatched_at = self.now
+            members.append(
+                GroupRequest(
+                    placement.request_id,
+                    placement.dp_rank,
+                    mode,
+                    record.num_prompt_tokens,
+                    max(1, record.num_output_tokens),
+                    num_prior_tokens=1 if is_decode else 0,
+                    block_hashes=record.block_hashes,
+                    transfer_s=group.cost.transfer_s(record.num_prompt_tokens) if is_decode else 0.0,
+                )
+            )
+        group.model.submit(members, self.now)
+        group.included_seq = batch.dispatch_seq
+        self._dirty[batch.group_id] = group
+        if mode is RequestMode.DECODE_ONLY:
+            for member in members:
+                self._release_kv_after(member, self._recorder.live[member.request_id])
+
+    def _release_kv_after(self, member: GroupRequest, record: RequestRecord) -> None:
+        """The prefill rank keeps the KV until it has been pulled."""
+        prefill = self.groups[record.prefill_group]
+
+        def release() -> None:
+            if member.ready_at > self.now:  # the transfer waited for blocks: not before it has ended
+                self._at(member.ready_at, release)
+                return
+            prefill.model.release(member.request_id)
+            self._dirty[prefill.spec.group_id] = prefill
+
+        self._at(self.now + member.transfer_s, release)
+
+    # -- passes -----------------------------------------------------------------------------------------
+
+    def _start_passes(self) -> None:
+        while self._dirty:
+            dirty, self._dirty = self._dirty, {}
+            for group_id, group in dirty.items():
+                model = group.model
+                if model.is_running:
+                    continue
+                duration_s = model.start_pass(self.now)
+                if duration_s is None:
+                    ready_at = model.next_ready_at()
+                    if ready_at is not None:
+                        self._at(max(ready_at, self.now), partial(self._touch, group))
+                    continue
+                group.started_at = self.now
+                self._recorder.start_pass(group.spec, model, duration_s)
+                self._at(self.now + duration_s, partial(self._end_pass, group))
+                self._tell(
+                    ForwardPassStarted(
+                        group_id=group_id,
+                        forward_pass_id=model.forward_pass_id,
+                        included_dispatch_seq=group.included_seq,
+                        loads=group.loads(),
+                    )
+                )
+
+    def _touch(self, group: SimulatedGroup) -> None:
+        self._dirty[group.spec.group_id] = group
+
+    def _end_pass(self, group: SimulatedGroup) -> None:
+        model = group.model
+        outcome = model.end_pass()
+        self._dirty[group.spec.group_id] = group
+        group.pass_ends.append(self.now)
+        for request in outcome.first_tokens:
+            self._first_token(group, request)
+        for request in outcome.finished:
+            if request.finish_reason is not FinishReason.PREFILLED:
+                self._finish(group, request)
+        ranks = model.ranks
+        self._tell(
+            ForwardPassEnded(
+                group_id=group.spec.group_id,
+                forward_pass_id=model.forward_pass_id,
+                duration_s=self.now - group.started_at,
+                included_dispatch_seq=group.included_seq,
+                loads=group.loads(),
+                pass_prefill_tokens=tuple([rank.pass_prefill_tokens for rank in ranks]),
+            )
+        )
+
+    def _first_token(self, group: SimulatedGroup, request: GroupRequest) -> None:
+        record = self._recorder.live[request.request_id]
+        record.first_token_at = self.now
+        record.prefill_group = group.spec.group_id
+        if request.mode is not RequestMode.PREFILL_ONLY:
+            record.first_decode_pass = group.model.forward_pass_id + 1
+            self._tell(FirstToken(request_id=request.request_id))
+            return
+        if self._has_decode and record.num_output_tokens > 1:
+            self._tell(PrefillFinished(request_id=request.request_id))
+            return
+        group.model.release(request.request_id)
+        self._end_request(record, 1)
+
+    def _finish(self, group: SimulatedGroup, request: GroupRequest) -> None:
+        record = self._recorder.live[request.request_id]
+        # A decode group's request gets its token number `num_prior_tokens` from its first pass there.
+        first_pass = (
+            request.num_prior_tokens - request.pass_offset
+            if request.num_prior_tokens
+            else record.first_decode_pass
+        )
+        if record.num_output_tokens > 1 and first_pass < len(group.pass_ends):
+            record.second_token_at = group.pass_ends[first_pass]
+        self._end_request(record, record.num_output_tokens)
+
+    def _end_request(self, record: RequestRecord, num_output_tokens: int) -> None:
+        record.finished_at = self.now
+        self._recorder.finish(record)
+        self._tell(RequestFinished(request_id=record.request_id, num_output_tokens=num_output_tokens))

@@ -1,0 +1,221 @@
+"""What is asked of a cluster: requests with arrival times, and generators of them.
+
+A generated workload is lengths x arrivals, each a function of a random generator. `generate` gives both
+their own stream of one seed, so two workloads that differ only in arrivals have the same lengths in the same
+order (common random numbers: differences between policies are not differences between draws).
+
+Lengths are *fits*, not data:
+
+- `conversation_lengths`: a mixture fitted by hand to the Azure 2023 conversation trace (19,366 requests).
+  That trace is not log-normal: it is mostly a few fixed prompt templates, each with its own output length,
+  over a broad background. The mixture below has prompt mean 1,158 and median 1,014 (trace: 1,155 and 1,020),
+  output mean 212 and median 131 (trace: 211 and 129), a longest prompt of 14,050, and the correlation of both
+  lengths. It knows nothing of order: in the trace the shares of the templates drift over the hour.
+- `short_prompt_*`: prompts of at most 64 tokens, outputs of at most 1,024, where decode is everything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+Lengths = Callable[[np.random.Generator, int], tuple[Ints, Ints]]
+"""(generator, number of requests) -> prompt tokens, output tokens; all >= 1."""
+Arrivals = Callable[[np.random.Generator], Floats]
+"""generator -> ascending arrival times in seconds, from 0."""
+
+MAX_CONVERSATION_PROMPT_TOKENS = 14_050
+MAX_CONVERSATION_OUTPUT_TOKENS = 1_000
+MAX_SHORT_PROMPT_TOKENS = 64
+MAX_SHORT_OUTPUT_TOKENS = 1_024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceRequest:
+    """One request of a recorded or generated workload."""
+
+    arrived_at: float
+    """Seconds since the workload began."""
+    num_prompt_tokens: int
+    num_output_tokens: int
+    prefix_block_ids: tuple[int, ...] = ()
+    """One per block of `prefix_block_tokens` prompt tokens, the last of which may be partial. Equal ids mean
+    an equal prompt up to the end of that block. Empty: nothing is known of the content."""
+    prefix_block_tokens: int = 0
+
+    def prefix_hashes(self, tokens_per_block: int) -> tuple[int, ...]:
+        """Ids of the full prompt blocks at another block size, equal where prefixes are equal.
+
+        Raises:
+            ValueError: `tokens_per_block` does not divide the block size of the trace.
+        """
+        if not self.prefix_block_ids:
+            return ()
+        parts, rest = divmod(self.prefix_block_tokens, tokens_per_block)
+        if rest or not parts:
+            raise ValueError(
+                f"tokens_per_block {tokens_per_block} does not divide the trace's {self.prefix_block_tokens}"
+            )
+        num_full = self.num_prompt_tokens // tokens_per_block
+        return tuple(
+            self.prefix_block_ids[index // parts] * parts + index % parts for index in range(num_full)
+        )
+
+
+def generate(*, lengths: Lengths, arrivals: Arrivals, seed: int) -> tuple[TraceRequest, ...]:
+    """Make a workload. The same arguments give the same requests on every machine."""
+    length_stream, arrival_stream = (
+        np.random.default_rng(stream) for stream in np.random.SeedSequence(seed).spawn(2)
+    )
+    times = arrivals(arrival_stream)
+    prompts, outputs = lengths(length_stream, len(times))
+    return tuple(
+        TraceRequest(arrived_at=at, num_prompt_tokens=prompt, num_output_tokens=output)
+        for at, prompt, output in zip(times.tolist(), prompts.tolist(), outputs.tolist(), strict=True)
+    )
+
+
+# --- lengths -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Component:
+    """One kind of prompt in a mixture; normal in tokens, or log-normal where `log_sigma` is set."""
+
+    share: float
+    prompt: float
+    """Mean, or median of a log-normal."""
+    prompt_sigma: float = 0.0
+    log_sigma: float = 0.0
+    output: float
+    output_sigma: float
+
+
+_CONVERSATION = (
+    _Component(share=0.040, prompt=60, prompt_sigma=35, output=85, output_sigma=60),
+    _Component(share=0.070, prompt=195, prompt_sigma=18, output=180, output_sigma=38),
+    _Component(share=0.245, prompt=399, prompt_sigma=20, output=97, output_sigma=26),
+    _Component(share=0.345, prompt=1060, prompt_sigma=85, output=412, output_sigma=42),
+    _Component(share=0.030, prompt=1316, prompt_sigma=12, output=168, output_sigma=28),
+    _Component(share=0.045, prompt=4083, prompt_sigma=12, output=58, output_sigma=30),
+    _Component(share=0.225, prompt=1690, log_sigma=0.6, output=98, output_sigma=30),
+)
+
+
+def conversation_lengths(rng: np.random.Generator, num_requests: int) -> tuple[Ints, Ints]:
+    """Like the Azure 2023 conversation trace: a fit, see the module docstring."""
+    kinds = rng.choice(len(_CONVERSATION), size=num_requests, p=[kind.share for kind in _CONVERSATION])
+    prompt_noise = rng.standard_normal(num_requests)
+    output_noise = rng.standard_normal(num_requests)
+    prompts = np.empty(num_requests)
+    outputs = np.empty(num_requests)
+    for index, kind in enumerate(_CONVERSATION):
+        here = kinds == index
+        noise = prompt_noise[here]
+        prompts[here] = (
+            kind.prompt * np.exp(kind.log_sigma * noise)
+            if kind.log_sigma
+            else kind.prompt + kind.prompt_sigma * noise
+        )
+        outputs[here] = kind.output + kind.output_sigma * output_noise[here]
+    return (
+        _tokens(prompts, 1, MAX_CONVERSATION_PROMPT_TOKENS),
+        _tokens(outputs, 8, MAX_CONVERSATION_OUTPUT_TOKENS),
+    )
+
+
+def short_prompt_uniform_lengths(rng: np.random.Generator, num_requests: int) -> tuple[Ints, Ints]:
+    """Prompts uniform in 1..64, outputs uniform in 1..1,024."""
+    prompts = rng.integers(1, MAX_SHORT_PROMPT_TOKENS + 1, size=num_requests, dtype=np.int64)
+    outputs = rng.integers(1, MAX_SHORT_OUTPUT_TOKENS + 1, size=num_requests, dtype=np.int64)
+    return prompts, outputs
+
+
+def short_prompt_lognormal_lengths(rng: np.random.Generator, num_requests: int) -> tuple[Ints, Ints]:
+    """Prompts log-normal with median 24, at most 64; outputs log-normal with median 256, at most 1,024."""
+    prompts = 24.0 * np.exp(0.6 * rng.standard_normal(num_requests))
+    outputs = 256.0 * np.exp(0.8 * rng.standard_normal(num_requests))
+    return _tokens(prompts, 1, MAX_SHORT_PROMPT_TOKENS), _tokens(outputs, 1, MAX_SHORT_OUTPUT_TOKENS)
+
+
+LENGTHS: Mapping[str, Lengths] = {
+    "conversation": conversation_lengths,
+    "short-prompt-uniform": short_prompt_uniform_lengths,
+    "short-prompt-lognormal": short_prompt_lognormal_lengths,
+}
+"""By the names that the command line takes."""
+
+
+def _tokens(values: Floats, least: int, most: int) -> Ints:
+    return np.clip(np.rint(values), least, most).astype(np.int64)
+
+
+# --- arrivals ------------------------------------------------------------------------------------------
+
+
+def poisson_arrivals(*, rate_per_s: float, duration_s: float) -> Arrivals:
+    """Independent requests at `rate_per_s` on average."""
+    return gamma_arrivals(rate_per_s=rate_per_s, duration_s=duration_s, cv=1.0)
+
+
+def gamma_arrivals(*, rate_per_s: float, duration_s: float, cv: float) -> Arrivals:
+    """Gamma-distributed gaps of coefficient of variation `cv`: above 1 bursts, below a rhythm, 1 Poisson.
+
+    Raises:
+        ValueError: a rate, duration or cv that is not positive.
+    """
+    _require_positive(rate_per_s=rate_per_s, duration_s=duration_s, cv=cv)
+    shape = 1.0 / cv**2
+
+    def arrivals(rng: np.random.Generator) -> Floats:
+        chunk = int(rate_per_s * duration_s * 1.1) + 64
+        parts: list[Floats] = []
+        reached = 0.0
+        while reached < duration_s:
+            times = reached + np.cumsum(rng.gamma(shape, 1.0 / (rate_per_s * shape), size=chunk))
+            parts.append(times)
+            reached = float(times[-1])
+        times = np.concatenate(parts)
+        return times[times < duration_s]
+
+    return arrivals
+
+
+def diurnal_arrivals(
+    *, rate_per_s: float, duration_s: float, period_s: float = 86_400.0, peak_to_mean: float = 1.6
+) -> Arrivals:
+    """Poisson requests whose rate swings as a sine wave around `rate_per_s`, starting at the mean and rising.
+
+    Args:
+        rate_per_s: mean over a whole period.
+        duration_s: length of the workload.
+        period_s: one swing; a day, or less for a short run.
+        peak_to_mean: highest rate over mean rate, 1 to 2.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+    _require_positive(rate_per_s=rate_per_s, duration_s=duration_s, period_s=period_s)
+    if not 1.0 <= peak_to_mean <= 2.0:
+        raise ValueError(f"peak_to_mean must be 1 to 2, got {peak_to_mean}")
+    candidates = poisson_arrivals(rate_per_s=rate_per_s * peak_to_mean, duration_s=duration_s)
+
+    def arrivals(rng: np.random.Generator) -> Floats:
+        times = candidates(rng)
+        relative_rate = 1.0 + (peak_to_mean - 1.0) * np.sin(2.0 * math.pi * times / period_s)
+        return times[rng.random(len(times)) * peak_to_mean < relative_rate]
+
+    return arrivals
+
+
+def _require_positive(**values: float) -> None:
+    for name, value in values.items():
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name} must be positive, got {value}")
