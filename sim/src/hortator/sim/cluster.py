@@ -48,6 +48,9 @@ from hortator.worker.engines.simulated.cost import PassCost
 from hortator.worker.engines.simulated.group_model import GroupConfig, GroupModel
 from hortator.worker.engines.simulated.group_request import GroupRequest
 
+ANNOUNCED_OUTPUT_TOKENS = 1024
+"""The `max_tokens` that clients send: the scheduler does not know how long an output will be."""
+
 MODES = {
     Phase.PREFILL: RequestMode.PREFILL_ONLY,
     Phase.AGGREGATED: RequestMode.AGGREGATED,
@@ -214,7 +217,7 @@ class VirtualCluster:
             RequestArrived(
                 request_id=request_id,
                 num_prompt_tokens=request.num_prompt_tokens,
-                max_output_tokens=max(1, request.num_output_tokens),
+                max_output_tokens=max(ANNOUNCED_OUTPUT_TOKENS, request.num_output_tokens),
                 block_hashes=hashes,
             )
         )

@@ -2,8 +2,12 @@
 
 The pass model is a line, pass_s = a + b x (cost tokens of the fullest rank), because the pass is as long as
 its fullest rank; in virtual time it does as well as the exact cost model. It starts from H800 figures
-(60 ms + 0.137 ms per token) and learns by recursive least squares with forgetting, so another engine, a
-slow node or a changed clock is followed within some tens of passes.
+(60 ms + 0.137 ms per token) and learns by least squares over exponentially forgotten passes, so another
+engine, a slow node or a changed clock is followed within some tens of passes.
+
+At saturation every pass is as long as the last one, and a constant load says nothing about a and b apart.
+A small pull towards the first figures (a ridge) settles what the passes leave open; without it the noise of
+some hundred such passes drives the coefficients anywhere.
 """
 
 from __future__ import annotations
@@ -12,17 +16,21 @@ PRIOR_BASE_S = 0.060
 PRIOR_PER_TOKEN_S = 0.137e-3
 _SCALE = 1024.0
 """Tokens are fitted in units of this, so that both coefficients have a like magnitude."""
+_PRIOR_B = PRIOR_PER_TOKEN_S * _SCALE
+_RIDGE = 0.1
+"""Weight of the first figures, in passes (about 50 are remembered)."""
 
 
 class PassEstimator:
     """Predicts the length of a forward pass from the prefill tokens of its fullest rank."""
 
-    __slots__ = ("_a", "_b", "_paa", "_pab", "_pbb", "forgetting", "num_passes", "smoothed_s", "warmup")
+    __slots__ = ("_a", "_b", "_n", "_r", "_rx", "_x", "_xx", "forgetting", "num_passes", "smoothed_s", "warmup")
 
     def __init__(self, *, warmup: int = 5, forgetting: float = 0.98) -> None:
         self._a = PRIOR_BASE_S
-        self._b = PRIOR_PER_TOKEN_S * _SCALE
-        self._paa, self._pab, self._pbb = 1.0, 0.0, 1.0
+        self._b = _PRIOR_B
+        # Forgetting sums over passes: of 1, x, x^2, and of the residual to the first figures times 1 and x.
+        self._n = self._x = self._xx = self._r = self._rx = 0.0
         self.forgetting = forgetting
         self.warmup = warmup
         self.num_passes = 0
@@ -36,32 +44,41 @@ class PassEstimator:
             return
         self.smoothed_s = duration_s if self.smoothed_s == 0.0 else 0.8 * self.smoothed_s + 0.2 * duration_s
         x = fullest_rank_tokens / _SCALE
-        error = duration_s - (self._a + self._b * x)
-        ga = self._paa + self._pab * x
-        gb = self._pab + self._pbb * x
-        denominator = self.forgetting + ga + gb * x
-        ka, kb = ga / denominator, gb / denominator
-        self._a += ka * error
-        self._b += kb * error
+        residual = duration_s - (PRIOR_BASE_S + _PRIOR_B * x)
         f = self.forgetting
-        self._paa = min((self._paa - ka * ga) / f, 100.0)
-        self._pab = (self._pab - ka * gb) / f
-        self._pbb = min((self._pbb - kb * gb) / f, 100.0)
+        self._n = f * self._n + 1.0
+        self._x = f * self._x + x
+        self._xx = f * self._xx + x * x
+        self._r = f * self._r + residual
+        self._rx = f * self._rx + x * residual
+        self._solve()
+
+    def _solve(self) -> None:
+        """Ridge regression on the sums, with neither coefficient below zero."""
+        n, xx = self._n + _RIDGE, self._xx + _RIDGE
+        determinant = n * xx - self._x * self._x  # > 0: Cauchy-Schwarz plus the ridge
+        self._a = PRIOR_BASE_S + (xx * self._r - self._x * self._rx) / determinant
+        self._b = _PRIOR_B + (n * self._rx - self._x * self._r) / determinant
+        if self._b < 0.0:
+            self._a = max(0.0, PRIOR_BASE_S + (self._r + _PRIOR_B * self._x) / n)
+            self._b = 0.0
+        elif self._a < 0.0:
+            self._a = 0.0
+            self._b = max(0.0, _PRIOR_B + (self._rx + PRIOR_BASE_S * self._x) / xx)
 
     def predict_s(self, fullest_rank_tokens: float) -> float:
         """Predicted pass time in seconds; never below a tenth of a millisecond."""
-        predicted = max(self._a, 0.0) + max(self._b, 0.0) * (fullest_rank_tokens / _SCALE)
-        return max(predicted, 1e-4)
+        return max(self._a + self._b * (fullest_rank_tokens / _SCALE), 1e-4)
 
     @property
     def base_s(self) -> float:
         """Predicted time of a pass with no prefill tokens."""
-        return max(self._a, 0.0)
+        return self._a
 
     @property
     def per_token_s(self) -> float:
         """Predicted seconds per token of the fullest rank."""
-        return max(self._b, 0.0) / _SCALE
+        return self._b / _SCALE
 
 
 class Smoothed:

@@ -81,6 +81,7 @@ class SchedulerMachine:
         self._expiries: list[tuple[float, int, str]] = []  # (due, seq, request)
         self._policy = make_policy(settings)
         self._watchdog = Watchdog(settings)
+        self._watch_at: float | None = None  # no verdict can change before; too early is harmless
         self._admitting = True
         self._num_arrived = 0
         self._num_batches = 0
@@ -104,7 +105,7 @@ class SchedulerMachine:
             self._expiries[0][0] if self._expiries else None,
             self._decode_due_at if self._decode_ready else None,
             self._policy.wakeup(self.fleet, self.waiting, self._now),
-            self._watchdog.next_check_at(self.fleet),
+            self._watch_at,
         ]
         return min((at for at in times if at is not None), default=None)
 
@@ -578,6 +579,9 @@ class SchedulerMachine:
         seq = group.record_dispatch(shares, now)
         if was_quiescent:
             group.last_heard_at = max(group.last_heard_at, now)  # the watchdog counts from here
+        due_at = group.last_heard_at + self._watchdog.patience_s(group)
+        if self._watch_at is None or due_at < self._watch_at:
+            self._watch_at = due_at
         group_id = group.spec.group_id
         placements: list[Placement] = []
         for request, rank, tokens in members:
@@ -612,6 +616,8 @@ class SchedulerMachine:
     # -- silence ----------------------------------------------------------------------------------------
 
     def _check_watchdog(self, now: float) -> None:
+        if self._watch_at is None or now < self._watch_at:
+            return
         for group in list(self.fleet.groups.values()):
             verdict = self._watchdog.judge(group, now)
             if verdict is Watchdog.PROBE:
@@ -623,6 +629,7 @@ class SchedulerMachine:
                 group_id, boot_id = group.spec.group_id, group.spec.boot_id
                 self._lose(group_id)
                 self._out.append(DeclareLost(group_id=group_id, boot_id=boot_id))
+        self._watch_at = self._watchdog.next_check_at(self.fleet)
 
     # -- outside views ----------------------------------------------------------------------------------
 

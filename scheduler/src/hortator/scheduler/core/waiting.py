@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import insort
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import takewhile
 
 from hortator.scheduler.core.request import RequestState
 
@@ -21,7 +22,7 @@ class WaitingQueue:
         self.num_tokens = 0
 
     def add(self, request: RequestState) -> None:
-        """Append a request to its priority; one that was placed before goes back by its order of arrival."""
+        """Append a request to its priority."""
         queue = self._by_priority.get(request.priority)
         if queue is None:
             queue = self._by_priority[request.priority] = OrderedDict()
@@ -31,9 +32,12 @@ class WaitingQueue:
         self.num_tokens += request.num_prompt_tokens
 
     def add_front(self, request: RequestState) -> None:
-        """Put a request back at the head of its priority: it has waited before."""
+        """Put a request that was placed before back into its priority, by its order of arrival."""
         self.add(request)
-        self._by_priority[request.priority].move_to_end(request.request_id, last=False)
+        queue = self._by_priority[request.priority]
+        older = list(takewhile(lambda other: other.seq < request.seq, queue.values()))
+        for moved in (request, *reversed(older)):
+            queue.move_to_end(moved.request_id, last=False)
 
     def remove(self, request: RequestState) -> None:
         """Take a waiting request out. KeyError when it does not wait."""

@@ -58,7 +58,7 @@ class Watchdog:
             if not group.in_flight:
                 continue
             since = group.last_heard_at if group.probed_at is None else group.probed_at
-            at = since + self.patience_s(group)
+            at = since + self.patience_s(group) + 1e-6  # so that rounding cannot make the check too early
             if earliest is None or at < earliest:
                 earliest = at
         return earliest

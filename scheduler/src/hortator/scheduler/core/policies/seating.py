@@ -8,8 +8,9 @@ most room on top: O(log D) per request, no scan of ranks.
 Prefix cache: a rank that holds the head of the prompt computes only the rest, so it wins when its level
 after seating is no higher than that of the emptiest rank.
 
-A prompt longer than the chunk budget takes several passes. It may start only on a rank with nothing left
-over, so that at most one such prompt occupies a rank.
+A prompt that not even an empty rank has room for (longer than the chunk budget, or than what running
+decodes leave of it) takes several passes. It may start only on a rank with nothing left over, so that at
+most one such prompt occupies a rank.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Seating:
         "_level",
         "_limit",
         "_needs_decode",
+        "_prefill_load",
         "_slots",
         "group",
         "seats",
@@ -53,6 +55,7 @@ class Seating:
         self._free = group.free_tokens()
         self._free_kv = group.free_kv_blocks()
         self._slots = group.free_slots()
+        self._prefill_load = list(group.queued_tokens())
         # Level: cost already on the rank; the lowest is filled first.
         self._level = [float(self._budget - free) for free in self._free]
         self._heap = [
@@ -109,12 +112,11 @@ class Seating:
         set_aside: list[tuple[float, int]] = []
         found: int | None = None
         while heap:
-            level, rank = heap[0]
-            if level != self._level[rank] or self._slots[rank] <= 0:
-                heappop(heap)  # outdated, or no slot left
-                continue
+            rank = self._lowest_rank()
+            if rank is None:
+                break
             if not self._fits(tokens, rank, must=must):
-                break  # the emptiest rank is too full: so are all others
+                break  # the emptiest is too full; one that costs more may have room, but lengthens the pass
             if blocks > self._free_kv[rank]:
                 set_aside.append(heappop(heap))
                 continue
@@ -124,13 +126,24 @@ class Seating:
             heappush(heap, entry)
         return None if found is None else (found, tokens)
 
+    def _lowest_rank(self) -> int | None:
+        """The rank of the least level that may take anything; None when there is none."""
+        heap = self._heap
+        while heap:
+            level, rank = heap[0]
+            if level == self._level[rank] and self._slots[rank] > 0:
+                return rank
+            heappop(heap)  # outdated, or no slot left
+        return None
+
     def _fits(self, tokens: int, rank: int, *, must: bool) -> bool:
         free = self._free[rank]
-        if tokens <= self._budget:
-            return tokens <= free
+        if tokens <= free:
+            return True
         if not self.group.spec.chunked_prefill:
             return False
-        return free >= self._limit or (must and free > 0)
+        load = self._prefill_load[rank]
+        return free > 0 and (load <= 0 or (must and tokens > free + load))  # free + load: an empty rank
 
     def _best_cached(self, request: RequestState) -> tuple[int, int] | None:
         """The rank whose prefix cache makes it finish no later than the emptiest rank would."""
@@ -140,7 +153,8 @@ class Seating:
         blocks = self._blocks(request)
         prompt = request.num_prompt_tokens
         scale = request.cost_tokens / prompt
-        lowest = self._heap[0][0] if self._heap else float("inf")
+        emptiest = self._lowest_rank()
+        lowest = float("inf") if emptiest is None else self._level[emptiest]
         for depth, ranks in matches:
             tokens = max(1, prompt - depth * self.group.spec.tokens_per_block)
             best: tuple[float, int] | None = None
@@ -168,6 +182,7 @@ class Seating:
     def _take(self, request: RequestState, rank: int, tokens: int) -> None:
         self.seats.append(Seat(request, rank, tokens))
         self._free[rank] -= tokens
+        self._prefill_load[rank] += tokens
         self._free_kv[rank] -= self._blocks(request)
         self._slots[rank] -= 1
         self._level[rank] += request.cost_tokens * (tokens / request.num_prompt_tokens)

@@ -1,0 +1,257 @@
+"""Simulate what an LLMService would do: its groups as modelled engines, its scheduler as it is.
+
+What is simulated is what would be deployed: roles, ranks, budgets, queue limits and policy come from the
+manifest. Engines are the H800 cost model whatever `engine.backend` says.
+
+The scheduler is not told how long an output will be: it sees the limit a client would send
+(`ANNOUNCED_OUTPUT_TOKENS`, or the true length where that is more).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hortator.api.v1alpha1 import LLMService, RoleSpec
+from hortator.scheduler.core.commands import Command
+from hortator.scheduler.core.events import Event
+from hortator.scheduler.core.model import GroupSpec, Phase, SchedulerSettings
+from hortator.sim.cluster import GroupPlan, VirtualCluster
+from hortator.sim.load import MIN_RUN_S, ArrivalMode, LoadedTrace, at_load, default_engine_seconds
+from hortator.sim.results import Recorder, RequestRecord, summarize
+from hortator.sim.workload import LENGTHS, TraceRequest, generate, poisson_arrivals
+from hortator.worker.engines.simulated.cost import PassCost
+from hortator.worker.engines.simulated.group_model import GroupConfig
+
+PHASES: Mapping[str, Phase] = {
+    "Prefill": Phase.PREFILL,
+    "Decode": Phase.DECODE,
+    "Aggregated": Phase.AGGREGATED,
+}
+WARMUP_SHARE = 0.05
+"""Requests that arrive in this first share of a run are simulated and not counted."""
+MAX_WARMUP_S = 60.0
+
+OnEvent = Callable[[float, Event, list[Command]], None]
+OnProgress = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """A cluster and a workload: everything but the policy."""
+
+    service: LLMService
+    workload: LoadedTrace
+    seed: int = 0
+    prefill_only: bool = False
+    """Leave the decode groups out; a request ends with its first token. For TTFT studies."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of SchedulerSettings that override the manifest's."""
+
+    @property
+    def num_entry_groups(self) -> int:
+        """Prefill (or aggregated) EP groups."""
+        return num_entry_groups(self.service)
+
+
+def entry_role(service: LLMService) -> RoleSpec:
+    """The role that takes arrivals."""
+    return service.role("Aggregated" if service.spec.topology == "Aggregated" else "Prefill")
+
+
+def num_entry_groups(service: LLMService) -> int:
+    """Prefill (or aggregated) EP groups over all role sets."""
+    return entry_role(service).replicas * service.spec.replicas
+
+
+def pass_cost(service: LLMService, role: RoleSpec) -> PassCost:
+    """The cost model of one of the role's EP groups."""
+    simulated = service.spec.engine.simulated_options
+    return PassCost(
+        simulated.preset,
+        dp_size=role.parallelism.attention_dp,
+        ep_size=role.parallelism.attention_dp * role.parallelism.tensor,
+        gpus_per_node=role.gpus_per_node,
+        expert_skew=simulated.expert_skew,
+    )
+
+
+def plan_groups(service: LLMService, *, seed: int = 0, prefill_only: bool = False) -> list[GroupPlan]:
+    """One plan per EP group of the service, named `prefill-0`, `decode-1`, ..."""
+    plans: list[GroupPlan] = []
+    for role in service.spec.roles:
+        phase = PHASES[role.name]
+        if prefill_only and phase is Phase.DECODE:
+            continue
+        cost = pass_cost(service, role)
+        kv_blocks = role.kv_blocks or cost.kv_blocks_total(role.tokens_per_block)
+        for index in range(role.replicas * service.spec.replicas):
+            config = GroupConfig(
+                dp_size=cost.dp_size,
+                chunk_budget_tokens=role.chunk_budget_tokens,
+                chunked_prefill=role.chunked_prefill,
+                max_batch_size=role.max_batch_size,
+                kv_blocks_total=kv_blocks,
+                tokens_per_block=role.tokens_per_block,
+                max_sequence_tokens=role.max_sequence_tokens or 131_072,
+                seed=seed * 1000 + len(plans),
+            )
+            spec = GroupSpec(
+                group_id=f"{role.name.lower()}-{index}",
+                phase=phase,
+                dp_size=config.dp_size,
+                ep_size=cost.ep_size,
+                chunk_budget_tokens=config.chunk_budget_tokens,
+                chunked_prefill=config.chunked_prefill,
+                max_batch_size=config.max_batch_size,
+                kv_blocks_total=kv_blocks,
+                tokens_per_block=config.tokens_per_block,
+                max_sequence_tokens=config.max_sequence_tokens,
+            )
+            plans.append(GroupPlan(spec=spec, config=config, cost=cost))
+    return plans
+
+
+def scheduler_settings(study: Study, policy: str) -> SchedulerSettings:
+    """The manifest's scheduler section as the core's settings."""
+    spec = study.service.spec.scheduler
+    values: dict[str, Any] = {
+        "policy": policy,
+        "interval_s": spec.interval_s,
+        "max_hold_s": spec.max_hold_s,
+        "max_waiting_requests": spec.queue.max_requests,
+        "max_waiting_tokens": spec.queue.max_tokens,
+        "queue_timeout_s": spec.queue.timeout_s,
+        "decode_reservation": not study.prefill_only,
+    }
+    values.update(study.settings)
+    return SchedulerSettings(**values)
+
+
+def engine_seconds_for(service: LLMService) -> Callable[[int], float]:
+    """Engine-seconds of a prompt on one of the service's entry groups; the unit of load."""
+    role = entry_role(service)
+    return default_engine_seconds(
+        preset=service.spec.engine.simulated_options.preset,
+        dp_size=role.parallelism.attention_dp,
+        ep_size=role.parallelism.attention_dp * role.parallelism.tensor,
+        gpus_per_node=role.gpus_per_node,
+    )
+
+
+def trace_workload(
+    service: LLMService,
+    requests: Sequence[TraceRequest],
+    *,
+    load: float,
+    arrivals: ArrivalMode = ArrivalMode.RECORDED,
+    seed: int = 0,
+    min_run_s: float = MIN_RUN_S,
+) -> LoadedTrace:
+    """A recorded trace at a load on this service."""
+    return at_load(
+        requests,
+        load=load,
+        num_groups=num_entry_groups(service),
+        engine_seconds=engine_seconds_for(service),
+        arrivals=arrivals,
+        min_run_s=min_run_s,
+        seed=seed,
+    )
+
+
+def generated_workload(
+    service: LLMService,
+    *,
+    load: float,
+    lengths: str = "conversation",
+    seed: int = 0,
+    min_run_s: float = MIN_RUN_S,
+) -> LoadedTrace:
+    """Poisson arrivals with generated lengths at a load on this service, at least `min_run_s` long.
+
+    Raises:
+        ValueError: unknown lengths, or a load that is not positive.
+    """
+    if lengths not in LENGTHS:
+        raise ValueError(f"unknown lengths {lengths!r} (allowed: {', '.join(LENGTHS)})")
+    if not load > 0:
+        raise ValueError(f"load must be above 0, got {load}")
+    engine_seconds = engine_seconds_for(service)
+    sample = generate(
+        lengths=LENGTHS[lengths], arrivals=poisson_arrivals(rate_per_s=200.0, duration_s=100.0), seed=seed
+    )
+    mean_s = sum(engine_seconds(request.num_prompt_tokens) for request in sample) / len(sample)
+    rate_per_s = load * num_entry_groups(service) / mean_s
+    # A little longer than asked, so that stretching it to the exact load never makes it a tile too short.
+    requests = generate(
+        lengths=LENGTHS[lengths],
+        arrivals=poisson_arrivals(rate_per_s=rate_per_s, duration_s=1.05 * min_run_s),
+        seed=seed,
+    )
+    return trace_workload(service, requests, load=load, seed=seed, min_run_s=min_run_s)
+
+
+def simulate(
+    study: Study,
+    policy: str,
+    *,
+    on_event: OnEvent | None = None,
+    on_progress: OnProgress | None = None,
+    keep_records: list[RequestRecord] | None = None,
+) -> dict[str, object]:
+    """Run one policy and return its figures; see `results` for what each means.
+
+    Args:
+        study: cluster and workload.
+        policy: a name of the policy registry; ValueError lists them.
+        on_event: called for every scheduler event (for recording).
+        on_progress: called now and then with the share of arrivals that have happened, 0..1.
+        keep_records: filled with one record per request.
+    """
+    plans = plan_groups(study.service, seed=study.seed, prefill_only=study.prefill_only)
+    wall_s = study.workload.wall_s
+    recorder = Recorder(warmup_s=min(MAX_WARMUP_S, WARMUP_SHARE * wall_s))
+    cluster = VirtualCluster(plans, scheduler_settings(study, policy), recorder, on_event=on_event)
+    requests: Sequence[TraceRequest] | Iterator[TraceRequest] = study.workload.requests
+    if on_progress is not None:
+        requests = _reporting(study.workload.requests, on_progress)
+    cluster.run(requests)
+    if keep_records is not None:
+        keep_records.extend(recorder.records)
+    figures = summarize(recorder, num_groups=len(plans))
+    figures["events"] = cluster.num_events
+    return figures
+
+
+def simulate_policies(
+    study: Study, policies: Sequence[str], *, on_progress: Callable[[str, float], None] | None = None
+) -> dict[str, object]:
+    """The same workload under each policy: the JSON document of `hortator simulate`."""
+    results: dict[str, object] = {}
+    for policy in policies:
+        report = None if on_progress is None else _named(on_progress, policy)
+        results[policy] = simulate(study, policy, on_progress=report)
+    return {
+        "service": study.service.metadata.name,
+        "load": study.workload.load,
+        "seed": study.seed,
+        "prefill_only": study.prefill_only,
+        "wall_s": study.workload.wall_s,
+        "tiles": study.workload.num_tiles,
+        "policies": results,
+    }
+
+
+def _named(on_progress: Callable[[str, float], None], policy: str) -> OnProgress:
+    return lambda share: on_progress(policy, share)
+
+
+def _reporting(requests: Sequence[TraceRequest], on_progress: OnProgress) -> Iterator[TraceRequest]:
+    every = max(1, len(requests) // 200)
+    for index, request in enumerate(requests):
+        if index % every == 0:
+            on_progress(index / len(requests))
+        yield request
+    on_progress(1.0)
