@@ -1,0 +1,223 @@
+"""One report stream to each scheduler: loads up, manifests and corrections down.
+
+- A stream begins with a hello that carries everything; a lost one is opened again after a short random
+  wait. Requests that run are not touched by any of this.
+- Reports are numbered 1, 2, 3, ... within a stream. Offered ones go out in order; while a stream is down they
+  are dropped, because the next hello says more.
+- From `offer` to the wire is one hop: the sender task wakes and writes. No polling, no buffering.
+- `leave` ends the streams in order, so that schedulers know at once that this worker is gone on purpose.
+- When nothing was sent for the heartbeat interval (from the scheduler's welcome) the states are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+import structlog
+
+from hortator.rpc.scheduling.v1 import scheduling_pb2, scheduling_pb2_grpc
+from hortator.runtime.grpc_server import open_channel
+from hortator.worker.client.cancellation import PeerCancelledError, peer_cancellation_as_error
+from hortator.worker.codec import decode_manifest, encode_hello, encode_report
+from hortator.worker.report import DrainingReported, ScheduledWorker, StatesReported, WorkerReport
+
+DEFAULT_HEARTBEAT_S = 1.0
+MAX_BACKLOG = 1_000
+"""Reports that may wait for a scheduler that does not read, before its stream is opened anew."""
+
+_Call = grpc.aio.StreamStreamCall[scheduling_pb2.ReportRequest, scheduling_pb2.ReportResponse]
+
+
+class _StreamLostError(Exception):
+    """The scheduler ended the stream, or does not read it."""
+
+
+class SchedulerLink:
+    """The stream to one scheduler; `run` keeps it up."""
+
+    def __init__(
+        self, address: str, worker: ScheduledWorker, *, min_backoff_s: float, max_backoff_s: float
+    ) -> None:
+        self.address = address
+        self._worker = worker
+        self._min_backoff_s = min_backoff_s
+        self._max_backoff_s = max_backoff_s
+        self._backlog: deque[WorkerReport] = deque()
+        self._ready = asyncio.Event()
+        self._is_up = False
+        self._leaving = asyncio.Event()
+        self._sequence = 0
+        self._heartbeat_s = DEFAULT_HEARTBEAT_S
+        self._loop = asyncio.get_running_loop()
+        self._last_offer_at = 0.0
+        self._log = structlog.get_logger("hortator.worker.report")
+
+    @property
+    def is_up(self) -> bool:
+        """A hello was sent and the stream has not failed since."""
+        return self._is_up
+
+    def offer(self, report: WorkerReport) -> None:
+        """Send soon, or drop when the stream is down."""
+        if self._is_up:
+            self._last_offer_at = self._loop.time()
+            self._backlog.append(report)
+            self._ready.set()
+
+    def leave(self) -> None:
+        """Say what is still to say and end the stream; `run` returns then."""
+        self._leaving.set()
+        self._ready.set()
+
+    async def run(self) -> None:
+        """Keep a stream open until cancelled or told to leave."""
+        backoff_s = self._min_backoff_s
+        while not self._leaving.is_set():
+            connected_at = self._loop.time()
+            # A channel of its own for every try: neither DNS answers nor gRPC's own backoff outlive it.
+            async with open_channel(
+                self.address, options=(("grpc.use_local_subchannel_pool", 1),)
+            ) as channel:
+                # In a task of its own: what a failed TaskGroup leaves of a cancellation (Python 3.11 neither
+                # takes its own back nor keeps ours when both happen) must not outlive the stream.
+                reason = await asyncio.ensure_future(self._run_stream(channel))
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError
+            if self._leaving.is_set():
+                return
+            if self._loop.time() - connected_at > self._max_backoff_s:
+                backoff_s = self._min_backoff_s
+            self._log.info("report stream down", scheduler=self.address, reason=reason, retry_in_s=backoff_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(backoff_s * random.uniform(0.5, 1.0)):
+                    await self._leaving.wait()
+            backoff_s = min(2 * backoff_s, self._max_backoff_s)
+
+    async def _run_stream(self, channel: grpc.aio.Channel) -> str:
+        """Open a stream and serve it until it fails; returns why it did."""
+        reason = ""
+        call = scheduling_pb2_grpc.SchedulingServiceStub(channel).Report()
+        try:
+            with peer_cancellation_as_error():
+                await self._say_hello(call)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(_guarded(self._send(call)))
+                tasks.create_task(_guarded(self._receive(call)))
+                tasks.create_task(self._heartbeat())
+        except* grpc.aio.AioRpcError as errors:
+            error = errors.exceptions[0]
+            reason = error.code().name if isinstance(error, grpc.aio.AioRpcError) else str(error)
+        except* (_StreamLostError, PeerCancelledError, asyncio.InvalidStateError) as errors:
+            reason = str(errors.exceptions[0])
+        finally:
+            self._is_up = False
+            self._backlog.clear()
+            call.cancel()
+        return reason
+
+    async def _say_hello(self, call: _Call) -> None:
+        worker = self._worker
+        hello = encode_hello(worker.identity, worker.info, worker.load_snapshot(), worker.reusable_blocks())
+        self._sequence = 1
+        hello.sequence = self._sequence
+        self._is_up = True  # what happens from here on is not in the hello
+        if worker.is_draining:
+            self.offer(DrainingReported(loads=worker.load_snapshot()))
+        await call.write(hello)
+
+    async def _send(self, call: _Call) -> None:
+        while True:
+            self._ready.clear()
+            while self._backlog:
+                if len(self._backlog) > MAX_BACKLOG:
+                    raise _StreamLostError("the scheduler does not read")
+                message = encode_report(self._worker.identity, self._backlog.popleft())
+                self._sequence += 1
+                message.sequence = self._sequence
+                await call.write(message)
+            if self._leaving.is_set():
+                await call.done_writing()
+                return
+            await self._ready.wait()
+
+    async def _heartbeat(self) -> None:
+        while True:
+            due_in_s = self._last_offer_at + self._heartbeat_s - self._loop.time()
+            if due_in_s <= 0:
+                self.offer(StatesReported(loads=self._worker.load_snapshot()))
+                due_in_s = self._heartbeat_s
+            await asyncio.sleep(due_in_s)
+
+    async def _receive(self, call: _Call) -> None:
+        async for message in call:
+            self._handle(message)
+        raise _StreamLostError("the scheduler ended the stream")
+
+    def _handle(self, message: scheduling_pb2.ReportResponse) -> None:
+        worker = self._worker
+        worker.on_epoch(message.epoch)
+        match message.WhichOneof("event"):
+            case "manifest":
+                worker.on_manifest(decode_manifest(message.epoch, message.manifest))
+            case "correction":
+                worker.on_correction((message.correction.request_id, message.correction.attempt))
+            case "probe":
+                self.offer(StatesReported(loads=worker.load_snapshot()))
+            case "drain":
+                worker.start_draining()
+            case "welcome":
+                self._heartbeat_s = message.welcome.heartbeat_interval_s or DEFAULT_HEARTBEAT_S
+                self._log.info("report stream up", scheduler=self.address, epoch=message.epoch)
+            case _:  # nothing but an epoch, or an event of a newer scheduler
+                pass
+
+
+async def _guarded(talk: Coroutine[Any, Any, None]) -> None:
+    with peer_cancellation_as_error():
+        await talk
+
+
+class SchedulerLinks:
+    """Links to all schedulers; a `ReportSink`."""
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        worker: ScheduledWorker,
+        *,
+        min_backoff_s: float = 0.05,
+        max_backoff_s: float = 1.0,
+    ) -> None:
+        self._links = [
+            SchedulerLink(address, worker, min_backoff_s=min_backoff_s, max_backoff_s=max_backoff_s)
+            for address in addresses
+        ]
+
+    @property
+    def num_up(self) -> int:
+        """Schedulers that hear us."""
+        return sum(link.is_up for link in self._links)
+
+    def offer(self, report: WorkerReport) -> None:
+        """To every scheduler whose stream is up."""
+        for link in self._links:
+            link.offer(report)
+
+    def leave(self) -> None:
+        """End all streams in order; `run` returns once the schedulers have taken note."""
+        for link in self._links:
+            link.leave()
+
+    async def run(self) -> None:
+        """Keep all streams open until cancelled or told to leave."""
+        async with asyncio.TaskGroup() as tasks:
+            for link in self._links:
+                tasks.create_task(link.run())

@@ -1,0 +1,133 @@
+"""What the host tells schedulers, before it is put on the wire.
+
+Loads and the dispatch sequence they include are read in the same instant: a scheduler adds to a report
+exactly the dispatches after `included_dispatch_seq`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from hortator.worker.engine import EngineInfo, ForwardPassReport, RankLoad
+from hortator.worker.gate import Manifest, RequestKey, Split
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerIdentity:
+    """Who this process is."""
+
+    worker_id: str
+    boot_id: str
+    """New at every start of the process."""
+    address: str
+    """Where gateways and other workers reach it."""
+    phase: str
+    """``prefill``, ``decode`` or ``aggregated``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadSnapshot:
+    """Loads of all ranks now, and what they include."""
+
+    epoch: int
+    included_dispatch_seq: int
+    ranks: tuple[RankLoad, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassReported:
+    """A forward pass started or ended."""
+
+    report: ForwardPassReport
+    loads: LoadSnapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatesReported:
+    """Loads outside the rhythm of passes: a heartbeat, the answer to a probe, freed KV."""
+
+    loads: LoadSnapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitReported:
+    """Members did not come in time."""
+
+    split: Split
+    loads: LoadSnapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainingReported:
+    """Nothing new is taken from now on."""
+
+    loads: LoadSnapshot
+
+
+WorkerReport = PassReported | StatesReported | SplitReported | DrainingReported
+
+
+class ReportSink(Protocol):
+    """Where the host's reports go: to every scheduler."""
+
+    def offer(self, report: WorkerReport) -> None:
+        """Send soon; never blocks, never fails."""
+        ...
+
+
+class ScheduledWorker(Protocol):
+    """The host, as a scheduler's link sees it."""
+
+    @property
+    def identity(self) -> WorkerIdentity: ...  # noqa: D102
+
+    @property
+    def info(self) -> EngineInfo: ...  # noqa: D102
+
+    @property
+    def is_draining(self) -> bool: ...  # noqa: D102
+
+    def load_snapshot(self) -> LoadSnapshot:
+        """Loads now."""
+        ...
+
+    def reusable_blocks(self) -> Sequence[tuple[int, tuple[int, ...]]]:
+        """(dp_rank, hashes) of all blocks that can be reused: what a scheduler that knows nothing needs."""
+        ...
+
+    def on_epoch(self, epoch: int) -> None:
+        """A leader of this epoch spoke."""
+        ...
+
+    def on_manifest(self, manifest: Manifest) -> None:
+        """A batch will come."""
+        ...
+
+    def on_correction(self, key: RequestKey) -> None:
+        """A member will not come, or must go."""
+        ...
+
+    def start_draining(self) -> None:
+        """Take nothing new."""
+        ...
+
+
+class BlockIndex:
+    """Reusable KV blocks per DP rank, kept from the engine's changes so that a new scheduler learns all."""
+
+    def __init__(self, dp_size: int) -> None:
+        self._blocks: tuple[set[int], ...] = tuple(set() for _ in range(dp_size))
+
+    def apply(self, ranks: Sequence[RankLoad]) -> None:
+        """Take over the changes of one forward pass."""
+        for rank in ranks:
+            if rank.stored_blocks or rank.removed_blocks:
+                blocks = self._blocks[rank.dp_rank]
+                blocks.difference_update(rank.removed_blocks)
+                blocks.update(rank.stored_blocks)
+
+    def all(self) -> list[tuple[int, tuple[int, ...]]]:
+        """(dp_rank, hashes) of the ranks that have any."""
+        return [(dp_rank, tuple(blocks)) for dp_rank, blocks in enumerate(self._blocks) if blocks]

@@ -1,0 +1,104 @@
+"""WorkerService: the gRPC face of the host."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from hortator.rpc.worker.v1 import worker_pb2, worker_pb2_grpc
+from hortator.worker.codec import decode_submission, encode_info, encode_outbox
+from hortator.worker.errors import UnknownLeaseError
+from hortator.worker.gateway_link import GatewayLink
+from hortator.worker.host import WorkerHost
+
+SERVICE_NAME = "hortator.rpc.worker.v1.WorkerService"
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
+    """Translates between streams and `WorkerHost`; holds no state.
+
+    A worker's address is part of its identity and known only once the server is bound, so the host comes
+    after the service: calls that come before `host` is set are UNAVAILABLE.
+    """
+
+    def __init__(self, host: WorkerHost | None = None) -> None:
+        self.host = host
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Serve this on a server."""
+        worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, server)
+
+    async def Info(self, request: worker_pb2.InfoRequest, context: _Context) -> worker_pb2.InfoResponse:  # noqa: ARG002, N802
+        """What this worker is."""
+        host = await self._served_by(context)
+        return encode_info(host.identity, host.info)
+
+    async def Submit(  # type: ignore[override]  # noqa: N802  # writes instead of yielding: no generator to close
+        self, request_iterator: AsyncIterator[worker_pb2.SubmitRequest], context: _Context
+    ) -> None:
+        """One gateway's stream. When it breaks, its requests are aborted."""
+        host = await self._served_by(context)
+        first = await anext(aiter(request_iterator), None)
+        if first is None:
+            return
+        if first.WhichOneof("event") != "hello":
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be a hello")
+        link = host.connect(first.hello.gateway_id)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                reader = tasks.create_task(_read(request_iterator, host, link))
+                while (outbox := await link.take()) is not None:
+                    await context.write(encode_outbox(outbox))
+                reader.cancel()
+            if link.is_closed:
+                await context.abort(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED, "the gateway does not read its tokens"
+                )
+        finally:
+            host.disconnect(link)
+
+    async def PullKv(  # noqa: N802
+        self, request: worker_pb2.PullKvRequest, context: _Context
+    ) -> AsyncIterator[worker_pb2.PullKvResponse]:
+        """The KV of a lease. NOT_FOUND when there is none."""
+        host = await self._served_by(context, boot_id=request.boot_id)
+        try:
+            async for chunk in host.kv.export(request.lease_id):
+                yield worker_pb2.PullKvResponse(chunk=chunk)
+        except UnknownLeaseError:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no KV lease {request.lease_id}")
+
+    async def ReleaseKv(  # noqa: N802
+        self, request: worker_pb2.ReleaseKvRequest, context: _Context
+    ) -> worker_pb2.ReleaseKvResponse:
+        """Free the KV of a lease; one that has ended already is a no-op."""
+        host = await self._served_by(context, boot_id=request.boot_id)
+        host.kv.release(request.lease_id)
+        return worker_pb2.ReleaseKvResponse()
+
+    async def _served_by(self, context: _Context, *, boot_id: str | None = None) -> WorkerHost:
+        if self.host is None:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "starting")
+        if boot_id is not None and boot_id != self.host.identity.boot_id:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"boot {boot_id} of this worker is gone")
+        return self.host
+
+
+async def _read(
+    requests: AsyncIterator[worker_pb2.SubmitRequest], host: WorkerHost, link: GatewayLink
+) -> None:
+    async for message in requests:
+        match message.WhichOneof("event"):
+            case "request":
+                host.submit(link, decode_submission(message.request))
+            case "abort":
+                host.abort((message.abort.request_id, message.abort.attempt))
+            case _:  # a second hello, or an event of a newer gateway
+                pass
+    link.finish()
