@@ -222,10 +222,15 @@ class _RankLink:
 
 
 def _rank_environment() -> dict[str, str]:
-    """One thread per rank, loopback only, and no chatter from C++."""
+    """One thread per rank, loopback only, no chatter from C++.
+
+    glibc keeps freed memory, instead of asking the kernel for the same pages in every pass.
+    """
     return os.environ | {
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+        "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
     }

@@ -36,7 +36,7 @@ def choose(logits: npt.NDArray[np.float32], plan: SamplePlan) -> int:
 
 def _candidates(values: npt.NDArray[np.float64], top_k: int, top_p: float) -> npt.NDArray[np.int64]:
     """Ids that survive top-k and top-p; at least one does. Those equal to the last survivor survive too."""
-    num_kept = np.count_nonzero(np.isfinite(values))
+    num_kept = int(np.count_nonzero(np.isfinite(values)))
     if top_k > 0:
         num_kept = min(num_kept, top_k)
     best = np.sort(values)[::-1][:num_kept]
