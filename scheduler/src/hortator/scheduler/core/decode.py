@@ -32,7 +32,7 @@ Key = Callable[[GroupState, int, int], tuple[float, ...]]
 def place_round(name: str, fleet: Fleet, round_: Iterable[RequestState]) -> list[DecodeSeat]:
     """Seat a round of decode-ready requests under the policy's rule; those without room stay unseated.
 
-    Reservations are dropped as requests are seated, and a request with one always finds a rank.
+    A reservation is given up for the seat; a request that finds none keeps its claim.
     """
     ordered = sorted(round_, key=lambda r: (-(r.num_prompt_tokens + r.max_output_tokens), r.seq))
     groups = [group for group in fleet.decode.values() if group.placeable]
@@ -45,15 +45,18 @@ def place_round(name: str, fleet: Fleet, round_: Iterable[RequestState]) -> list
             planned.mask_outliers()
     seats: list[DecodeSeat] = []
     for request in ordered:
-        tokens = request.num_prompt_tokens + fleet.expected_output(request.max_output_tokens)
+        output = fleet.expected_output(request.max_output_tokens)
+        reservation = request.reservation
         fleet.drop_reservation(request)
         best: tuple[tuple[float, ...], _GroupRound, int, int] | None = None
         for planned in rounds.values():
-            blocks = planned.group.blocks_for(tokens)
+            blocks = planned.group.blocks_for_sequence(request.num_prompt_tokens, output)
             candidate = planned.best(key, blocks)
             if candidate is not None and (best is None or candidate[0] < best[0]):
                 best = (*candidate[:1], planned, candidate[1], blocks)
         if best is None:
+            if reservation is not None:
+                fleet.hold_reservation(request, reservation)
             continue
         _, planned, rank, blocks = best
         planned.take(rank, blocks)

@@ -24,7 +24,19 @@ _RIDGE = 0.1
 class PassEstimator:
     """Predicts the length of a forward pass from the prefill tokens of its fullest rank."""
 
-    __slots__ = ("_a", "_b", "_n", "_r", "_rx", "_x", "_xx", "forgetting", "num_passes", "smoothed_s", "warmup")
+    __slots__ = (
+        "_a",
+        "_b",
+        "_n",
+        "_r",
+        "_rx",
+        "_x",
+        "_xx",
+        "forgetting",
+        "num_passes",
+        "smoothed_s",
+        "warmup",
+    )
 
     def __init__(self, *, warmup: int = 5, forgetting: float = 0.98) -> None:
         self._a = PRIOR_BASE_S

@@ -60,18 +60,19 @@ class Fleet:
     def reserve_decode(self, request: RequestState) -> tuple[str, int, int] | None:
         """Find a decode rank with room for the request's whole sequence: (group, rank, blocks)."""
         best: tuple[int, GroupState, int] | None = None
-        tokens = request.num_prompt_tokens + self.expected_output(request.max_output_tokens)
+        output = self.expected_output(request.max_output_tokens)
         for group in self.decode.values():
             if not group.placeable:
                 continue
             free = group.free_kv_blocks()
             rank = max(range(len(free)), key=free.__getitem__)
-            if free[rank] >= group.blocks_for(tokens) and (best is None or free[rank] > best[0]):
+            blocks = group.blocks_for_sequence(request.num_prompt_tokens, output)
+            if free[rank] >= blocks and (best is None or free[rank] > best[0]):
                 best = (free[rank], group, rank)
         if best is None:
             return None
         _, group, rank = best
-        return group.spec.group_id, rank, group.blocks_for(tokens)
+        return group.spec.group_id, rank, group.blocks_for_sequence(request.num_prompt_tokens, output)
 
     def hold_reservation(self, request: RequestState, reservation: tuple[str, int, int]) -> None:
         """Book the blocks until the request's decode placement (or its end)."""

@@ -35,6 +35,7 @@ class GroupState:
         "last_heard_at",
         "last_seq",
         "load_tokens",
+        "longest_prompt",
         "pass_started_at",
         "pass_tokens",
         "prefixes",
@@ -50,6 +51,13 @@ class GroupState:
     def __init__(self, spec: GroupSpec, *, now: float, warmup_passes: int) -> None:
         zeros = [0] * spec.dp_size
         self.spec = spec
+        self.longest_prompt = min(  # tokens; a longer one never fits here
+            spec.max_sequence_tokens - 1,
+            spec.kv_blocks_total * spec.tokens_per_block - 1,
+            spec.max_sequence_tokens
+            if spec.chunked_prefill or spec.phase is Phase.DECODE
+            else spec.chunk_budget_tokens,
+        )
         self.estimator = PassEstimator(warmup=warmup_passes)
         self.prefixes = PrefixIndex()
         self.load_tokens = list(zeros)
@@ -110,11 +118,15 @@ class GroupState:
         return [load - taken for load, taken in zip(self.load_tokens, self.pass_tokens, strict=True)]
 
     def start_pass(self, now: float, predicted_s: float | None) -> None:
-        """A pass began with what the ranks have; each takes up to a chunk budget of it."""
+        """A pass began with what the ranks have reported; each takes up to a chunk budget of it."""
         budget = self.spec.chunk_budget_tokens
         self.running = True
         self.pass_started_at = now
-        self.pass_tokens = [min(load, budget) for load in self.load_tokens]
+        reported = list(self.load_tokens)
+        for _, shares in self._unreported:
+            for rank, tokens, _ in shares:
+                reported[rank] -= tokens  # still on its way: it joins the next pass
+        self.pass_tokens = [min(load, budget) for load in reported]
         self.running_predicted_s = (
             self.estimator.predict_s(max(self.pass_tokens)) if predicted_s is None else predicted_s
         )
@@ -135,6 +147,11 @@ class GroupState:
     def blocks_for(self, num_tokens: int) -> int:
         """KV blocks that a sequence of so many tokens takes."""
         return -(-num_tokens // self.spec.tokens_per_block)
+
+    def blocks_for_sequence(self, num_prompt_tokens: int, num_output_tokens: int) -> int:
+        """KV blocks to book for a prompt and a guess of its output: a guess never asks for over a whole rank."""
+        blocks = self.blocks_for(num_prompt_tokens + num_output_tokens)
+        return min(blocks, max(self.spec.kv_blocks_total, self.blocks_for(num_prompt_tokens + 1)))
 
     def residual_s(self, now: float) -> float:
         """Predicted time until the running pass ends; 0 when idle."""

@@ -59,6 +59,7 @@ from hortator.scheduler.core.model import (
 from hortator.scheduler.core.policies.base import PlannedBatch
 from hortator.scheduler.core.policies.immediate import least_delay, place_one
 from hortator.scheduler.core.policies.registry import make_policy
+from hortator.scheduler.core.prefix_index import PrefixIndex
 from hortator.scheduler.core.request import RequestState, RequestStatus
 from hortator.scheduler.core.snapshot import GroupSnapshot, SchedulerSnapshot
 from hortator.scheduler.core.waiting import WaitingQueue
@@ -82,6 +83,7 @@ class SchedulerMachine:
         self._policy = make_policy(settings)
         self._watchdog = Watchdog(settings)
         self._watch_at: float | None = None  # no verdict can change before; too early is harmless
+        self._left: dict[str, tuple[str, int]] = {}  # group: boot and last dispatch sequence when it was lost
         self._admitting = True
         self._num_arrived = 0
         self._num_batches = 0
@@ -137,7 +139,9 @@ class SchedulerMachine:
                 self._refuse_placement(event, now)
             case BatchSplit():
                 for request_id in event.request_ids:
-                    self._abort(self.requests.get(request_id), event.group_id, AbortReason.BATCH_SPLIT)
+                    request = self.requests.get(request_id)
+                    if request is not None and request.batch_id == event.batch_id:  # not placed again since
+                        self._abort(request, event.group_id, AbortReason.BATCH_SPLIT)
             case KvTransferFailed():
                 request = self._current(event.request_id, event.attempt)
                 if request is not None:
@@ -158,8 +162,9 @@ class SchedulerMachine:
             case LeaderChanged():
                 self._lead(event, now)
             case PolicyChanged():
-                self.settings = replace(self.settings, policy=event.policy)
-                self._policy = make_policy(self.settings)
+                settings = replace(self.settings, policy=event.policy)
+                self._policy = make_policy(settings)
+                self.settings = settings
             case AdmissionStopped():
                 self._admitting = False
             case _:
@@ -238,16 +243,13 @@ class SchedulerMachine:
         return None
 
     def _longest_prompt(self) -> int | None:
-        """The longest prompt that some entry group takes; None while there is none."""
-        limits = [
-            min(
-                group.spec.max_sequence_tokens - 1,
-                group.spec.kv_blocks_total * group.spec.tokens_per_block - 1,
-                (1 << 30) if group.spec.chunked_prefill else group.spec.chunk_budget_tokens,
-            )
-            for group in self.fleet.entry.values()
-        ]
-        return max(limits, default=None)
+        """The longest prompt that some entry group takes, and some decode group; None while there is none."""
+        if not self.fleet.entry:
+            return None
+        limit = max(group.longest_prompt for group in self.fleet.entry.values())
+        if self.fleet.decode and self.settings.decode_reservation:
+            limit = min(limit, max(group.longest_prompt for group in self.fleet.decode.values()))
+        return limit
 
     def _predicted_wait_s(self) -> float | None:
         """Time until an arrival now would be released; None while too little is known to refuse anybody."""
@@ -282,6 +284,7 @@ class SchedulerMachine:
         if group is None:
             return
         group.forward_pass_id = event.forward_pass_id
+        group.last_heard_at = now
         if event.loads is not None:
             self._report(group, event.loads, event.included_dispatch_seq, now)
         group.start_pass(now, event.predicted_s)
@@ -343,11 +346,12 @@ class SchedulerMachine:
             return
         if request.status is RequestStatus.PLACED:
             self._leave_group(request)
-            request.group_id = ""
+            request.group_id = request.prefill_group_id = ""
             request.status = RequestStatus.WAITING
             self._wait(request, front=True)
         elif request.status is RequestStatus.DECODING:
             self._leave_group(request)
+            request.group_id = request.prefill_group_id
             request.status = RequestStatus.DECODE_WAITING
             self._decode_ready[request.request_id] = request
             self._decode_due_at = now
@@ -357,11 +361,15 @@ class SchedulerMachine:
         if old is not None and old.spec.boot_id == event.group.boot_id:
             old.last_heard_at = now  # the stream came back: what we know still holds
             old.running = False
+            old.prefixes = PrefixIndex()  # the hello that follows tells all blocks again
             self.fleet.refresh_ready(old, now)
             return
         if old is not None:
             self._lose(event.group.group_id)
         group = GroupState(event.group, now=now, warmup_passes=self.settings.warmup_passes)
+        boot_id, last_seq = self._left.pop(event.group.group_id, ("", 0))
+        if boot_id == event.group.boot_id:
+            group.last_seq = last_seq  # back after a cut: its reports still name the old sequences
         self.fleet.add(group)
 
     def _lose(self, group_id: str) -> None:
@@ -377,10 +385,12 @@ class SchedulerMachine:
         for request in self.requests.values():
             if request.reservation is not None and request.reservation[0] == group_id:
                 request.reservation = None
+        self._left[group_id] = (group.spec.boot_id, group.last_seq)
         self.fleet.remove(group_id)
 
     def _lead(self, event: LeaderChanged, now: float) -> None:
         self.epoch = event.epoch
+        self._left.clear()
         for group in self.fleet.groups.values():
             group.forget_dispatches()
             self.fleet.refresh_ready(group, now)
@@ -527,10 +537,11 @@ class SchedulerMachine:
             self.waiting.remove(request)
             if request.critical:
                 self._critical.pop(request.request_id, None)
-            kv_tokens = request.num_prompt_tokens + 1
+            output = 1
             if expects_output:
-                kv_tokens += self.fleet.expected_output(request.max_output_tokens)
-            shares.append((rank, tokens, group.blocks_for(kv_tokens)))
+                output += self.fleet.expected_output(request.max_output_tokens)
+            blocks = group.blocks_for_sequence(request.num_prompt_tokens, output)
+            shares.append((rank, tokens, blocks))
             members.append((request, rank, tokens))
         for request in planned.passed_over:
             request.carried += 1
@@ -583,10 +594,15 @@ class SchedulerMachine:
         if self._watch_at is None or due_at < self._watch_at:
             self._watch_at = due_at
         group_id = group.spec.group_id
+        self._num_batches += 1
+        batch_id = f"{self.epoch}-{self._num_batches}"
         placements: list[Placement] = []
         for request, rank, tokens in members:
             request.status = status
             request.group_id = group_id
+            request.batch_id = batch_id
+            if phase is not Phase.DECODE:
+                request.prefill_group_id = group_id
             group.in_flight[request.request_id] = request
             placements.append(
                 Placement(
@@ -598,12 +614,11 @@ class SchedulerMachine:
                     hold_s=now - request.waiting_since,
                 )
             )
-        self._num_batches += 1
         self.fleet.refresh_ready(group, now)
         self._out.append(
             Dispatch(
                 batch=Batch(
-                    batch_id=f"{self.epoch}-{self._num_batches}",
+                    batch_id=batch_id,
                     group_id=group_id,
                     phase=phase,
                     dispatch_seq=seq,

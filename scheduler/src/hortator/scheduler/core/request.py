@@ -30,6 +30,7 @@ class RequestState:
     __slots__ = (
         "arrived_at",
         "attempt",
+        "batch_id",
         "block_hashes",
         "carried",
         "cost_tokens",
@@ -39,6 +40,7 @@ class RequestState:
         "group_id",
         "max_output_tokens",
         "num_prompt_tokens",
+        "prefill_group_id",
         "priority",
         "request_id",
         "reservation",
@@ -82,4 +84,6 @@ class RequestState:
         self.carried = 0  # releases that considered the request and passed it over
         self.status = RequestStatus.WAITING
         self.group_id = ""  # PLACED, DECODE_WAITING: prefill group; DECODING: decode group
+        self.prefill_group_id = ""  # where its KV is, from PLACED on
+        self.batch_id = ""  # the batch that placed it last
         self.reservation: tuple[str, int, int] | None = None  # decode group, rank, KV blocks

@@ -31,7 +31,8 @@ class FixedBatch:
         """Everything waiting, once the oldest has waited for a window."""
         if not waiting or waiting.oldest_wait_s(now) < self._window_s - 1e-9:
             return None
-        groups = list(fleet.placeable_entry())
+        oldest = next(iter(waiting))
+        groups = [g for g in fleet.placeable_entry() if oldest.num_prompt_tokens <= g.longest_prompt]
         if not groups:
             return None
         group = min(groups, key=lambda g: sum(g.load_tokens) / g.spec.dp_size)
@@ -39,6 +40,8 @@ class FixedBatch:
         seats: list[Seat] = []
         predicted = 0.0
         for request in sorted(waiting, key=lambda r: (-r.num_prompt_tokens, r.seq)):
+            if request.num_prompt_tokens > group.longest_prompt:
+                continue
             rank = levels.index(min(levels))
             seat = seat_on(fleet, group, rank, request)
             if seat is None:

@@ -52,7 +52,8 @@ class ImmediateDispatch:
 
 def place_one(fleet: Fleet, request: RequestState, now: float, pick: Picker) -> PlannedBatch | None:
     """Place one request now on the rank that `pick` chooses; None when no group can take it."""
-    groups = list(fleet.placeable_entry())
+    prompt = request.num_prompt_tokens
+    groups = [group for group in fleet.placeable_entry() if prompt <= group.longest_prompt]
     if not groups:
         return None
     group, rank = pick(groups, request, now)

@@ -93,6 +93,8 @@ class Seating:
 
     def seat(self, request: RequestState, *, must: bool = False) -> bool:
         """Seat one request if it fits. `must` lets a multi-pass prompt start beside a short leftover."""
+        if request.num_prompt_tokens > self.group.longest_prompt:
+            return False
         choice = self._best_cached(request) or self._emptiest(request, must=must)
         if choice is None:
             return False
@@ -174,10 +176,10 @@ class Seating:
         return None
 
     def _blocks(self, request: RequestState) -> int:
-        tokens = request.num_prompt_tokens + 1
+        output = 1
         if self._aggregated:
-            tokens += self._fleet.expected_output(request.max_output_tokens)
-        return self.group.blocks_for(tokens)
+            output += self._fleet.expected_output(request.max_output_tokens)
+        return self.group.blocks_for_sequence(request.num_prompt_tokens, output)
 
     def _take(self, request: RequestState, rank: int, tokens: int) -> None:
         self.seats.append(Seat(request, rank, tokens))

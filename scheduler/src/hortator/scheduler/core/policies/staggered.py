@@ -110,14 +110,18 @@ class Staggered:
 
 
 def consider(waiting: WaitingQueue, num_tokens: int, group: GroupState) -> list[RequestState]:
-    """The oldest waiting requests, up to so many tokens and as many as the group has batch slots."""
+    """The oldest waiting requests, up to so many tokens and as many as the group has batch slots.
+
+    A prompt of several passes counts as one chunk budget: that is all it takes of the next pass.
+    """
     considered: list[RequestState] = []
-    slots = sum(group.free_slots())
+    budget = group.spec.chunk_budget_tokens
+    slots = sum(free for free in group.free_slots() if free > 0)
     for request in waiting:
         if num_tokens <= 0 or slots <= 0:
             break
         considered.append(request)
-        num_tokens -= request.num_prompt_tokens
+        num_tokens -= min(request.num_prompt_tokens, budget)
         slots -= 1
     return considered
 

@@ -1,0 +1,156 @@
+"""Which arrivals are refused, and what ends a wait."""
+
+import pytest
+
+from hortator.scheduler.core.commands import Reject
+from hortator.scheduler.core.events import AdmissionStopped, PlacementRefused, RequestCancelled
+from hortator.scheduler.core.model import RejectReason
+
+
+def test_the_queue_holds_at_most_max_waiting_requests(machine, rejected):
+    """The next arrival is refused with a hint when to come back; one that leaves makes room."""
+    s = machine(max_waiting_requests=2)
+    assert rejected(s.arrive("a")) == {}
+    assert rejected(s.arrive("b")) == {}
+    (reject,) = s.arrive("c")
+    assert (reject.reason, reject.retry_after_s) == (RejectReason.QUEUE_FULL_REQUESTS, 1.0)
+    s.at(0.0, RequestCancelled(request_id="a"))
+    assert rejected(s.arrive("c")) == {}
+
+
+def test_the_queue_holds_at_most_max_waiting_tokens(machine, rejected):
+    """600 + 400 fit into 1000; one more does not."""
+    s = machine(max_waiting_tokens=1000)
+    assert rejected(s.arrive("a", 600)) == {}
+    assert rejected(s.arrive("b", 401)) == {"b": "queue_full_tokens"}
+    assert rejected(s.arrive("c", 400)) == {}
+
+
+def test_a_rejected_request_leaves_nothing_behind(machine):
+    """It may come again under the same id."""
+    s = machine(max_waiting_requests=0)
+    s.arrive("a")
+    assert s.machine.requests == {}
+    assert s.machine.next_wakeup() is None
+
+
+def test_a_deadline_that_has_passed_is_refused_on_arrival(machine, rejected):
+    """Deadlines are absolute times of the same clock."""
+    s = machine()
+    assert rejected(s.arrive("a", now=5.0, deadline_at=5.0)) == {"a": "deadline"}
+    assert rejected(s.arrive("b", now=5.0, deadline_at=5.1)) == {}
+
+
+def test_a_predicted_wait_beyond_the_deadline_is_refused_once_the_estimate_is_trained(machine, rejected):
+    """Not before: nobody is refused on a guess."""
+    for passes in (5, 6):
+        s = machine()
+        s.join()
+        for i in range(passes):
+            s.run_pass(start=0.2 * i, end=0.2 * i + 0.2, ran=(1000, 1000))
+        s.start_pass(now=2.0)
+        for i in range(20):
+            s.arrive(f"r{i}", 1000, now=2.0)  # ten full passes of about 0.2 s
+        expected = {} if passes == 5 else {"late": "predicted_wait"}
+        assert rejected(s.arrive("late", now=2.0, deadline_at=3.0)) == expected
+        assert rejected(s.arrive("patient", now=2.0, deadline_at=6.0)) == {}
+
+
+def test_retry_after_is_the_time_to_work_off_the_queue_within_bounds(machine):
+    """Waiting tokens / fleet rate, between 50 ms and 30 s."""
+    s = machine(max_waiting_requests=1)
+    s.join()
+    s.start_pass(now=0.0)
+    s.arrive("a", 6000, now=0.0)
+    (reject,) = s.arrive("b", now=0.0)
+    rate = 2000 / s.group().full_pass_s
+    assert reject.retry_after_s == pytest.approx(6000 / rate)
+
+
+def test_a_prompt_longer_than_any_group_takes_is_refused_once_groups_are_known(machine, rejected):
+    """Before the first worker there is nothing to judge by."""
+    s = machine()
+    assert rejected(s.arrive("early", 7000)) == {}
+    s.at(0.0, RequestCancelled(request_id="early"))
+    s.join()
+    assert rejected(s.arrive("a", 6400)) == {"a": "prompt_too_long"}
+    assert rejected(s.arrive("b", 6399)) == {}
+
+
+def test_without_chunked_prefill_the_chunk_budget_is_the_limit(machine, rejected):
+    """And the message names it."""
+    s = machine()
+    s.join(chunked_prefill=False)
+    (reject,) = s.arrive("a", 1001)
+    assert reject.reason is RejectReason.PROMPT_TOO_LONG
+    assert "1000" in reject.message
+    assert rejected(s.arrive("b", 1000)) == {}
+
+
+def test_a_wait_ends_at_the_queue_timeout_with_the_reason(machine, rejected):
+    """No worker at all, or workers that had no room."""
+    for joined, reason in ((False, "no_worker"), (True, "queue_timeout")):
+        s = machine(queue_timeout_s=3.0)
+        if joined:
+            s.join()
+            s.start_pass(now=1.0)
+        s.arrive("a", now=1.0)
+        assert s.machine.next_wakeup() == 4.0
+        assert rejected(s.tick(3.999)) == {}
+        assert rejected(s.tick(4.0)) == {"a": reason}
+        assert s.machine.requests == {}
+
+
+def test_a_wait_ends_at_the_deadline_if_that_is_earlier(machine, rejected):
+    """And before anything is placed at that very moment."""
+    s = machine()
+    s.arrive("a", now=1.0, deadline_at=2.0)
+    assert s.machine.next_wakeup() == 2.0
+    assert rejected(s.join(now=2.0)) == {"a": "deadline"}
+    assert s.where == {}
+
+
+def test_many_ended_requests_do_not_grow_the_expiry_heap(machine):
+    """Entries of requests that have ended are dropped now and then."""
+    s = machine()
+    for i in range(2000):
+        s.arrive(f"r{i}", now=0.0)
+        s.at(0.0, RequestCancelled(request_id=f"r{i}"))
+    assert len(s.machine._expiries) < 200
+
+
+def test_a_rebuilt_expiry_heap_still_ends_waits(machine, rejected):
+    """Those that live keep their entry."""
+    s = machine(queue_timeout_s=3.0)
+    s.arrive("keeper", now=0.0)
+    for i in range(500):
+        s.arrive(f"r{i}", now=0.1)
+        s.at(0.1, RequestCancelled(request_id=f"r{i}"))
+    assert rejected(s.tick(3.0)) == {"keeper": "no_worker"}
+
+
+def test_draining_refuses_arrivals_and_still_places_what_waits(machine, rejected, members):
+    """`AdmissionStopped`."""
+    s = machine()
+    s.arrive("a", now=0.0)
+    s.at(0.5, AdmissionStopped())
+    assert rejected(s.arrive("b", now=0.6)) == {"b": "draining"}
+    assert members(s.join(now=1.0)) == [["a"]]
+
+
+def test_a_refused_placement_counts_against_the_queue_timeout_from_arrival(machine, rejected):
+    """A request bounced by workers does not live for ever."""
+    s = machine(queue_timeout_s=3.0, policy="immediate-least-tokens")
+    s.join()
+    s.arrive("a", now=0.0)
+    for now in (1.0, 2.0):
+        assert rejected(s.at(now, PlacementRefused(request_id="a", group_id="p0"))) == {}
+    assert rejected(s.at(3.0, PlacementRefused(request_id="a", group_id="p0"))) == {"a": "queue_timeout"}
+
+
+def test_a_reject_names_the_attempt_and_its_gateway(machine):
+    """So that the shell can deliver it without a look-up."""
+    s = machine(max_waiting_requests=0)
+    (reject,) = s.arrive("a", attempt=2, gateway_id="gw-7")
+    assert isinstance(reject, Reject)
+    assert (reject.request_id, reject.attempt, reject.gateway_id) == ("a", 2, "gw-7")

@@ -1,0 +1,84 @@
+"""Levels, ages and backlog: how long `staggered-plus` lets a pass be."""
+
+
+def test_it_never_holds_work_back_from_a_ready_group(machine, members):
+    """No idle gate: two ready groups, two small requests at once, two batches."""
+    s = machine(policy="staggered-plus")
+    s.join("p0")
+    s.join("p1")
+    assert members(s.arrive("a", 1, now=1.0)) == [["a"]]
+    assert members(s.arrive("b", 1, now=1.0)) == [["b"]]
+
+
+def test_a_short_pass_of_short_prompts_goes_before_a_long_one(machine, members):
+    """Without backlog: those of 50 tokens do not wait for the one of 8000."""
+    s = machine(policy="staggered-plus")
+    s.join(chunk_budget_tokens=8192, kv_blocks_total=10_000, max_batch_size=64)
+    s.start_pass(now=0.0)
+    s.arrive("long", 8000, now=0.10)
+    for i in range(20):
+        s.arrive(f"s{i}", 50, now=0.11)
+    (batch,) = members(s.end_pass(now=0.2))
+    assert "long" not in batch
+    assert len(batch) >= 2  # at least one on each rank
+
+
+def test_a_backlog_makes_passes_full(machine, members):
+    """Many seconds of work wait: throughput counts, so the full budget is packed."""
+    s = machine(policy="staggered-plus", age_first_s=1e9, age_tau_s=1e9)
+    s.join(chunk_budget_tokens=8192, kv_blocks_total=10_000, max_batch_size=512)
+    s.start_pass(now=0.0)
+    for i in range(200):
+        s.arrive(f"l{i}", 4000, now=0.1)
+        s.arrive(f"s{i}", 50, now=0.1)
+    (batch,) = members(s.end_pass(now=0.2))
+    tokens = sum(4000 if name.startswith("l") else 50 for name in batch)
+    assert tokens > 0.8 * 2 * 8192
+
+
+def test_requests_older_than_age_first_go_whatever_their_length(machine, members):
+    """The same short prompts, but the long one has waited for over 0.5 s."""
+    s = machine(policy="staggered-plus", age_first_s=0.5)
+    s.join(chunk_budget_tokens=8192, kv_blocks_total=10_000, max_batch_size=64)
+    s.start_pass(now=0.0)
+    s.arrive("long", 8000, now=0.10)
+    for i in range(20):
+        s.arrive(f"s{i}", 50, now=0.65)
+    (batch,) = members(s.end_pass(now=0.7))
+    assert "long" in batch
+
+
+def test_the_level_is_never_below_what_the_old_ones_fill_already(machine, members):
+    """An old one of 6000 makes the pass that long; a young one of 5000 beside it is free."""
+    s = machine(policy="staggered-plus", age_first_s=0.5)
+    s.join(chunk_budget_tokens=8192, kv_blocks_total=10_000, max_batch_size=64)
+    s.start_pass(now=0.0)
+    s.arrive("old", 6000, now=0.05)
+    s.arrive("young", 5000, now=0.65)
+    s.arrive("tiny", 10, now=0.66)
+    (batch,) = members(s.end_pass(now=0.7))
+    assert sorted(batch) == ["old", "tiny", "young"]
+
+
+def test_a_lone_long_prompt_goes_at_once(machine, members):
+    """With nothing shorter to prefer, the full budget is the level."""
+    s = machine(policy="staggered-plus")
+    s.join(chunk_budget_tokens=8192, kv_blocks_total=10_000)
+    assert members(s.arrive("long", 8192, now=1.0)) == [["long"]]
+
+
+def test_prompts_of_several_passes_are_seated_too(machine, members):
+    """They bypass the level."""
+    s = machine(policy="staggered-plus")
+    s.join()
+    assert members(s.arrive("long", 5000, now=1.0)) == [["long"]]
+
+
+def test_a_fixed_interval_applies_as_in_staggered(machine, members):
+    """20 ms after the last release."""
+    s = machine(policy="staggered-plus", interval_s=0.020)
+    s.join("p0")
+    s.join("p1")
+    assert members(s.arrive("a", now=1.0)) == [["a"]]
+    assert members(s.arrive("b", now=1.001)) == []
+    assert members(s.tick(1.021)) == [["b"]]
