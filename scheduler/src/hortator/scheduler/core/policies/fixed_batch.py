@@ -29,7 +29,7 @@ class FixedBatch:
 
     def plan(self, fleet: Fleet, waiting: WaitingQueue, now: float) -> PlannedBatch | None:
         """Everything waiting, once the oldest has waited for a window."""
-        if not waiting or waiting.oldest_wait_s(now) < self._window_s - 1e-9:
+        if not waiting or self._left_s(waiting, now) > 0.0:
             return None
         oldest = next(iter(waiting))
         groups = [g for g in fleet.placeable_entry() if oldest.num_prompt_tokens <= g.longest_prompt]
@@ -58,5 +58,10 @@ class FixedBatch:
         """The end of the window; past it, only an event (a worker, decode capacity) can help."""
         if not waiting or next(fleet.placeable_entry(), None) is None:
             return None
-        left_s = self._window_s - waiting.oldest_wait_s(now)
+        left_s = self._left_s(waiting, now)
         return now + left_s if left_s > 0.0 else None
+
+    def _left_s(self, waiting: WaitingQueue, now: float) -> float:
+        """Time until the window ends; under a nanosecond it has ended (a wake-up may be rounded down)."""
+        left_s = self._window_s - waiting.oldest_wait_s(now)
+        return left_s if left_s > 1e-9 else 0.0

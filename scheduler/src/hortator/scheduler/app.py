@@ -1,0 +1,155 @@
+"""The scheduler process: puts the parts together, and takes them apart in order.
+
+Start: machine, driver, shell, gRPC server, admin port; then the ready line. Stop (SIGTERM): health says no,
+admission stops, what waits is still placed (up to the drain timeout), streams and servers close, the
+recording is completed.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import time
+from collections.abc import Sequence
+
+import structlog
+
+from hortator.runtime.grpc_server import BindError, GrpcServer
+from hortator.runtime.lifecycle import Drain
+from hortator.runtime.metrics import AdminServer, new_registry
+from hortator.scheduler import service
+from hortator.scheduler.core.machine import SchedulerMachine
+from hortator.scheduler.core.policies.registry import POLICY_NAMES
+from hortator.scheduler.driver import Driver
+from hortator.scheduler.metrics import SchedulerMetrics
+from hortator.scheduler.recorder import EventRecorder
+from hortator.scheduler.settings import SchedulerProcessSettings
+from hortator.scheduler.shell import Shell
+
+EXIT_CANNOT_START = 1
+CLOSE_GRACE_S = 0.5
+DRAIN_MARGIN_S = 2.0
+"""The process may take this much longer than its drain timeout before it is forced to stop."""
+
+
+class SchedulerApp:
+    """A whole scheduler in the running loop. `start` it, `drain` it, `close` it."""
+
+    def __init__(self, settings: SchedulerProcessSettings) -> None:
+        """Must be called in a running loop; nothing listens before `start`."""
+        self._settings = settings
+        core = settings.core_settings()
+        epoch = settings.epoch or time.time_ns() // 1_000_000
+        registry = new_registry()
+        metrics = SchedulerMetrics(registry, policy=core.policy)
+        self._recorder: EventRecorder | None = None
+        if settings.events_path is not None:
+            self._recorder = EventRecorder(
+                settings.events_path,
+                settings=core,
+                epoch=epoch,
+                max_file_bytes=settings.events_max_file_bytes,
+                max_files=settings.events_max_files,
+            )
+        driver = Driver(
+            SchedulerMachine(core, epoch=epoch),
+            metrics=metrics,
+            policy=core.policy,
+            recorder=self._recorder,
+        )
+        self._is_draining = False
+        self.shell = Shell(
+            driver,
+            epoch=epoch,
+            metrics=metrics,
+            worker_grace_s=settings.worker_grace_s,
+            gateway_grace_s=settings.gateway_grace_s,
+            outbox_limit=settings.outbox_limit,
+        )
+        self._server = GrpcServer(
+            register=lambda server: service.register(
+                server,
+                self.shell,
+                heartbeat_interval_s=settings.heartbeat_interval_s,
+                policy_names=POLICY_NAMES,
+            ),
+            service_names=service.SERVICE_NAMES,
+            host=settings.host,
+            port=settings.port,
+        )
+        self._admin = AdminServer(
+            registry,
+            host=settings.admin_host,
+            port=settings.admin_port,
+            is_live=self.shell.is_alive,
+            not_ready=self._not_ready,
+        )
+
+    @property
+    def address(self) -> str:
+        """Where gateways and workers connect; known after `start`."""
+        return self._server.address
+
+    @property
+    def admin_port(self) -> int:
+        """Where metrics and probes are; known after `start`."""
+        return self._admin.port
+
+    async def start(self) -> None:
+        """Listen and say so to health checks.
+
+        Raises:
+            BindError: the gRPC port is taken.
+            OSError: the admin port is taken, or the recording cannot be created.
+        """
+        if self._recorder is not None:
+            self._recorder.start()
+        await self._server.start()
+        self._admin.start()
+        self.shell.start()
+        await self._server.set_serving(serving=True)
+
+    async def drain(self) -> None:
+        """Refuse arrivals and place what waits, within the drain timeout."""
+        self._is_draining = True
+        await self._server.set_serving(serving=False)
+        await self.shell.drain(timeout_s=self._settings.drain_timeout_s)
+
+    async def close(self) -> None:
+        """End all streams, stop listening, complete the recording. Safe after a failed `start`."""
+        self.shell.close()
+        await self._server.close(grace_s=CLOSE_GRACE_S)
+        self._admin.close()
+        if self._recorder is not None:
+            self._recorder.close()
+
+    def _not_ready(self) -> Sequence[str]:
+        return ("draining",) if self._is_draining else ()
+
+
+async def run(settings: SchedulerProcessSettings, drain: Drain) -> int:
+    """Serve until `drain` is requested; the exit code. Prints the ready line on stdout."""
+    log = structlog.get_logger("hortator.scheduler.app")
+    app = SchedulerApp(settings)
+    try:
+        try:
+            await app.start()
+        except (BindError, OSError) as error:
+            log.error("cannot start", error=str(error))  # noqa: TRY400  # one line says it all
+            return EXIT_CANNOT_START
+        log.info("settings", effective=settings.render().splitlines())
+        ready = {"event": "ready", "address": app.address, "admin_port": app.admin_port}
+        sys.stdout.write(json.dumps(ready) + "\n")
+        sys.stdout.flush()
+        # What start-up made lives as long as the process: keep it out of every collection from here on.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(settings.gc_threshold, 20, 50)
+        await drain.wait()
+        log.info("draining", reason=drain.reason)
+        await app.drain()
+    finally:
+        await app.close()
+    log.info("stopped")
+    return 0
