@@ -1,0 +1,189 @@
+"""From a client's request to a generation: checks, tokens, block hashes, and keys that name old ones.
+
+Everything that can be refused is refused here, before the request costs anybody anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from itertools import count
+
+from hortator.gateway.block_hashes import block_hashes, chain_salt
+from hortator.gateway.chat import ChatTemplate
+from hortator.gateway.client_request import ChatPrompt, ClientRequest, TextPrompt, TokenPrompt
+from hortator.gateway.detokenization import OutputText
+from hortator.gateway.driver import Driver
+from hortator.gateway.errors import ErrorKind, GatewayError
+from hortator.gateway.generation import Generation, RequestFacts, Subscriber
+from hortator.gateway.idempotency import KeyedGenerations
+from hortator.gateway.placement import WorkerSampling
+from hortator.gateway.request import RequestMachine
+from hortator.gateway.settings import GatewaySettings
+from hortator.gateway.tokenization import Tokenizer
+from hortator.gateway.validation import Limits, check_prompt, check_request, check_resume, invalid
+
+_LONG_TEXT_CHARS = 4096
+"""Longer texts are tokenized in a thread: a millisecond of everybody's stream is too much."""
+
+
+class Admission:
+    """Lets requests in. One per gateway."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        *,
+        gateway_id: str,
+        tokenizer: Tokenizer | None,
+        driver: Driver,
+        keyed: KeyedGenerations,
+    ) -> None:
+        self._settings = settings
+        self._tokenizer = tokenizer
+        self._driver = driver
+        self._keyed = keyed
+        self._template = ChatTemplate(message=settings.chat_message, reply=settings.chat_reply)
+        self._ids = (f"{gateway_id}-{number:x}" for number in count(1))
+        self._salts: dict[str, bytes] = {}
+        self.limits: Limits = settings.limits(
+            tokenizer_vocab_size=None if tokenizer is None else tokenizer.vocab_size
+        )
+        self.is_draining = False
+        """Nothing new is let in; who comes back for a running request still is."""
+
+    async def admit(
+        self, request: ClientRequest, *, fingerprint: bytes, accepted_at: float, deadline_at: float | None
+    ) -> tuple[Generation, Subscriber]:
+        """Begin a generation, or find the one that the request's key names.
+
+        Args:
+            request: as the client sent it.
+            fingerprint: equal for equal requests; only used with a key.
+            accepted_at: loop time at which the call began.
+            deadline_at: loop time of the client's deadline, None without one.
+
+        Raises:
+            GatewayError: the request is refused.
+        """
+        check_request(request, self.limits)
+        if request.idempotency_key:
+            known = self._find(request, fingerprint, deadline_at)
+            if known is not None:
+                return known
+        self._check_room()
+        token_ids = await self._tokenize(request)
+        max_tokens = check_prompt(len(token_ids), request.sampling, self.limits)
+        check_resume(request.resume_from_index, max_tokens)
+        if request.idempotency_key:  # a twin may have come while we tokenized
+            known = self._find(request, fingerprint, deadline_at)
+            if known is not None:
+                return known
+        self._check_room()
+        generation = self._generation(request, token_ids, max_tokens, fingerprint, accepted_at, deadline_at)
+        subscriber = generation.subscribe(request.resume_from_index)
+        self._driver.start(generation)
+        return generation, subscriber
+
+    def _check_room(self) -> None:
+        if self.is_draining:
+            raise GatewayError(ErrorKind.UNAVAILABLE, "this gateway is draining", retry_after_s=0.0)
+        limit = self._settings.max_requests
+        if self._driver.num_in_flight >= limit:
+            message = f"this gateway holds {limit} requests, its limit"
+            raise GatewayError(ErrorKind.QUEUE_FULL, message, retry_after_s=1.0)
+
+    def _find(
+        self, request: ClientRequest, fingerprint: bytes, deadline_at: float | None
+    ) -> tuple[Generation, Subscriber] | None:
+        """The generation that the key names, going on if it had ended early."""
+        now = asyncio.get_running_loop().time()
+        generation = self._keyed.get(request.tenant, request.idempotency_key, now)
+        if generation is None:
+            return None
+        if generation.facts.fingerprint != fingerprint:
+            raise invalid("idempotency_key", "was used with another request")
+        check_resume(request.resume_from_index, len(generation.machine.output_ids))
+        error = None if generation.end is None else generation.end.error
+        goes_on = error is not None and not error.is_final
+        if goes_on:
+            self._check_room()
+        subscriber = generation.subscribe(request.resume_from_index)
+        if goes_on:
+            self._driver.resume(generation, deadline_at=deadline_at)
+        return generation, subscriber
+
+    async def _tokenize(self, request: ClientRequest) -> array[int]:
+        match request.prompt:
+            case TokenPrompt(token_ids=token_ids):
+                return array("I", token_ids)
+            case ChatPrompt(messages=messages):
+                text = self._template.render(messages)
+            case TextPrompt(text=text):
+                pass
+            case None:
+                raise invalid("prompt", "must be given: text, chat or tokens")
+        tokenizer = self._tokenizer
+        if tokenizer is None:
+            raise invalid("prompt", "no tokenizer here: give token ids")
+        if len(text) > _LONG_TEXT_CHARS:
+            return array("I", await asyncio.to_thread(tokenizer.encode, text))
+        return array("I", tokenizer.encode(text))
+
+    def _generation(
+        self,
+        request: ClientRequest,
+        token_ids: array[int],
+        max_tokens: int,
+        fingerprint: bytes,
+        accepted_at: float,
+        deadline_at: float | None,
+    ) -> Generation:
+        settings, sampling, tokenizer = self._settings, request.sampling, self._tokenizer
+        hashes = block_hashes(
+            token_ids, tokens_per_block=settings.tokens_per_block, salt=self._salt(request.tenant)
+        )
+
+        def new_output_text() -> OutputText:
+            assert tokenizer is not None  # noqa: S101  # only used with one
+            return OutputText(tokenizer.new_detokenizer(), sampling.stop)
+
+        return Generation(
+            facts=RequestFacts(
+                request_id=next(self._ids),
+                prompt_token_ids=token_ids,
+                block_hashes=hashes,
+                sampling=WorkerSampling(
+                    max_tokens=max_tokens,
+                    min_tokens=min(sampling.min_tokens, max_tokens),
+                    temperature=sampling.temperature,
+                    top_p=1.0 if sampling.top_p is None else sampling.top_p,
+                    top_k=sampling.top_k,
+                    seed=sampling.seed,
+                    stop_token_ids=sampling.stop_token_ids,
+                    ignore_eos=sampling.ignore_eos,
+                ),
+                priority=request.priority,
+                tenant=request.tenant,
+                latency_critical=request.latency_critical,
+                idempotency_key=request.idempotency_key,
+                fingerprint=fingerprint,
+            ),
+            machine=RequestMachine(
+                num_prompt_tokens=len(token_ids),
+                max_tokens=max_tokens,
+                max_worker_failures=settings.max_worker_failures,
+                max_refusals=settings.max_refusals,
+            ),
+            new_output_text=None if tokenizer is None else new_output_text,
+            accepted_at=accepted_at,
+            deadline_at=deadline_at,
+        )
+
+    def _salt(self, tenant: str) -> bytes:
+        salt = self._salts.get(tenant)
+        if salt is None:
+            if len(self._salts) >= 10_000:  # tenants are names that clients choose
+                self._salts.clear()
+            salt = self._salts[tenant] = chain_salt(tenant=tenant, model=self._settings.model)
+        return salt

@@ -1,0 +1,149 @@
+"""The gateway process: puts the parts together, serves until told to stop, drains, closes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from hortator.gateway.admission import Admission
+from hortator.gateway.coalescing import Coalescer
+from hortator.gateway.driver import Driver
+from hortator.gateway.errors import ErrorKind, GatewayError
+from hortator.gateway.idempotency import KeyedGenerations
+from hortator.gateway.metrics import GatewayMetrics
+from hortator.gateway.scheduler_client import SchedulerClient
+from hortator.gateway.service import SERVICE_NAME, InferenceService
+from hortator.gateway.settings import GatewaySettings
+from hortator.gateway.tokenization import load_tokenizer
+from hortator.gateway.worker_client import WorkerClient
+from hortator.runtime.grpc_server import GrpcServer
+from hortator.runtime.lifecycle import Drain
+from hortator.runtime.metrics import AdminServer, new_registry
+
+_CLOSE_GRACE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """A running gateway."""
+
+    server: GrpcServer
+    admin: AdminServer
+    admission: Admission
+    driver: Driver
+    scheduler: SchedulerClient
+    workers: WorkerClient
+    service: InferenceService
+    metrics: GatewayMetrics
+
+    @property
+    def address(self) -> str:
+        """`host:port` of the public API."""
+        return self.server.address
+
+    async def drain(self) -> None:
+        """Refuse what is new; return once everything held has ended and been sent."""
+        self.admission.is_draining = True
+        await self.server.set_serving(serving=False)
+        await self.driver.wait_idle()
+        while self.service.num_calls:  # noqa: ASYNC110  # last messages, a few milliseconds
+            await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def run_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
+    """A gateway that serves while the context is open; leaving it ends what is still held.
+
+    Raises:
+        TokenizerError: the tokenizer cannot be loaded.
+        BindError: the public port is taken.
+        OSError: the admin port is taken.
+    """
+    boot = os.urandom(4).hex()  # a gateway that starts again under its old name must not repeat request ids
+    gateway_id = f"{settings.gateway_id or 'gw'}-{boot}"
+    tokenizer = load_tokenizer(settings.tokenizer)
+    registry = new_registry()
+    metrics = GatewayMetrics(registry)
+    keyed = KeyedGenerations(retention_s=settings.idempotency_retention_s)
+    driver = Driver(
+        metrics=metrics,
+        coalescer=Coalescer(
+            max_window_s=settings.max_coalescing_window_s,
+            target_messages_per_s=settings.target_messages_per_s,
+        ),
+        keyed=keyed,
+        queue_timeout_s=settings.queue_timeout_s,
+    )
+    admission = Admission(settings, gateway_id=gateway_id, tokenizer=tokenizer, driver=driver, keyed=keyed)
+    workers = WorkerClient(gateway_id=gateway_id, events=driver)
+    service = InferenceService(admission=admission, driver=driver, metrics=metrics)
+    scheduler = SchedulerClient(settings.scheduler_addresses, gateway_id=gateway_id, events=driver)
+
+    def not_ready() -> Sequence[str]:
+        reasons = []
+        if admission.is_draining:
+            reasons.append("draining")
+        if not scheduler.is_connected:
+            reasons.append("no scheduler")
+        return reasons
+
+    server = GrpcServer(
+        register=service.register, service_names=[SERVICE_NAME], host=settings.host, port=settings.port
+    )
+    admin = AdminServer(registry, host=settings.admin_host, port=settings.admin_port, not_ready=not_ready)
+    metrics.gauge("in_flight", "Requests held.", lambda: driver.num_in_flight)
+    metrics.gauge("waiting", "Requests that want a placement.", lambda: driver.num_waiting)
+    metrics.gauge("streams", "Open Generate calls.", lambda: service.num_calls)
+    metrics.gauge("scheduler_connected", "1 while a scheduler is there.", lambda: scheduler.is_connected)
+    metrics.gauge("worker_streams", "Open Submit streams.", lambda: workers.num_streams)
+    driver.attach(scheduler=scheduler, workers=workers)
+    gateway = Gateway(
+        server=server,
+        admin=admin,
+        admission=admission,
+        driver=driver,
+        scheduler=scheduler,
+        workers=workers,
+        service=service,
+        metrics=metrics,
+    )
+    with admin:
+        async with server, workers, asyncio.TaskGroup() as group:
+            group.create_task(scheduler.run())
+            sweep = group.create_task(driver.sweep())
+            try:
+                await server.set_serving(serving=True)
+                yield gateway
+                driver.end_all(GatewayError(ErrorKind.UNAVAILABLE, "this gateway stopped", retry_after_s=0.0))
+                await server.close(grace_s=_CLOSE_GRACE_S)
+            finally:
+                scheduler.close()
+                sweep.cancel()
+
+
+async def serve(settings: GatewaySettings, drain: Drain) -> None:
+    """Serve until `drain` is requested; print one line of JSON on standard output when ready."""
+    log = structlog.get_logger("hortator.gateway")
+    log.info("settings", **settings.model_dump(mode="json"))
+    async with run_gateway(settings) as gateway:
+        gc.collect()
+        gc.freeze()  # what was imported stays: no collection need look at it again
+        ready = {"event": "ready", "address": gateway.address, "admin_port": gateway.admin.port}
+        sys.stdout.write(json.dumps(ready) + "\n")
+        sys.stdout.flush()
+        await drain.wait()
+        log.info("draining", in_flight=gateway.driver.num_in_flight)
+        try:
+            async with asyncio.timeout(settings.drain_timeout_s):
+                await gateway.drain()
+        except TimeoutError:
+            log.warning("drain timed out", in_flight=gateway.driver.num_in_flight)
+    log.info("stopped")

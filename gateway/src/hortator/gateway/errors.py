@@ -1,0 +1,51 @@
+"""Why a request failed, in the gateway's own words; `service` maps each kind once to a gRPC status."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from hortator.runtime.rpc_errors import FieldViolation
+
+
+class ErrorKind(Enum):
+    """What went wrong. The value is the `reason` of google.rpc.ErrorInfo and the label of metrics."""
+
+    INVALID = "INVALID"
+    """The request itself is wrong; `violations` name the fields."""
+    UNKNOWN_MODEL = "UNKNOWN_MODEL"
+    QUEUE_FULL = "QUEUE_FULL"
+    """Refused at arrival; `retry_after_s` says when to come back."""
+    QUEUE_TIMEOUT = "QUEUE_TIMEOUT"
+    DEADLINE = "DEADLINE"
+    UNAVAILABLE = "UNAVAILABLE"
+    """No worker, no scheduler, or this gateway drains."""
+    CANCELLED = "CANCELLED"
+    QUARANTINED = "QUARANTINED"
+    """The request was on too many workers when they failed."""
+
+
+class GatewayError(Exception):
+    """A request ended without a completion."""
+
+    def __init__(
+        self,
+        kind: ErrorKind,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        violations: tuple[FieldViolation, ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.retry_after_s = retry_after_s
+        self.violations = violations
+
+    @property
+    def is_final(self) -> bool:
+        """True when trying the same request again gives the same answer."""
+        return self.kind in {ErrorKind.INVALID, ErrorKind.UNKNOWN_MODEL, ErrorKind.QUARANTINED}
+
+
+class TokenizerError(Exception):
+    """The tokenizer that settings name cannot be used; the message names it."""

@@ -1,0 +1,102 @@
+"""Settings of the gateway process."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from hortator.gateway.chat import DEFAULT_MESSAGE, DEFAULT_REPLY
+from hortator.gateway.coalescing import MAX_WINDOW_S
+from hortator.gateway.validation import Limits
+from hortator.runtime.logs import LogFormat
+from hortator.runtime.settings import Settings
+
+
+class GatewaySettings(Settings):
+    """Everything a gateway is told. Environment variables begin with HORTATOR_GATEWAY_."""
+
+    model_config = SettingsConfigDict(env_prefix="HORTATOR_GATEWAY_")
+
+    host: str = Field(default="127.0.0.1", description="Address that the public gRPC port listens on.")
+    port: int = Field(default=8080, ge=0, le=65535, description="Public gRPC port; 0 picks a free one.")
+    admin_host: str = Field(default="127.0.0.1", description="Address that the admin port listens on.")
+    admin_port: int = Field(
+        default=0, ge=0, le=65535, description="Port of metrics and probes; 0 picks a free one."
+    )
+    gateway_id: str = Field(
+        default="",
+        max_length=64,
+        description="Name of this gateway, unique per process; empty: a random one.",
+    )
+    scheduler_addresses: tuple[str, ...] = Field(
+        min_length=1, description="`host:port` of every scheduler; tried in order."
+    )
+
+    model: str = Field(min_length=1, description="Served model name.")
+    max_sequence_tokens: int = Field(ge=2, description="Prompt plus output tokens of one request.")
+    vocab_size: int = Field(
+        default=0, ge=0, description="Number of token ids; 0: the tokenizer's, unchecked without one."
+    )
+    tokens_per_block: int = Field(
+        default=64, ge=1, description="Tokens per KV block, as the workers have it."
+    )
+    chunk_budget_tokens: int = Field(
+        default=0, ge=0, description="Prefill tokens per DP rank per forward pass; 0: unknown, not checked."
+    )
+    chunked_prefill: bool = Field(
+        default=True, description="Whether workers split prompts; if not, a prompt must fit the chunk budget."
+    )
+    default_max_tokens: int = Field(
+        default=256, ge=1, description="Output tokens of a request that names no number."
+    )
+    tokenizer: str = Field(
+        default="", description="Path of a tokenizer file, `bytes`, or empty: token ids only, no text."
+    )
+    chat_message: str = Field(
+        default=DEFAULT_MESSAGE, description="One chat message as text; {role} and {content} are replaced."
+    )
+    chat_reply: str = Field(default=DEFAULT_REPLY, description="What opens the answer of a chat.")
+
+    max_requests: int = Field(
+        default=20_000, ge=1, description="Requests held at a time; more are refused with RESOURCE_EXHAUSTED."
+    )
+    queue_timeout_s: float = Field(
+        default=30.0, gt=0, description="Longest wait while no scheduler can be reached, in seconds."
+    )
+    max_worker_failures: int = Field(
+        default=2, ge=1, description="Worker failures with the same request after which it is quarantined."
+    )
+    max_refusals: int = Field(
+        default=16, ge=1, description="Refused placements in a row after which a request fails."
+    )
+    idempotency_retention_s: float = Field(
+        default=30.0, ge=0, description="Seconds for which an ended request with a key can be resumed."
+    )
+    max_coalescing_window_s: float = Field(
+        default=MAX_WINDOW_S,
+        ge=0,
+        le=MAX_WINDOW_S,
+        description="Longest time that tokens wait to share a message, in seconds; 0 turns coalescing off.",
+    )
+    target_messages_per_s: float = Field(
+        default=8_000.0,
+        gt=0,
+        description="Messages per second to clients above which coalescing windows grow.",
+    )
+    drain_timeout_s: float = Field(
+        default=30.0, gt=0, description="Seconds that requests have to finish after SIGTERM."
+    )
+    log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    log_format: LogFormat = Field(default=LogFormat.JSON, description="json or console.")
+
+    def limits(self, *, tokenizer_vocab_size: int | None) -> Limits:
+        """What requests are checked against; the tokenizer's size is None without one."""
+        return Limits(
+            model=self.model,
+            max_sequence_tokens=self.max_sequence_tokens,
+            chunk_budget_tokens=self.chunk_budget_tokens,
+            chunked_prefill=self.chunked_prefill,
+            vocab_size=self.vocab_size or tokenizer_vocab_size or 0,
+            default_max_tokens=self.default_max_tokens,
+            has_tokenizer=tokenizer_vocab_size is not None,
+        )

@@ -1,0 +1,243 @@
+"""One Submit stream per worker and boot, shared by all requests there.
+
+Theory of operation:
+
+- A stream is opened by the first submission for its target (address and boot id) and lives until it breaks.
+  `Info` comes first: a worker that started again under the same address is another boot, and the placement
+  was not for it.
+- Submissions and aborts are put into one list; one writer sends them in order.
+- Everything a worker says is handed on in the loop turn in which it came, without tasks or queues between.
+- A stream that ends tells what became of its requests: those that were never sent are *refused*; for the
+  rest the worker is *lost*. It crashed, unless it ended the stream in words that only a living one finds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Protocol, Self
+
+import grpc
+import grpc.aio
+import structlog
+
+from hortator.gateway import codec
+from hortator.gateway.placement import KvSource, Submission, WorkerCompletion, WorkerTarget
+from hortator.rpc.worker.v1 import worker_pb2, worker_pb2_grpc
+from hortator.runtime.grpc_server import open_channel
+
+CONNECT_TIMEOUT_S = 3.0
+RELEASE_TIMEOUT_S = 5.0
+
+_ALIVE = frozenset(
+    {
+        grpc.StatusCode.OK,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.ABORTED,
+    }
+)
+"""Statuses that a worker gives on purpose."""
+
+_Call = grpc.aio.StreamStreamCall[worker_pb2.SubmitRequest, worker_pb2.SubmitResponse]
+
+
+class WorkerEvents(Protocol):
+    """Who wants to know what workers say. Called in the event loop; must not block."""
+
+    def tokens_arrived(
+        self, request_id: str, attempt: int, token_index: int, token_ids: Sequence[int], now: float
+    ) -> None:
+        """Output tokens of one request. `token_ids` is only valid during the call."""
+        ...
+
+    def worker_completed(self, completion: WorkerCompletion) -> None:
+        """A worker's last word on an attempt."""
+        ...
+
+    def submission_refused(self, request_id: str, attempt: int, reason: str) -> None:
+        """The attempt never reached its worker."""
+        ...
+
+    def worker_lost(self, target: WorkerTarget, reason: str, *, crashed: bool) -> None:
+        """The stream ended; whatever was sent on it will not be answered."""
+        ...
+
+
+class _StreamEndedError(Exception):
+    """The worker closed the stream in good order."""
+
+
+class _WrongBootError(Exception):
+    """Another boot of the worker answers at this address."""
+
+
+class WorkerClient:
+    """All Submit streams of one gateway. Use as an async context manager: leaving it ends them."""
+
+    def __init__(self, *, gateway_id: str, events: WorkerEvents) -> None:
+        self._gateway_id = gateway_id
+        self._events = events
+        self._streams: dict[WorkerTarget, _SubmitStream] = {}
+        self._group = asyncio.TaskGroup()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._log = structlog.get_logger("hortator.gateway.worker_client")
+
+    @property
+    def num_streams(self) -> int:
+        """Streams that are open or opening."""
+        return len(self._streams)
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await self._group.__aexit__(kind, error, trace)
+
+    def submit(self, submission: Submission) -> None:
+        """Send an attempt to the worker that its placement names."""
+        target = submission.placement.target
+        stream = self._streams.get(target)
+        if stream is None:
+            stream = _SubmitStream(target, self._gateway_id, self._events)
+            self._streams[target] = stream
+            self._start(self._run(stream))
+        stream.put(codec.submit_request(submission))
+
+    def abort(self, target: WorkerTarget, request_id: str, attempt: int) -> None:
+        """End an attempt. Without a stream to that worker there is nothing to end."""
+        stream = self._streams.get(target)
+        if stream is not None:
+            stream.put(codec.abort_request(request_id, attempt))
+
+    def release_kv(self, source: KvSource) -> None:
+        """Free a lease that nobody will pull; if that fails, it expires by itself."""
+        self._start(self._release(source))
+
+    def _start(self, coroutine: asyncio._CoroutineLike[None]) -> None:
+        task = self._group.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, stream: _SubmitStream) -> None:
+        target = stream.target
+        try:
+            reason, crashed = await stream.run()
+        except Exception:  # noqa: BLE001  # one bad message must not end all streams
+            self._log.exception("worker stream failed", address=target.address)
+            reason, crashed = "internal error of the gateway", False
+        del self._streams[target]
+        self._log.info(
+            "worker stream ended",
+            address=target.address,
+            boot_id=target.boot_id,
+            reason=reason,
+            crashed=crashed,
+        )
+        for request_id, attempt in stream.unsent():
+            self._events.submission_refused(request_id, attempt, reason)
+        if stream.was_open:
+            self._events.worker_lost(target, reason, crashed=crashed)
+
+    async def _release(self, source: KvSource) -> None:
+        request = worker_pb2.ReleaseKvRequest(lease_id=source.lease_id, boot_id=source.boot_id)
+        try:
+            async with open_channel(source.worker_address) as channel:
+                await worker_pb2_grpc.WorkerServiceStub(channel).ReleaseKv(request, timeout=RELEASE_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            self._log.debug("lease not released", address=source.worker_address, error=error.details())
+
+
+class _SubmitStream:
+    """The stream to one boot of one worker."""
+
+    def __init__(self, target: WorkerTarget, gateway_id: str, events: WorkerEvents) -> None:
+        self.target = target
+        self.was_open = False
+        self._gateway_id = gateway_id
+        self._events = events
+        self._pending: list[worker_pb2.SubmitRequest] = []
+        self._wake = asyncio.Event()
+
+    def put(self, message: worker_pb2.SubmitRequest) -> None:
+        """Send a message after those that were put before."""
+        self._pending.append(message)
+        self._wake.set()
+
+    def unsent(self) -> list[tuple[str, int]]:
+        """Attempts that were not sent and not aborted since."""
+        unsent: dict[str, int] = {}
+        for message in self._pending:
+            if message.HasField("request"):
+                unsent[message.request.request_id] = message.request.attempt
+            elif unsent.get(message.abort.request_id) == message.abort.attempt:
+                del unsent[message.abort.request_id]
+        return list(unsent.items())
+
+    async def run(self) -> tuple[str, bool]:
+        """Connect, serve until the stream ends; returns why and whether the worker crashed."""
+        crashed, reason = True, ""
+        try:
+            async with open_channel(self.target.address) as channel:
+                stub = worker_pb2_grpc.WorkerServiceStub(channel)
+                await self._check_boot(stub)
+                call = stub.Submit()
+                hello = worker_pb2.SubmitHello(gateway_id=self._gateway_id)
+                await call.write(worker_pb2.SubmitRequest(hello=hello))
+                self.was_open = True
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._write(call))
+                    group.create_task(self._read(call))
+        except* grpc.aio.AioRpcError as errors:
+            error = _first(errors)
+            assert isinstance(error, grpc.aio.AioRpcError)  # noqa: S101  # what except* caught
+            crashed, reason = error.code() not in _ALIVE, f"{error.code().name}: {error.details()}"
+        except* (_StreamEndedError, _WrongBootError) as errors:
+            crashed, reason = False, str(_first(errors))
+        except* (
+            asyncio.InvalidStateError
+        ) as errors:  # written to after its end; the reader had no time to see why
+            reason = reason or str(_first(errors))
+        return reason, crashed
+
+    async def _check_boot(self, stub: worker_pb2_grpc.WorkerServiceStub) -> None:
+        if self.target.boot_id:
+            info = await stub.Info(worker_pb2.InfoRequest(), timeout=CONNECT_TIMEOUT_S)
+            if info.boot_id != self.target.boot_id:
+                raise _WrongBootError(f"boot {self.target.boot_id} is gone, {info.boot_id} answers")
+
+    async def _write(self, call: _Call) -> None:
+        while True:
+            while not self._pending:
+                self._wake.clear()
+                await self._wake.wait()
+            await call.write(self._pending[0])
+            del self._pending[0]
+
+    async def _read(self, call: _Call) -> None:
+        clock = asyncio.get_running_loop().time
+        tokens_arrived = self._events.tokens_arrived
+        async for response in call:
+            now = clock()
+            for delta in response.deltas:
+                tokens_arrived(delta.request_id, delta.attempt, delta.token_index, delta.token_ids, now)
+            for completion in response.completions:
+                self._events.worker_completed(codec.worker_completion(completion))
+        raise _StreamEndedError("the worker closed the stream")
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
