@@ -1,0 +1,1 @@
+"""The `hortator` command: everything a person does with Hortator from a terminal."""

@@ -1,0 +1,1 @@
+"""The scheduler's admin service, as the command line sees it."""

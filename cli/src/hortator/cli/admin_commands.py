@@ -1,0 +1,40 @@
+"""`hortator drain` and `hortator policy`: what an operator changes on a running scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hortator.cli.admin.client import AdminClient, Drained
+from hortator.cli.console import stdout
+from hortator.cli.errors import EXIT_FAILED
+from hortator.cli.state import scheduler_address
+
+
+def drain(*, worker_id: str, timeout_s: float, name: str | None, scheduler: str | None) -> int:
+    """Drain one worker; returns the exit code. Raises CommandError for an unknown worker."""
+    address = scheduler_address(name=name, scheduler=scheduler)
+
+    async def call() -> Drained:
+        async with AdminClient(address) as admin:
+            return await admin.drain(worker_id, timeout_s=timeout_s)
+
+    drained = asyncio.run(call())
+    if drained.is_drained:
+        stdout().print(f"{worker_id}: drained, nothing in flight")
+        return 0
+    stdout().print(
+        f"{worker_id}: takes nothing new; "
+        f"{drained.num_in_flight} requests still in flight after {timeout_s:g} s"
+    )
+    return EXIT_FAILED
+
+
+def change_policy(policy: str, *, name: str | None, scheduler: str | None) -> None:
+    """Switch the policy. Raises CommandError for an unknown one."""
+    address = scheduler_address(name=name, scheduler=scheduler)
+
+    async def call() -> str:
+        async with AdminClient(address) as admin:
+            return await admin.change_policy(policy)
+
+    stdout().print(f"policy: {asyncio.run(call())} -> {policy}")

@@ -1,0 +1,1 @@
+"""The public inference API, as the command line uses it."""

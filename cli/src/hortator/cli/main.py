@@ -1,0 +1,374 @@
+"""The command line: every command's name, options and help. What it does is in the module named like it.
+
+Rules:
+
+1. Nothing heavy is imported before a command needs it: `hortator --help` and typing mistakes answer at once.
+2. Every problem is one line on standard error naming the file or option, the field and what is allowed.
+   Exit codes: 0 done, 1 failed, 2 wrong input (repeating will not help), 3 nothing answers.
+3. Results go to standard output, everything else to standard error; `--json` makes results readable by
+   machines.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from hortator.cli.errors import CommandError
+
+app = typer.Typer(
+    name="hortator",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Serve mixture-of-experts LLMs under data-parallel attention and expert parallelism.
+
+    [b]Try it:[/b]
+
+    hortator up -f manifests/samples/llmservice-local.yaml   [dim]# a real small MoE, here[/dim]
+
+    hortator generate "Shall I compare thee"                 [dim]# in another terminal[/dim]
+
+    hortator state --watch                                   [dim]# ranks, queues, placements[/dim]
+
+    hortator simulate -f benchmarks/sim/clusters/prefill-4xEP16.yaml --policy all
+    """,
+)
+bench_app = typer.Typer(
+    no_args_is_help=True,
+    help="Measure this machine; every result carries seed, commit, machine and settings.",
+    rich_markup_mode="rich",
+)
+app.add_typer(bench_app, name="bench")
+
+FileOption = Annotated[
+    Path,
+    typer.Option("--file", "-f", help="The LLMService manifest (YAML).", metavar="FILE", show_default=False),
+]
+NameOption = Annotated[
+    str | None,
+    typer.Option("--name", help="Which running stack (its metadata.name); needed when several run."),
+]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler", metavar="HOST:PORT", help="Scheduler to ask; default: the stack that runs here."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+JsonFileOption = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="Write the result here as JSON ('-': standard output)."),
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same run.")]
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    try:
+        app()
+    except CommandError as error:
+        for line in error.lines:
+            print(line if line.startswith("  ") else f"hortator: {line}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # `hortator ... | head`
+        sys.stderr.close()
+        raise SystemExit(141) from None
+    raise SystemExit(0)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    """Options that stand before any command."""
+    if version:
+        from importlib.metadata import version as version_of
+
+        print(f"hortator {version_of('hortator')}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+def up(
+    file: FileOption,
+    *,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the gRPC API; 0: a free one.")] = 0,
+    policy: Annotated[str | None, typer.Option(help="Instead of spec.scheduler.policy.")] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(metavar="EVENTS.jsonl", help="Record the scheduler's events for `hortator replay`."),
+    ] = None,
+    log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR, of every process.")] = "INFO",
+    keep_logs: Annotated[bool, typer.Option(help="Leave logs and settings behind.")] = False,
+) -> None:
+    """Run an LLMService on this machine: scheduler, one worker per EP group, gateway.
+
+    Stays in the foreground. Ctrl-C (or SIGTERM) drains: what is running finishes, then everything stops;
+    a second Ctrl-C stops at once. A worker that dies is started again.
+    """
+    from hortator.cli import up as command
+
+    raise SystemExit(
+        command.run(
+            file=file, port=port, policy=policy, record=record, log_level=log_level, keep_logs=keep_logs
+        )
+    )
+
+
+@app.command()
+def generate(
+    prompt: Annotated[
+        list[str] | None,
+        typer.Argument(help="Prompts; none: read standard input as one prompt.", show_default=False),
+    ] = None,
+    *,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file",
+            "-f",
+            metavar="FILE",
+            help='Many prompts: one per line, or .jsonl ("text" or {"prompt": "...", "max_tokens": 5, ...}).',
+        ),
+    ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Gateway; default: the stack that runs here.")
+    ] = None,
+    name: NameOption = None,
+    model: Annotated[str, typer.Option(help="Served model name; empty: the only one.")] = "",
+    max_tokens: Annotated[int, typer.Option(help="Output tokens at most.")] = 64,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Smallest set of tokens with this probability.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="0: all tokens.")] = 0,
+    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="The text ends before this; may be repeated.")
+    ] = None,
+    ignore_eos: Annotated[bool, typer.Option(help="Go on after the end-of-sequence token.")] = False,
+    priority: Annotated[int, typer.Option(help="-100 to 100; higher goes first.")] = 0,
+    critical: Annotated[bool, typer.Option(help="Latency-critical: never held on purpose.")] = False,
+    tenant: Annotated[str, typer.Option(help="Keeps prefix caches apart.")] = "",
+    timeout: Annotated[float, typer.Option(help="Seconds for one request; 0: no limit.")] = 0.0,
+    concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Requests at a time, with --file.")] = 16,
+    json: JsonOption = False,
+) -> None:
+    """Stream a completion: from the argument, standard input, or many from a file.
+
+    hortator generate "To be, or not to be"
+
+    echo "Once more unto the breach" | hortator generate --max-tokens 20
+
+    hortator generate -f prompts.txt --json > answers.jsonl
+    """
+    from hortator.cli import generate as command
+
+    raise SystemExit(
+        command.run(
+            prompts=tuple(prompt or ()),
+            file=file,
+            endpoint=endpoint,
+            name=name,
+            options=command.GenerateOptions(
+                model=model,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                top_p=top_p,
+                top_k=top_k,
+                seed=seed,
+                stop=tuple(stop or ()),
+                ignore_eos=ignore_eos,
+                priority=priority,
+                is_latency_critical=critical,
+                tenant=tenant,
+                timeout_s=timeout,
+            ),
+            concurrency=concurrency,
+            as_json=json,
+        )
+    )
+
+
+@app.command()
+def state(
+    *,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep showing it; Ctrl-C ends.")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between views with --watch.")] = 1.0,
+    placements: Annotated[int, typer.Option(min=0, max=1000, help="Newest placements to show.")] = 10,
+    name: NameOption = None,
+    scheduler: SchedulerOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show EP groups, their DP ranks, the queue and the newest placements."""
+    from hortator.cli import state as command
+
+    command.run(
+        watch=watch,
+        interval_s=interval,
+        num_placements=placements,
+        name=name,
+        scheduler=scheduler,
+        as_json=json,
+    )
+
+
+@app.command()
+def drain(
+    worker: Annotated[str, typer.Argument(help="Worker id, as `hortator state` shows it.")],
+    *,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for what is in flight.")] = 600.0,
+    name: NameOption = None,
+    scheduler: SchedulerOption = None,
+) -> None:
+    """Stop placements on one worker and wait until nothing is in flight there (else exit code 1)."""
+    from hortator.cli import admin_commands as command
+
+    raise SystemExit(command.drain(worker_id=worker, timeout_s=timeout, name=name, scheduler=scheduler))
+
+
+@app.command()
+def policy(
+    policy: Annotated[
+        str, typer.Argument(help="For example staggered, staggered-plus, immediate-least-tokens.")
+    ],
+    *,
+    name: NameOption = None,
+    scheduler: SchedulerOption = None,
+) -> None:
+    """Switch the scheduling policy of a running stack; nothing is lost."""
+    from hortator.cli import admin_commands as command
+
+    command.change_policy(policy, name=name, scheduler=scheduler)
+
+
+@app.command()
+def replay(
+    recording: Annotated[
+        Path, typer.Argument(metavar="EVENTS.jsonl", help="What `hortator up --record` wrote.")
+    ],
+    *,
+    allow_gaps: Annotated[bool, typer.Option(help="Also replay a recording that misses events.")] = False,
+    commands: Annotated[
+        bool, typer.Option(help="Print every event and what the scheduler answered.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Run a recording again through a fresh scheduler core: same code, same commands, same digest."""
+    from hortator.cli import replay as command
+
+    command.run(recording, allow_gaps=allow_gaps, show_commands=commands, as_json=json)
+
+
+@app.command()
+def simulate(
+    file: FileOption,
+    *,
+    policy: Annotated[
+        str, typer.Option(metavar="NAME[,NAME...]", help="Policies to compare; 'all': every one.")
+    ] = "all",
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Azure LLM CSV or Mooncake JSONL; absent: made-up conversations with --seed."
+        ),
+    ] = None,
+    load: Annotated[
+        float, typer.Option(help="Share of the prefill capacity that is asked for; 0.7 is busy.")
+    ] = 0.7,
+    arrivals: Annotated[str, typer.Option(help="recorded (stretched) or poisson.")] = "poisson",
+    minutes: Annotated[float, typer.Option(help="Virtual minutes at least.")] = 20.0,
+    seed: SeedOption = 0,
+    skip_bad: Annotated[
+        bool, typer.Option(help="Skip bad trace lines instead of stopping at the first.")
+    ] = False,
+    json: JsonFileOption = None,
+) -> None:
+    """Run the scheduler core in virtual time on a manifest's cluster: simulate what you deploy."""
+    from hortator.cli import simulate as command
+
+    command.run(
+        file=file,
+        policies=policy,
+        trace=trace,
+        load=load,
+        arrivals=arrivals,
+        minutes=minutes,
+        seed=seed,
+        skip_bad=skip_bad,
+        json_file=json,
+    )
+
+
+@app.command()
+def demo(
+    *,
+    live_seconds: Annotated[
+        float, typer.Option(min=1, help="Length of the live run over simulated engines.")
+    ] = 20.0,
+    seed: SeedOption = 0,
+    skip_comparison: Annotated[bool, typer.Option(help="Only serve the real model.")] = False,
+) -> None:
+    """The tour (`make run`): policies compared in virtual time and live, then a real MoE model served."""
+    from hortator.cli import demo as command
+
+    raise SystemExit(command.run(live_s=live_seconds, seed=seed, skip_comparison=skip_comparison))
+
+
+@bench_app.command("core")
+def bench_core(*, seed: SeedOption = 0, json: JsonFileOption = None) -> None:
+    """The scheduler core alone: events per second, time of one release, cost per placement."""
+    from hortator.cli.bench import core as command
+
+    command.run(seed=seed, json_file=json)
+
+
+@bench_app.command("service")
+def bench_service(
+    *,
+    seed: SeedOption = 0,
+    quick: Annotated[bool, typer.Option(help="Shorter, for a first look; not for figures to quote.")] = False,
+    json: JsonFileOption = None,
+) -> None:
+    """Latency that gateway and scheduler add, placements per second, and memory over many requests."""
+    from hortator.cli.bench import service as command
+
+    command.run(seed=seed, quick=quick, json_file=json)
+
+
+@bench_app.command("stream")
+def bench_stream(
+    *,
+    seed: SeedOption = 0,
+    quick: Annotated[bool, typer.Option(help="Shorter, for a first look; not for figures to quote.")] = False,
+    json: JsonFileOption = None,
+) -> None:
+    """Tokens per second that one gateway process streams to 500 clients at a time."""
+    from hortator.cli.bench import stream as command
+
+    command.run(seed=seed, quick=quick, json_file=json)
+
+
+@bench_app.command("policies")
+def bench_policies(
+    *,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds per point.")] = 5,
+    json: JsonFileOption = None,
+) -> None:
+    """Every policy in virtual time at three loads."""
+    from hortator.cli.bench import policies as command
+
+    command.run(num_seeds=seeds, json_file=json)
+
+
+if __name__ == "__main__":
+    main()

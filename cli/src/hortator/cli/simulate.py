@@ -1,0 +1,214 @@
+"""`hortator simulate`: the scheduler core in virtual time over the cluster that a manifest describes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from hortator.api.files import ManifestError, load_llmservice
+from hortator.api.v1alpha1 import LLMService
+from hortator.cli.bench import result
+from hortator.cli.console import stderr, stdout
+from hortator.cli.errors import CommandError
+from hortator.scheduler.core.policies.registry import POLICY_NAMES
+from hortator.sim.load import ArrivalMode, LoadedTrace
+from hortator.sim.simulate import Study, generated_workload, simulate, trace_workload
+from hortator.sim.traces import TraceError, read_trace
+
+UNSTABLE = "UNSTABLE"
+MAX_LOAD = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Several policies over one workload."""
+
+    study: Study
+    figures: Mapping[str, Mapping[str, Any]]
+    """By policy, in the order asked for."""
+
+    def document(self) -> dict[str, Any]:
+        """The JSON object of the results."""
+        workload = self.study.workload
+        return {
+            "service": self.study.service.metadata.name,
+            "load": workload.load,
+            "seed": self.study.seed,
+            "prefill_only": self.study.prefill_only,
+            "wall_s": workload.wall_s,
+            "tiles": workload.num_tiles,
+            "machine": result.machine(),
+            "policies": dict(self.figures),
+        }
+
+
+def run(
+    *,
+    file: Path,
+    policies: str,
+    trace: Path | None,
+    load: float,
+    arrivals: str,
+    minutes: float,
+    seed: int,
+    skip_bad: bool,
+    json_file: Path | None,
+) -> None:
+    """Simulate, print the table, write the JSON.
+
+    Raises:
+        CommandError: a file or an option is wrong.
+    """
+    service = load_manifest(file)
+    names = parse_policies(policies)
+    if not 0 < load <= MAX_LOAD:
+        raise CommandError(
+            f"--load: got {load:g} (allowed: above 0, at most {MAX_LOAD:g}; 1 is all there is)"
+        )
+    if not minutes > 0:
+        raise CommandError(f"--minutes: got {minutes:g} (allowed: above 0)")
+    workload = _workload(
+        service, trace=trace, load=load, arrivals=arrivals, minutes=minutes, seed=seed, skip_bad=skip_bad
+    )
+    study = Study(service=service, workload=workload, seed=seed)
+    console = stderr()
+    console.print(
+        f"{service.metadata.name}: {len(workload.requests)} requests over {workload.wall_s / 60:.1f} virtual "
+        f"minutes at load {workload.load:.2f}, {study.num_entry_groups} groups take arrivals"
+    )
+    comparison = compare(study, names, console=console)
+    if json_file is None or str(json_file) != "-":
+        stdout().print(table(comparison.figures))
+    result.write(comparison.document(), json_file)
+
+
+def compare(study: Study, policies: Sequence[str], *, console: Console) -> Comparison:
+    """Run every policy over the workload, as many at a time as there are cores, with a progress bar."""
+    figures: dict[str, Mapping[str, Any]] = {}
+    num_processes = min(len(policies), len(os.sched_getaffinity(0)))
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(f"simulating {len(policies)} policies", total=len(policies))
+        if num_processes == 1:
+            for policy in policies:
+                figures[policy] = simulate(study, policy)
+                progress.advance(task)
+        else:
+            context = get_context("spawn")
+            with ProcessPoolExecutor(num_processes, context, _remember, (study,)) as pool:
+                running = {pool.submit(_simulate, policy): policy for policy in policies}
+                for done in as_completed(running):
+                    figures[running[done]] = done.result()
+                    progress.advance(task)
+    return Comparison(study=study, figures={policy: figures[policy] for policy in policies})
+
+
+def table(figures: Mapping[str, Mapping[str, Any]], *, title: str | None = None) -> Table:
+    """The comparison as a table; TTFT in milliseconds."""
+    best = min((f["ttft_s"]["mean"] for f in figures.values() if f["completed"]), default=0.0)
+    out = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    out.add_column("policy", no_wrap=True)
+    for header in (
+        "TTFT mean",
+        "p50",
+        "p99 (ms)",
+        "vs best",
+        "tokens/s in",
+        "chunk util.",
+        "balance",
+        "rejected",
+    ):
+        out.add_column(header, justify="right", no_wrap=True)
+    out.add_column("")
+    for name, figure in figures.items():
+        ttft = figure["ttft_s"]
+        out.add_row(
+            name,
+            f"{1000 * ttft['mean']:.0f}",
+            f"{1000 * ttft['p50']:.0f}",
+            f"{1000 * ttft['p99']:.0f}",
+            f"{ttft['mean'] / best:.2f} x" if best else "",
+            f"{figure['prefill_tokens_per_s']:,.0f}",
+            f"{100 * figure['chunk_utilization']:.0f} %",
+            f"{100 * figure['balance_ratio']:.0f} %",
+            str(figure["rejected"]),
+            "" if figure["stable"] else f"[red]{UNSTABLE}[/red]",
+        )
+    return out
+
+
+def load_manifest(file: Path) -> LLMService:
+    """The LLMService of a file. Raises CommandError, one line per problem."""
+    try:
+        return load_llmservice(file)
+    except ManifestError as error:
+        raise CommandError(error.lines) from None
+
+
+def parse_policies(text: str) -> tuple[str, ...]:
+    """Names from `a,b` or `all`. Raises CommandError for an unknown one."""
+    names = tuple(POLICY_NAMES) if text == "all" else tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if name not in POLICY_NAMES:
+            raise CommandError(f"--policy: got {name!r} (allowed: all, {', '.join(POLICY_NAMES)})")
+    return tuple(dict.fromkeys(names))
+
+
+def _workload(
+    service: LLMService,
+    *,
+    trace: Path | None,
+    load: float,
+    arrivals: str,
+    minutes: float,
+    seed: int,
+    skip_bad: bool,
+) -> LoadedTrace:
+    if arrivals not in list(ArrivalMode):
+        raise CommandError(f"--arrivals: got {arrivals!r} (allowed: {', '.join(ArrivalMode)})")
+    make: Callable[[], LoadedTrace]
+    if trace is None:
+        if arrivals == ArrivalMode.RECORDED:
+            raise CommandError("--arrivals: recorded needs --trace FILE (allowed without: poisson)")
+        make = lambda: generated_workload(service, load=load, seed=seed, min_run_s=60 * minutes)  # noqa: E731
+    else:
+        try:
+            recorded = read_trace(trace, skip_bad=skip_bad, seed=seed)
+        except TraceError as error:
+            raise CommandError(str(error)) from None
+        make = lambda: trace_workload(  # noqa: E731
+            service,
+            recorded.requests,
+            load=load,
+            arrivals=ArrivalMode(arrivals),
+            seed=seed,
+            min_run_s=60 * minutes,
+        )
+    try:
+        return make()
+    except ValueError as error:
+        raise CommandError(str(error)) from None
+
+
+_study: Study | None = None
+
+
+def _remember(study: Study) -> None:
+    """In each process of the pool: the workload is sent once, not once per policy."""
+    global _study  # noqa: PLW0603
+    _study = study
+
+
+def _simulate(policy: str) -> dict[str, object]:
+    if _study is None:
+        raise RuntimeError("the pool was not initialised")
+    return simulate(_study, policy)

@@ -1,0 +1,267 @@
+"""One stack on one machine: scheduler, one worker per EP group, gateway; started in order, stopped in order.
+
+    start:  scheduler -> workers (together) -> gateway -> every EP group known to the scheduler
+    stop:   gateway (finishes what it holds) -> scheduler -> workers
+
+A worker that dies is started again: on one machine that is what the restart of an EP group is. Its requests
+are placed again by the gateway and go on after the tokens already sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from hortator.api.arithmetic import num_groups
+from hortator.api.v1alpha1 import LLMService
+from hortator.cli import process_settings
+from hortator.cli.admin.client import AdminClient
+from hortator.cli.errors import EXIT_FAILED, CommandError
+from hortator.cli.processes import Child, ProcessChanged, ProcessSpec
+from hortator.cli.running import RunningStack, write_stack
+
+START_TIMEOUT_S = 180.0
+"""From the first process to the last EP group known to the scheduler."""
+JOIN_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackOptions:
+    """What the command line adds to an LLMService."""
+
+    port: int = 0
+    """Of the public gRPC API; 0 lets the kernel choose."""
+    log_level: str = "INFO"
+    record_to: Path | None = None
+    """Where the scheduler records its events for `hortator replay`; None: nowhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """What the start of a stack waits for now."""
+
+    for_what: str
+
+
+StackEvent = ProcessChanged | Waiting
+
+
+class StartAbandonedError(Exception):
+    """The start of a stack was given up on request."""
+
+
+class Stack:
+    """The processes of one LLMService. Use `running_stack`, or `start`, `watch` and `stop` in that order."""
+
+    def __init__(
+        self,
+        service: LLMService,
+        *,
+        folder: Path,
+        options: StackOptions,
+        on_event: Callable[[StackEvent], None],
+    ) -> None:
+        self.service = service
+        self._folder = folder
+        self._options = options
+        self._on_event = on_event
+        self._is_published = False
+        self.scheduler = self._child("scheduler", "hortator.scheduler", self._scheduler_settings)
+        self.workers = [
+            self._child(name, "hortator.worker", partial(self._worker_settings, name, role))
+            for name, role in group_names(service)
+        ]
+        self.gateway = self._child("gateway", "hortator.gateway", self._gateway_settings)
+
+    @property
+    def children(self) -> list[Child]:
+        """In the order of the start."""
+        return [self.scheduler, *self.workers, self.gateway]
+
+    @property
+    def endpoint(self) -> str:
+        """host:port of the public gRPC API."""
+        return self.gateway.address
+
+    def running(self) -> RunningStack:
+        """The stack as `stack.json` names it."""
+        return RunningStack(
+            name=self.service.metadata.name,
+            pid=os.getpid(),
+            model=self.service.model_name,
+            endpoint=self.gateway.address,
+            scheduler=self.scheduler.address,
+            processes=tuple(child.running() for child in self.children),
+        )
+
+    async def start(self, tasks: asyncio.TaskGroup, abandoned: asyncio.Event) -> None:
+        """Start everything and return once requests can be served.
+
+        Raises:
+            CommandError: a process ended at its start (raised by its task, through `tasks`), or the start
+            took longer than START_TIMEOUT_S. StartAbandonedError: `abandoned` was set before.
+        """
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                starting = tasks.create_task(self._start_all(tasks))
+                waiting = tasks.create_task(abandoned.wait())
+                await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
+                waiting.cancel()
+                if not starting.done():
+                    starting.cancel()
+                    raise StartAbandonedError
+                await starting
+        except TimeoutError:
+            raise CommandError(
+                f"not ready after {START_TIMEOUT_S:g} s (logs: {self._folder / 'logs'})",
+                exit_code=EXIT_FAILED,
+            ) from None
+        self._is_published = True
+        write_stack(self._folder, self.running())
+
+    async def stop(self) -> None:
+        """Drain in order; returns when no process is left."""
+        self._is_published = False
+        try:
+            await self.gateway.stop()
+            await self.scheduler.stop()
+            async with asyncio.TaskGroup() as tasks:
+                for worker in self.workers:
+                    tasks.create_task(worker.stop())
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """End every process now."""
+        for child in self.children:
+            child.kill()
+
+    async def _start_all(self, tasks: asyncio.TaskGroup) -> None:
+        for stage in ([self.scheduler], self.workers, [self.gateway]):
+            for child in stage:
+                tasks.create_task(child.keep_running(), name=child.name)
+            await asyncio.sleep(0)  # each says that it starts before anybody waits for it
+            await self._all_ready(stage)
+        await self._all_joined()
+
+    async def _all_ready(self, children: list[Child]) -> None:
+        for child in children:
+            missing = [one.name for one in children if not one.is_ready]
+            if missing:
+                self._on_event(Waiting(for_what=", ".join(missing)))
+            await child.wait_ready()
+
+    async def _all_joined(self) -> None:
+        """Every worker has reported to the scheduler, and the gateway has found it."""
+        self._on_event(Waiting(for_what="every EP group to report to the scheduler"))
+        async with AdminClient(self.scheduler.address) as admin:
+            while True:
+                snapshot = await admin.snapshot()
+                reported = {group.worker_id for group in snapshot.groups if group.state != "unreported"}
+                if snapshot.num_gateways and reported >= {worker.name for worker in self.workers}:
+                    return
+                await asyncio.sleep(JOIN_POLL_S)
+
+    def _child(self, name: str, module: str, settings: Callable[[], Mapping[str, object]]) -> Child:
+        return Child(
+            spec=ProcessSpec(name=name, module=module, settings=settings),
+            folder=self._folder,
+            on_change=self._on_change,
+        )
+
+    def _on_change(self, change: ProcessChanged) -> None:
+        if self._is_published:
+            write_stack(self._folder, self.running())
+        self._on_event(change)
+
+    def _scheduler_settings(self) -> Mapping[str, object]:
+        return process_settings.scheduler(
+            self.service,
+            port=_port_of(self.scheduler),
+            log_level=self._options.log_level,
+            record_to=self._options.record_to,
+        )
+
+    def _worker_settings(self, name: str, role: str) -> Mapping[str, object]:
+        return process_settings.worker(
+            self.service,
+            role_name=role,
+            worker_id=name,
+            scheduler_address=self.scheduler.address,
+            log_level=self._options.log_level,
+        )
+
+    def _gateway_settings(self) -> Mapping[str, object]:
+        return process_settings.gateway(
+            self.service,
+            port=_port_of(self.gateway) or self._options.port,
+            scheduler_address=self.scheduler.address,
+            log_level=self._options.log_level,
+        )
+
+
+@asynccontextmanager
+async def running_stack(
+    service: LLMService,
+    *,
+    folder: Path,
+    options: StackOptions | None = None,
+    on_event: Callable[[StackEvent], None] = lambda _event: None,
+    abandoned: asyncio.Event | None = None,
+) -> AsyncIterator[Stack]:
+    """A served LLMService for the length of a `with` block; nothing is left of it afterwards.
+
+    Raises:
+        CommandError: it did not start.
+        StartAbandonedError: `abandoned` was set before it served.
+    """
+    stack = Stack(service, folder=folder, options=options or StackOptions(), on_event=on_event)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            await stack.start(tasks, abandoned or asyncio.Event())
+            try:
+                yield stack
+            except asyncio.CancelledError:
+                stack.kill()
+                raise
+            except BaseException:
+                await stack.stop()
+                raise
+            await stack.stop()
+    except BaseExceptionGroup as group:
+        expected = group.subgroup((CommandError, StartAbandonedError))
+        if expected is None:
+            raise
+        raise _first(expected) from None
+    finally:
+        stack.kill()
+
+
+def group_names(service: LLMService) -> Iterator[tuple[str, str]]:
+    """(worker id, role name) of every EP group: `prefill-0`, `prefill-1`, `decode-0`."""
+    for role in service.spec.roles:
+        for index in range(num_groups(service, role)):
+            yield f"{role.name.lower()}-{index}", role.name
+
+
+def with_policy(service: LLMService, policy: str | None) -> LLMService:
+    """The service with another policy; None changes nothing."""
+    if policy is None:
+        return service
+    scheduler = service.spec.scheduler.model_copy(update={"policy": policy})
+    return service.model_copy(update={"spec": service.spec.model_copy(update={"scheduler": scheduler})})
+
+
+def _port_of(child: Child) -> int:
+    """The port of an earlier life, so that a restart keeps the address that others know."""
+    return int(child.address.rpartition(":")[2]) if child.address else 0
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
