@@ -1,0 +1,62 @@
+# `make help` lists what there is. Everything lives in .venv and build/; nothing needs root.
+# Stamps in .venv make a second call instant; `make clean` starts over.
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+# The first Python >= 3.11 found; `make PYTHON=/path/to/python` chooses another.
+PYTHON ?= $(shell hack/find-python)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check generate bench lock clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.stamp-package $(VENV)/.stamp-torch  ## make .venv with everything, PyTorch included (also: TORCH_INDEX_URL)
+
+run: setup  ## show what it does: the policies compared, then a real MoE model served on this machine
+	@$(BIN)/hortator demo
+
+test: setup  ## run the test suite, tier by tier (tests/tiers.toml)
+	@$(BIN)/python hack/run-tiers
+
+check: setup  ## format, lint, types, import contracts, protos, generated files
+	@$(BIN)/python hack/check
+
+generate: setup  ## write the generated files again: proto/gen, docs/reference
+	@hack/generate-proto
+	@$(BIN)/python hack/generate-docs
+
+bench: setup  ## measure this machine; writes benchmarks/results/*.json
+	@for name in core service stream policies; do \
+	  $(BIN)/hortator bench $$name --json benchmarks/results/$$name.json || exit 1; done
+
+lock: build/lock-env/.stamp  ## write requirements/*.lock again (UPGRADE=1 moves every pin)
+	@build/lock-env/bin/python hack/lock $(if $(UPGRADE),--upgrade)
+
+clean:  ## remove .venv, build/ and the caches
+	rm -rf $(VENV) build dist .hortator .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "needs Python >= 3.11: install one, or make PYTHON=/path/to/python" >&2; exit 2; }
+	@echo "making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.stamp-lock: requirements/dev.lock | $(BIN)/python
+	@echo "installing the locked dependencies"
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@touch $@
+
+$(VENV)/.stamp-package: pyproject.toml $(VENV)/.stamp-lock
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.stamp-torch: hack/install-torch $(VENV)/.stamp-lock
+	@$(BIN)/python hack/install-torch
+	@touch $@
+
+build/lock-env/.stamp:
+	@$(PYTHON) -m venv build/lock-env
+	@build/lock-env/bin/python -m pip install --quiet --quiet --disable-pip-version-check "pip-tools>=7.5,<8"
+	@touch $@
