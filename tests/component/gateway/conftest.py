@@ -126,13 +126,12 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
 
     async def _read(self, request_iterator, stream: FakeStream) -> None:
         async for message in request_iterator:
-            match message.WhichOneof("event"):
-                case "request":
-                    self._submitted(message.request, stream)
-                case "abort":
-                    key = (message.abort.request_id, message.abort.attempt)
-                    self.aborted.append(key)
-                    self.runs.pop(key, None)
+            for request in message.requests:
+                self._submitted(request, stream)
+            for abort in message.aborts:
+                key = (abort.request_id, abort.attempt)
+                self.aborted.append(key)
+                self.runs.pop(key, None)
 
     def _submitted(self, request: worker_pb2.SubmittedRequest, stream: FakeStream) -> None:
         self.received.append(request)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from hortator.gateway.scheduler_client import SchedulerClient
+from hortator.gateway.client.scheduler import SchedulerClient
 from hortator.rpc.scheduling.v1 import scheduling_pb2
 
 

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 import structlog
 
 from hortator.gateway.admission import Admission
+from hortator.gateway.client.scheduler import SchedulerClient
+from hortator.gateway.client.worker import WorkerClient
 from hortator.gateway.coalescing import Coalescer
 from hortator.gateway.driver import Driver
 from hortator.gateway.errors import ErrorKind, GatewayError
 from hortator.gateway.idempotency import KeyedGenerations
 from hortator.gateway.metrics import GatewayMetrics
-from hortator.gateway.scheduler_client import SchedulerClient
 from hortator.gateway.service import SERVICE_NAME, InferenceService
 from hortator.gateway.settings import GatewaySettings
 from hortator.gateway.tokenization import load_tokenizer
-from hortator.gateway.worker_client import WorkerClient
 from hortator.runtime.grpc_server import GrpcServer
 from hortator.runtime.lifecycle import Drain
 from hortator.runtime.metrics import AdminServer, new_registry

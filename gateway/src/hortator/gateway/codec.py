@@ -178,44 +178,52 @@ def retraction(message: scheduling_pb2.Retraction) -> Retraction:
     return Retraction(request_id=message.request_id, attempt=message.attempt, reason=reason)
 
 
-def submit_request(submission: Submission) -> worker_pb2.SubmitRequest:
+def submit_request(submission: Submission) -> worker_pb2.SubmittedRequest:
     """An attempt for its worker."""
     place, sampling, source = submission.placement, submission.sampling, submission.kv_source
-    return worker_pb2.SubmitRequest(
-        request=worker_pb2.SubmittedRequest(
-            request_id=place.request_id,
-            attempt=place.attempt,
-            epoch=place.epoch,
-            batch_id=place.batch_id,
-            batch_size=place.batch_size,
-            dispatch_seq=place.dispatch_seq,
-            dp_rank=place.dp_rank,
-            mode=_MODES[submission.mode],
-            prompt_token_ids=submission.prompt_token_ids,
-            prior_output_ids=submission.prior_output_ids,
-            block_hashes=submission.block_hashes,
-            sampling=worker_pb2.Sampling(
-                max_tokens=sampling.max_tokens,
-                min_tokens=sampling.min_tokens,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                top_k=sampling.top_k,
-                seed=sampling.seed,
-                stop_token_ids=sampling.stop_token_ids,
-                ignore_eos=sampling.ignore_eos,
-            ),
-            kv_source=None
-            if source is None
-            else worker_pb2.KvSource(
-                worker_address=source.worker_address, boot_id=source.boot_id, lease_id=source.lease_id
-            ),
-        )
+    return worker_pb2.SubmittedRequest(
+        request_id=place.request_id,
+        attempt=place.attempt,
+        epoch=place.epoch,
+        batch_id=place.batch_id,
+        batch_size=place.batch_size,
+        dispatch_seq=place.dispatch_seq,
+        dp_rank=place.dp_rank,
+        mode=_MODES[submission.mode],
+        prompt_token_ids=submission.prompt_token_ids,
+        prior_output_ids=submission.prior_output_ids,
+        block_hashes=submission.block_hashes,
+        sampling=worker_pb2.Sampling(
+            max_tokens=sampling.max_tokens,
+            min_tokens=sampling.min_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            seed=sampling.seed,
+            stop_token_ids=sampling.stop_token_ids,
+            ignore_eos=sampling.ignore_eos,
+        ),
+        kv_source=None
+        if source is None
+        else worker_pb2.KvSource(
+            worker_address=source.worker_address, boot_id=source.boot_id, lease_id=source.lease_id
+        ),
     )
 
 
-def abort_request(request_id: str, attempt: int) -> worker_pb2.SubmitRequest:
+def abort_request(request_id: str, attempt: int) -> worker_pb2.Abort:
     """An abort for the worker that runs the attempt."""
-    return worker_pb2.SubmitRequest(abort=worker_pb2.Abort(request_id=request_id, attempt=attempt))
+    return worker_pb2.Abort(request_id=request_id, attempt=attempt)
+
+
+def submit_message(
+    items: Sequence[worker_pb2.SubmittedRequest | worker_pb2.Abort],
+) -> worker_pb2.SubmitRequest:
+    """What goes to a worker in one message; an abort never overtakes its request."""
+    return worker_pb2.SubmitRequest(
+        requests=[item for item in items if isinstance(item, worker_pb2.SubmittedRequest)],
+        aborts=[item for item in items if isinstance(item, worker_pb2.Abort)],
+    )
 
 
 def worker_completion(message: worker_pb2.Completion) -> WorkerCompletion:

@@ -214,10 +214,10 @@ class FakeGateway:
             await self.call.write(message)
 
     async def submit(self, request_id: str, **fields) -> None:
-        await self.send(pb.SubmitRequest(request=a_request(request_id, **fields)))
+        await self.send(pb.SubmitRequest(requests=[a_request(request_id, **fields)]))
 
     async def abort(self, request_id: str, attempt: int = 0) -> None:
-        await self.send(pb.SubmitRequest(abort=pb.Abort(request_id=request_id, attempt=attempt)))
+        await self.send(pb.SubmitRequest(aborts=[pb.Abort(request_id=request_id, attempt=attempt)]))
 
     async def completion(self, request_id: str) -> pb.Completion:
         await self.until(lambda: request_id in self.completions)

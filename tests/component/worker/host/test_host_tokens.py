@@ -118,7 +118,7 @@ async def test_a_newer_attempt_ends_the_older_one_and_an_older_one_is_refused(an
 async def test_a_stream_that_does_not_begin_with_a_hello_is_an_error(an_engine, a_worker, a_gateway):
     gateway = await a_gateway(await a_worker(an_engine()))
     call = gateway.stub.Submit()
-    await call.write(pb.SubmitRequest(abort=pb.Abort(request_id="r1")))
+    await call.write(pb.SubmitRequest(aborts=[pb.Abort(request_id="r1")]))
     assert await call.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 

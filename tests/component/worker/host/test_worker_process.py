@@ -67,7 +67,7 @@ async def test_it_serves_says_where_and_ends_with_zero_on_sigterm(tmp_path):
             prompt_token_ids=range(10),
             sampling=pb.Sampling(max_tokens=5, top_p=1, ignore_eos=True),
         )
-        await call.write(pb.SubmitRequest(request=request))
+        await call.write(pb.SubmitRequest(requests=[request]))
         num_tokens = 0
         async for response in call:
             num_tokens += sum(len(delta.token_ids) for delta in response.deltas)
@@ -95,7 +95,7 @@ async def test_a_drain_finishes_what_runs_before_the_process_ends(tmp_path):
             prompt_token_ids=range(10),
             sampling=pb.Sampling(max_tokens=300, top_p=1, ignore_eos=True),
         )
-        await call.write(pb.SubmitRequest(request=request))
+        await call.write(pb.SubmitRequest(requests=[request]))
         last = None
         async for response in call:
             if response.deltas and response.deltas[0].token_index == 0:

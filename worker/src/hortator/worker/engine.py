@@ -175,7 +175,7 @@ class RankLoad:
     batch_size: int
     """Running requests: prefilling or decoding."""
     kv_blocks_used: int
-    """Blocks no new request can take: of running requests and of leased KV (cached, evictable ones are free)."""
+    """Blocks no new request can take: of running requests and of leased KV (cached ones are free)."""
     pass_prefill_tokens: int = 0
     """Prefill tokens this rank ran in the pass."""
     pass_decode_tokens: int = 0

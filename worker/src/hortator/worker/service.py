@@ -47,11 +47,12 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         first = await anext(aiter(request_iterator), None)
         if first is None:
             return
-        if first.WhichOneof("event") != "hello":
+        if not first.HasField("hello"):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be a hello")
         link = host.connect(first.hello.gateway_id)
         try:
             async with asyncio.TaskGroup() as tasks:
+                _take(first, host, link)
                 reader = tasks.create_task(_read(request_iterator, host, link))
                 while (outbox := await link.take()) is not None:
                     await context.write(encode_outbox(outbox))
@@ -94,11 +95,12 @@ async def _read(
     requests: AsyncIterator[worker_pb2.SubmitRequest], host: WorkerHost, link: GatewayLink
 ) -> None:
     async for message in requests:
-        match message.WhichOneof("event"):
-            case "request":
-                host.submit(link, decode_submission(message.request))
-            case "abort":
-                host.abort((message.abort.request_id, message.abort.attempt))
-            case _:  # a second hello, or an event of a newer gateway
-                pass
+        _take(message, host, link)
     link.finish()
+
+
+def _take(message: worker_pb2.SubmitRequest, host: WorkerHost, link: GatewayLink) -> None:
+    for request in message.requests:
+        host.submit(link, decode_submission(request))
+    for abort in message.aborts:
+        host.abort((abort.request_id, abort.attempt))

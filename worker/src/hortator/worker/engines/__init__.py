@@ -1,1 +1,1 @@
-"""Engines: each package here implements the port in `hortator.worker.engine`; they are strangers to each other."""
+"""Engines: each package implements the port in `hortator.worker.engine`; strangers to each other."""

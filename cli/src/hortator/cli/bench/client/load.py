@@ -152,7 +152,7 @@ class WorkerLoad:
             prompt_token_ids=prompt,
             sampling=worker_pb2.Sampling(max_tokens=shape.max_tokens, top_p=1.0, ignore_eos=True),
         )
-        return worker_pb2.SubmitRequest(request=request).SerializeToString()
+        return worker_pb2.SubmitRequest(requests=[request]).SerializeToString()
 
     def send(self, request_id: str, message: bytes) -> Timeline:
         """Start one request."""

@@ -140,38 +140,40 @@ Global___InfoResponse: _TypeAlias = InfoResponse  # noqa: Y015
 
 @_typing.final
 class SubmitRequest(_message.Message):
+    """What a gateway has for this worker now. A batch's members travel together: one by one they would reach the
+    admission gate over several milliseconds. Requests take effect before aborts.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     HELLO_FIELD_NUMBER: _builtins.int
-    REQUEST_FIELD_NUMBER: _builtins.int
-    ABORT_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    ABORTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def hello(self) -> Global___SubmitHello: ...
+    def hello(self) -> Global___SubmitHello:
+        """In the first message of the stream."""
+
     @_builtins.property
-    def request(self) -> Global___SubmittedRequest: ...
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubmittedRequest]: ...
     @_builtins.property
-    def abort(self) -> Global___Abort: ...
+    def aborts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Abort]: ...
     def __init__(
         self,
         *,
         hello: Global___SubmitHello | None = ...,
-        request: Global___SubmittedRequest | None = ...,
-        abort: Global___Abort | None = ...,
+        requests: _abc.Iterable[Global___SubmittedRequest] | None = ...,
+        aborts: _abc.Iterable[Global___Abort] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "event", b"event", "hello", b"hello", "request", b"request"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "event", b"event", "hello", b"hello", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aborts", b"aborts", "hello", b"hello", "requests", b"requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["hello", "request", "abort"]  # noqa: Y015
-    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SubmitRequest: _TypeAlias = SubmitRequest  # noqa: Y015
 
 @_typing.final
 class SubmitHello(_message.Message):
-    """First message of the stream."""
-
     DESCRIPTOR: _descriptor.Descriptor
 
     GATEWAY_ID_FIELD_NUMBER: _builtins.int

@@ -28,6 +28,8 @@ from hortator.rpc.worker.v1 import worker_pb2, worker_pb2_grpc
 from hortator.runtime.grpc_server import open_channel
 
 CONNECT_TIMEOUT_S = 3.0
+MAX_ITEMS_PER_MESSAGE = 64
+"""Keeps a message of long prompts under the size limit of the channel."""
 RELEASE_TIMEOUT_S = 5.0
 
 _ALIVE = frozenset(
@@ -86,7 +88,7 @@ class WorkerClient:
         self._streams: dict[WorkerTarget, _SubmitStream] = {}
         self._group = asyncio.TaskGroup()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._log = structlog.get_logger("hortator.gateway.worker_client")
+        self._log = structlog.get_logger("hortator.gateway.client.worker")
 
     @property
     def num_streams(self) -> int:
@@ -166,22 +168,22 @@ class _SubmitStream:
         self.was_open = False
         self._gateway_id = gateway_id
         self._events = events
-        self._pending: list[worker_pb2.SubmitRequest] = []
+        self._pending: list[worker_pb2.SubmittedRequest | worker_pb2.Abort] = []
         self._wake = asyncio.Event()
 
-    def put(self, message: worker_pb2.SubmitRequest) -> None:
-        """Send a message after those that were put before."""
-        self._pending.append(message)
+    def put(self, item: worker_pb2.SubmittedRequest | worker_pb2.Abort) -> None:
+        """Send a request or an abort, in one message with whatever else is there by then."""
+        self._pending.append(item)
         self._wake.set()
 
     def unsent(self) -> list[tuple[str, int]]:
         """Attempts that were not sent and not aborted since."""
         unsent: dict[str, int] = {}
-        for message in self._pending:
-            if message.HasField("request"):
-                unsent[message.request.request_id] = message.request.attempt
-            elif unsent.get(message.abort.request_id) == message.abort.attempt:
-                del unsent[message.abort.request_id]
+        for item in self._pending:
+            if isinstance(item, worker_pb2.SubmittedRequest):
+                unsent[item.request_id] = item.attempt
+            elif unsent.get(item.request_id) == item.attempt:
+                del unsent[item.request_id]
         return list(unsent.items())
 
     async def run(self) -> tuple[str, bool]:
@@ -221,8 +223,9 @@ class _SubmitStream:
             while not self._pending:
                 self._wake.clear()
                 await self._wake.wait()
-            await call.write(self._pending[0])
-            del self._pending[0]
+            items = self._pending[:MAX_ITEMS_PER_MESSAGE]
+            await call.write(codec.submit_message(items))
+            del self._pending[: len(items)]
 
     async def _read(self, call: _Call) -> None:
         clock = asyncio.get_running_loop().time

@@ -91,7 +91,7 @@ class SchedulerClient:
         self._max_backoff_s = max_backoff_s
         self._pending: list[scheduling_pb2.GatewayEvent] = []
         self._wake = asyncio.Event()
-        self._log = structlog.get_logger("hortator.gateway.scheduler_client")
+        self._log = structlog.get_logger("hortator.gateway.client.scheduler")
         self._heard = False
         self._task: asyncio.Task[object] | None = None
         self._is_closing = False
@@ -120,7 +120,7 @@ class SchedulerClient:
             backoff_s = min(backoff_s * 2, self._max_backoff_s)
 
     def close(self) -> None:
-        """End `run`. (Its cancellation alone is not enough: a TaskGroup that just failed swallows one.)"""
+        """End `run`: cancelling it alone is not enough, a TaskGroup that just failed swallows that."""
         self._is_closing = True
         if self._task is not None:
             self._task.cancel()
