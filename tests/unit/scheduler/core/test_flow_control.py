@@ -26,6 +26,15 @@ def test_the_queue_holds_at_most_max_waiting_tokens(machine, rejected):
     assert rejected(s.arrive("c", 400)) == {}
 
 
+def test_queue_limits_and_a_drain_do_not_turn_away_what_has_begun(machine, rejected):
+    """A later attempt resumes a request whose tokens a client has already seen."""
+    s = machine(max_waiting_requests=0)
+    assert rejected(s.arrive("a", attempt=1)) == {}
+    s.at(0.0, AdmissionStopped())
+    assert rejected(s.arrive("b", attempt=1)) == {}
+    assert rejected(s.arrive("c", attempt=0)) == {"c": "draining"}
+
+
 def test_a_rejected_request_leaves_nothing_behind(machine):
     """It may come again under the same id."""
     s = machine(max_waiting_requests=0)
@@ -150,7 +159,7 @@ def test_a_refused_placement_counts_against_the_queue_timeout_from_arrival(machi
 
 def test_a_reject_names_the_attempt_and_its_gateway(machine):
     """So that the shell can deliver it without a look-up."""
-    s = machine(max_waiting_requests=0)
-    (reject,) = s.arrive("a", attempt=2, gateway_id="gw-7")
+    s = machine()
+    (reject,) = s.arrive("a", now=5.0, attempt=2, gateway_id="gw-7", deadline_at=5.0)
     assert isinstance(reject, Reject)
     assert (reject.request_id, reject.attempt, reject.gateway_id) == ("a", 2, "gw-7")

@@ -211,20 +211,11 @@ class SchedulerMachine:
         self._wait(request)
 
     def _refusal(self, event: RequestArrived, now: float) -> tuple[RejectReason, str] | None:
-        settings = self.settings
         prompt = event.num_prompt_tokens
-        if not self._admitting:
-            return RejectReason.DRAINING, "the scheduler is draining"
-        if len(self.waiting) >= settings.max_waiting_requests:
-            return (
-                RejectReason.QUEUE_FULL_REQUESTS,
-                f"{len(self.waiting)} requests wait; the limit is {settings.max_waiting_requests}",
-            )
-        if self.waiting.num_tokens + prompt > settings.max_waiting_tokens:
-            return (
-                RejectReason.QUEUE_FULL_TOKENS,
-                f"{self.waiting.num_tokens} prompt tokens wait; the limit is {settings.max_waiting_tokens}",
-            )
+        if event.attempt == 0:  # queue limits turn newcomers away; what has begun is carried through
+            full = self._queue_refusal(prompt)
+            if full is not None:
+                return full
         limit = self._longest_prompt()
         if limit is not None and prompt > limit:
             return (
@@ -240,6 +231,22 @@ class SchedulerMachine:
                     RejectReason.PREDICTED_WAIT,
                     f"predicted wait {wait_s:.3f} s is beyond the deadline",
                 )
+        return None
+
+    def _queue_refusal(self, num_prompt_tokens: int) -> tuple[RejectReason, str] | None:
+        settings = self.settings
+        if not self._admitting:
+            return RejectReason.DRAINING, "the scheduler is draining"
+        if len(self.waiting) >= settings.max_waiting_requests:
+            return (
+                RejectReason.QUEUE_FULL_REQUESTS,
+                f"{len(self.waiting)} requests wait; the limit is {settings.max_waiting_requests}",
+            )
+        if self.waiting.num_tokens + num_prompt_tokens > settings.max_waiting_tokens:
+            return (
+                RejectReason.QUEUE_FULL_TOKENS,
+                f"{self.waiting.num_tokens} prompt tokens wait; the limit is {settings.max_waiting_tokens}",
+            )
         return None
 
     def _longest_prompt(self) -> int | None:
