@@ -1,7 +1,36 @@
-"""What every test tier shares: folders that need PyTorch are not even collected where it is missing."""
+"""What every test tier shares: `--update-golden`, and nothing of PyTorch is collected where it is missing."""
 
+import difflib
 import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 
 collect_ignore_glob: list[str] = []
 if importlib.util.find_spec("torch") is None:
     collect_ignore_glob = ["tests/*/torch_moe/*", "tests/*/*/torch_moe/*"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--update-golden`."""
+    parser.addoption("--update-golden", action="store_true", help="write golden files instead of comparing")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """`golden(name, text)`: the text is what tests/golden/files/NAME says."""
+    folder = Path(__file__).parent / "tests" / "golden" / "files"
+
+    def compare(name: str, text: str) -> None:
+        file = folder / name
+        if request.config.getoption("--update-golden"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        if not file.exists():
+            pytest.fail(f"{file} is missing: run pytest --update-golden tests/golden")
+        if text != file.read_text():
+            lines = difflib.unified_diff(file.read_text().splitlines(), text.splitlines(), "committed", "now")
+            pytest.fail(f"{name} changed (if that is right: pytest --update-golden):\n" + "\n".join(lines))
+
+    return compare

@@ -200,7 +200,7 @@ class Bench:
     async def until(self, condition):
         """Wait until a condition about the scheduler holds."""
         async with asyncio.timeout(PATIENCE_S):
-            while not condition():  # noqa: ASYNC110  # the machine has no event for it
+            while not condition():  # the machine has no event for it
                 await asyncio.sleep(0.005)
 
     def snapshot(self):

@@ -81,7 +81,7 @@ async def test_a_drain_places_what_waits_and_refuses_what_arrives(tmp_path):
             )
         )
         admin = pb_grpc.AdminServiceStub(channel)
-        while (await admin.Snapshot(pb.SnapshotRequest())).snapshot.num_waiting == 0:  # noqa: ASYNC110
+        while (await admin.Snapshot(pb.SnapshotRequest())).snapshot.num_waiting == 0:
             await asyncio.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         refused = None

@@ -330,7 +330,9 @@ class VirtualCluster:
         self._end_request(record, 1)
 
     def _finish(self, group: SimulatedGroup, request: GroupRequest) -> None:
-        record = self._recorder.live[request.request_id]
+        record = self._recorder.live.get(request.request_id)
+        if record is None:
+            return  # its first token was its last
         # A decode group's request gets its token number `num_prior_tokens` from its first pass there.
         first_pass = (
             request.num_prior_tokens - request.pass_offset

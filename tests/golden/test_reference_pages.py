@@ -1,0 +1,42 @@
+"""The committed reference pages are what hack/generate-docs writes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reference")
+    subprocess.run([sys.executable, ROOT / "hack/generate-docs", folder], check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["settings.md", "metrics.md", "llmservice.md"])
+def test_a_page_is_up_to_date(fresh, name):
+    assert (fresh / name).read_text() == (ROOT / "docs/reference" / name).read_text(), "run: make generate"
+
+
+def test_every_setting_and_field_of_a_process_says_what_it_is(fresh):
+    rows = [
+        line.split(" | ")
+        for line in (fresh / "settings.md").read_text().splitlines()
+        if line.startswith("| `")
+    ]
+    assert len(rows) > 50
+    assert not [row[0] for row in rows if not row[-1].rstrip("| ").strip()]
+
+
+def test_every_metric_says_what_it_is_and_is_named_for_its_component(fresh):
+    rows = [
+        line.split(" | ")
+        for line in (fresh / "metrics.md").read_text().splitlines()
+        if line.startswith("| `")
+    ]
+    assert len(rows) > 40
+    assert all(row[0].startswith("| `hortator_") for row in rows)
+    assert not [row[0] for row in rows if not row[-1].rstrip("| ").strip()]
