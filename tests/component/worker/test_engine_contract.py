@@ -182,7 +182,7 @@ class Bench:
     async def settle(self):
         """Wait until the last pass is reported as ended and nothing is held."""
         async with asyncio.timeout(PATIENCE_S):
-            while not self.is_idle():  # noqa: ASYNC110 - the port has no event for it
+            while not self.is_idle():
                 await asyncio.sleep(0.002)
 
     def is_idle(self):
@@ -417,7 +417,7 @@ async def test_aborting_in_the_middle_of_a_long_prefill_ends_it(bench):
     since = len(bench.reports)
     (transcript,) = await bench.submit(request)
     async with asyncio.timeout(PATIENCE_S):
-        while not bench.ended(since):  # noqa: ASYNC110
+        while not bench.ended(since):
             await asyncio.sleep(0.001)
     await bench.engine.abort(request.request_id)
     await bench.until(transcript, lambda: transcript.finished)

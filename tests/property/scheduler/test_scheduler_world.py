@@ -635,6 +635,9 @@ class SchedulerWorld(RuleBasedStateMachine):
                 self.tell(WorkerJoined(group=engine.spec))
 
     def change_leader(self):
+        for group_id, engine in self.engines.items():
+            while engine.on_the_way:  # what an old leader sent arrives before the new one acts
+                self.deliver_batch(group_id)
         self.epoch += 1
         for engine in self.engines.values():
             engine.has_reported = False

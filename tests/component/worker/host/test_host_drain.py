@@ -17,7 +17,7 @@ from hortator.worker.settings import WorkerSettings
 
 async def until(condition) -> None:
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110  # what is awaited is inside the worker
+        while not condition():  # what is awaited is inside the worker
             await asyncio.sleep(0)
 
 

@@ -16,7 +16,7 @@ PROMPT = (5, 6, 7, 8)
 
 async def until(condition) -> None:
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110  # what is awaited is inside the worker
+        while not condition():  # what is awaited is inside the worker
             await asyncio.sleep(0)
 
 

@@ -12,7 +12,7 @@ from hortator.rpc.worker.v1 import worker_pb2 as pb
 
 async def until(condition) -> None:
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110  # what is awaited is inside the worker
+        while not condition():  # what is awaited is inside the worker
             await asyncio.sleep(0)
 
 

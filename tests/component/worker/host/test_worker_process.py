@@ -127,7 +127,7 @@ async def test_it_dies_with_its_parent(tmp_path):
     parent.kill()
     await parent.wait()
     async with asyncio.timeout(10):
-        while is_alive(child_pid):  # noqa: ASYNC110  # not our child
+        while is_alive(child_pid):  # not our child
             await asyncio.sleep(0.05)
 
 
