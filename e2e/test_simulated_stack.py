@@ -7,7 +7,7 @@ import subprocess
 
 from live_stack import HORTATOR, ROOT, environment, events_of, is_alive, running, tokens_in, wait_until
 
-LONG = ["--max-tokens", "120", "--ignore-eos"]
+LONG = ["--max-tokens", "60", "--ignore-eos"]
 
 
 def test_a_prompt_comes_back_as_text_and_the_same_prompt_gives_the_same_text(simulated):
@@ -108,7 +108,7 @@ def test_the_policy_is_switched_while_requests_run(simulated):
     assert process.wait(30) == 0
     process.stdout.close()
     process.stderr.close()
-    assert (len(token_ids), completion["num_replacements"]) == (120, 0)
+    assert (len(token_ids), completion["num_replacements"]) == (60, 0)
     refused = simulated.cli("policy", "best")
     assert refused.returncode == 2
     assert "staggered-plus" in refused.stderr

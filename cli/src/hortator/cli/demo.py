@@ -110,7 +110,7 @@ def _compare(console: Console, service: LLMService, *, seed: int) -> None:
         f"{study.num_entry_groups} simulated prefill groups of EP{role.parallelism.expert} "
         f"(DeepSeek-V3 on H800, from a cost model), {len(workload.requests):,} made-up conversations "
         f"at {100 * workload.load:.0f} % load, seed {seed}.\n"
-        "The scheduler core is the one that serves; only its clock is virtual."
+        "The scheduler core is the one that serves; only its clock is virtual. It takes half a minute."
     )
     comparison = compare(study, tuple(POLICY_NAMES), console=console)
     console.print()
