@@ -59,6 +59,7 @@ def run(
     load: float,
     arrivals: str,
     minutes: float,
+    prefill_only: bool,
     seed: int,
     skip_bad: bool,
     json_file: Path | None,
@@ -79,7 +80,9 @@ def run(
     workload = _workload(
         service, trace=trace, load=load, arrivals=arrivals, minutes=minutes, seed=seed, skip_bad=skip_bad
     )
-    study = Study(service=service, workload=workload, seed=seed)
+    if prefill_only and service.spec.topology != "PrefillDecode":
+        raise CommandError("--prefill-only: the topology is Aggregated (allowed with PrefillDecode)")
+    study = Study(service=service, workload=workload, seed=seed, prefill_only=prefill_only)
     console = stderr()
     console.print(
         f"{service.metadata.name}: {len(workload.requests)} requests over {workload.wall_s / 60:.1f} virtual "

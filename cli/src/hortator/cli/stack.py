@@ -150,9 +150,11 @@ class Stack:
         await self._all_joined()
 
     async def _all_ready(self, children: list[Child]) -> None:
+        said: list[str] = []
         for child in children:
             missing = [one.name for one in children if not one.is_ready]
-            if missing:
+            if missing not in ([], said):
+                said = missing
                 self._on_event(Waiting(for_what=", ".join(missing)))
             await child.wait_ready()
 

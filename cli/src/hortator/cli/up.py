@@ -12,8 +12,9 @@ from hortator.api.arithmetic import num_groups
 from hortator.api.files import ManifestError, load_llmservice
 from hortator.api.v1alpha1 import LLMService, PolicyName
 from hortator.cli import process_settings
-from hortator.cli.console import Progress, stderr
+from hortator.cli.console import stderr
 from hortator.cli.errors import CommandError
+from hortator.cli.progress import Progress
 from hortator.cli.running import claim_folder, remove_folder
 from hortator.cli.stack import StackOptions, StartAbandonedError, running_stack, with_policy
 from hortator.runtime.lifecycle import Drain, run_process

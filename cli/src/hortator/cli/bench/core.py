@@ -19,7 +19,8 @@ from pathlib import Path
 from rich.table import Table
 
 from hortator.cli.bench import result
-from hortator.cli.console import Progress, stderr, stdout
+from hortator.cli.console import stderr, stdout
+from hortator.cli.progress import Progress
 from hortator.scheduler.core.commands import Command, Dispatch
 from hortator.scheduler.core.events import (
     Event,

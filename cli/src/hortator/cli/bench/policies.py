@@ -17,14 +17,15 @@ from rich.table import Table
 
 from hortator.api.files import load_llmservice
 from hortator.cli.bench import result
-from hortator.cli.console import Progress, stderr, stdout
+from hortator.cli.console import stderr, stdout
 from hortator.cli.errors import CommandError
-from hortator.scheduler.core.policies.registry import POLICY_NAMES
+from hortator.cli.progress import Progress
 from hortator.sim.load import MIN_RUN_S
 from hortator.sim.simulate import Study, generated_workload, simulate
 
 CLUSTER = Path("benchmarks/sim/clusters/prefill-4xEP16.yaml")
 BASELINE = "immediate-least-tokens"
+POLICIES = (BASELINE, "immediate-least-delay", "staggered", "staggered-plus")
 LOADS = (0.5, 0.7, 0.85)
 TARGETS = {
     "staggered.<load>.mean_ratio": "<= 0.75",
@@ -40,7 +41,7 @@ def run(*, num_seeds: int, json_file: Path | None) -> None:
     if not CLUSTER.exists():
         raise CommandError(f"{CLUSTER}: not found; run this in the root of a Hortator checkout")
     seeds = range(num_seeds)
-    points = [(policy, load, seed) for load in LOADS for seed in seeds for policy in POLICY_NAMES]
+    points = [(policy, load, seed) for load in LOADS for seed in seeds for policy in POLICIES]
     figures_of: dict[Point, dict[str, Any]] = {}
     with Progress(stderr()) as progress, ProcessPoolExecutor(max_workers=2) as pool:
         futures = {pool.submit(simulate_point, point): point for point in points}
@@ -79,7 +80,7 @@ def _flat(figures_of: dict[Point, dict[str, Any]], seed: int) -> dict[str, float
     flat: dict[str, float] = {}
     for load in LOADS:
         baseline = figures_of[BASELINE, load, seed]["ttft_s"]
-        for policy in POLICY_NAMES:
+        for policy in POLICIES:
             found = figures_of[policy, load, seed]
             ttft = found["ttft_s"]
             values = {
@@ -112,7 +113,7 @@ def _table(figures: dict[str, float], figures_of: dict[Point, dict[str, Any]], s
     ):
         table.add_column(heading, justify="left" if heading == "policy" else "right")
     for load in LOADS:
-        for policy in POLICY_NAMES:
+        for policy in POLICIES:
             key = f"{policy}.{load:g}"
             worst = max(
                 figures_of[policy, load, seed]["ttft_s"]["mean"]

@@ -26,7 +26,14 @@ from hortator.rpc.scheduling.v1 import scheduling_pb2, scheduling_pb2_grpc
 from hortator.runtime.grpc_server import open_channel
 from hortator.worker.client.cancellation import PeerCancelledError, peer_cancellation_as_error
 from hortator.worker.codec import decode_manifest, encode_hello, encode_report
-from hortator.worker.report import DrainingReported, ScheduledWorker, StatesReported, WorkerReport
+from hortator.worker.engine import ForwardPassEnded, ForwardPassStarted
+from hortator.worker.report import (
+    DrainingReported,
+    PassReported,
+    ScheduledWorker,
+    StatesReported,
+    WorkerReport,
+)
 
 DEFAULT_HEARTBEAT_S = 1.0
 MAX_BACKLOG = 1_000
@@ -68,6 +75,8 @@ class SchedulerLink:
         """Send soon, or drop when the stream is down."""
         if self._is_up:
             self._last_offer_at = self._loop.time()
+            if self._backlog and _ends(report) and _starts(self._backlog[-1]):
+                self._backlog.pop()  # the start of a pass that has ended already says nothing
             self._backlog.append(report)
             self._ready.set()
 
@@ -178,6 +187,14 @@ class SchedulerLink:
                 self._log.info("report stream up", scheduler=self.address, epoch=message.epoch)
             case _:  # nothing but an epoch, or an event of a newer scheduler
                 pass
+
+
+def _starts(report: WorkerReport) -> bool:
+    return isinstance(report, PassReported) and isinstance(report.report, ForwardPassStarted)
+
+
+def _ends(report: WorkerReport) -> bool:
+    return isinstance(report, PassReported) and isinstance(report.report, ForwardPassEnded)
 
 
 async def _guarded(talk: Coroutine[Any, Any, None]) -> None:

@@ -35,7 +35,7 @@ class PlacementLoad:
     chunk_budget_tokens: int = 8192
     cached_blocks_per_rank: int = 2048
     pass_s: float = 0.02
-    num_waiting: int = 512
+    num_waiting: int = 1500
 
 
 @dataclass(slots=True, kw_only=True)
