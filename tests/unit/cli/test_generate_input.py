@@ -4,7 +4,7 @@ import pytest
 
 from hortator.cli.errors import CommandError
 from hortator.cli.generate import read_prompts
-from hortator.cli.inference.answer import GenerateOptions
+from hortator.cli.inference.options import GenerateOptions
 
 DEFAULTS = GenerateOptions(max_tokens=7)
 

@@ -28,11 +28,12 @@ from rich.table import Table
 from hortator.api.v1alpha1 import LLMService
 from hortator.cli.admin.client import AdminClient
 from hortator.cli.bench.client.load import GatewayLoad, Shape, Timeline, generate_message
+from hortator.cli.client import Completion, Delta
 from hortator.cli.console import stdout
 from hortator.cli.errors import EXIT_FAILED, CommandError
 from hortator.cli.generate import Asked, summary
-from hortator.cli.inference.answer import Completion, Delta, GenerateOptions
 from hortator.cli.inference.client import InferenceClient
+from hortator.cli.inference.options import GenerateOptions
 from hortator.cli.progress import Progress
 from hortator.cli.simulate import compare, load_manifest, table
 from hortator.cli.stack import StackOptions, running_stack

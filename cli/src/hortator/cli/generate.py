@@ -19,10 +19,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from hortator.cli.client import Completion, Delta
 from hortator.cli.console import stderr
 from hortator.cli.errors import CommandError
-from hortator.cli.inference.answer import Completion, Delta, GenerateOptions
 from hortator.cli.inference.client import InferenceClient
+from hortator.cli.inference.options import GenerateOptions
 from hortator.cli.running import find_stack
 
 __all__ = ["GenerateOptions", "run"]

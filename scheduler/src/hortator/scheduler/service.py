@@ -41,8 +41,8 @@ SERVICE_NAMES = (
 DEFAULT_DRAIN_TIMEOUT_S = 600.0
 MIN_WATCH_INTERVAL_S = 0.1
 LOG_DROPPED_EVERY_S = 5.0
-BUSY_GAP_S = 0.003
-BUSY_PAUSE_S = 0.001
+BUSY_GAP_S = 0.001
+BUSY_PAUSE_S = 0.0005
 FAREWELL_S = 0.05
 """A broken stream also reads as ended, but is cancelled a moment later. If not, the peer closed it."""
 

@@ -29,6 +29,8 @@ from hortator.runtime.grpc_server import open_channel
 CONNECT_TIMEOUT_S = 3.0
 MIN_BACKOFF_S = 0.05
 MAX_BACKOFF_S = 1.0
+MAX_LAZY_S = 0.01
+"""Events that nobody waits for may be said this much later, together: every message costs both sides."""
 MAX_EVENTS_PER_MESSAGE = 256
 MAX_KEPT_EVENTS = 100_000
 
@@ -91,6 +93,7 @@ class SchedulerClient:
         self._max_backoff_s = max_backoff_s
         self._pending: list[scheduling_pb2.GatewayEvent] = []
         self._wake = asyncio.Event()
+        self._lazy_timer: asyncio.TimerHandle | None = None
         self._log = structlog.get_logger("hortator.gateway.client.scheduler")
         self._heard = False
         self._task: asyncio.Task[object] | None = None
@@ -176,9 +179,9 @@ class SchedulerClient:
         self._put(scheduling_pb2.GatewayEvent(cancellation=cancellation))
 
     def first_token(self, request_id: str, attempt: int, ttft_s: float) -> None:
-        """The first output token came."""
+        """The first output token came. Nobody waits for this: it is said with whatever comes next."""
         first = scheduling_pb2.FirstToken(request_id=request_id, attempt=attempt, ttft_s=ttft_s)
-        self._put(scheduling_pb2.GatewayEvent(first_token=first))
+        self._put(scheduling_pb2.GatewayEvent(first_token=first), is_urgent=False)
 
     def request_finished(
         self,
@@ -190,7 +193,7 @@ class SchedulerClient:
         e2e_s: float,
         first_gap_s: float,
     ) -> None:
-        """The last output token came."""
+        """The last output token came. Nobody waits for this either."""
         finished = scheduling_pb2.RequestFinished(
             request_id=request_id,
             attempt=attempt,
@@ -199,7 +202,7 @@ class SchedulerClient:
             e2e_s=e2e_s,
             first_gap_s=first_gap_s,
         )
-        self._put(scheduling_pb2.GatewayEvent(request_finished=finished))
+        self._put(scheduling_pb2.GatewayEvent(request_finished=finished), is_urgent=False)
 
     def placement_refused(self, request_id: str, attempt: int, *, worker_id: str, reason: str) -> None:
         """The placement did not work; the same attempt wants another."""
@@ -213,11 +216,18 @@ class SchedulerClient:
         failed = scheduling_pb2.KvTransferFailed(request_id=request_id, attempt=attempt)
         self._put(scheduling_pb2.GatewayEvent(kv_transfer_failed=failed))
 
-    def _put(self, event: scheduling_pb2.GatewayEvent) -> None:
+    def _put(self, event: scheduling_pb2.GatewayEvent, *, is_urgent: bool = True) -> None:
         pending = self._pending
         if not self.is_connected and len(pending) >= MAX_KEPT_EVENTS:
             del pending[: MAX_KEPT_EVENTS // 10]  # the oldest matter least to a scheduler that is not there
         pending.append(event)
+        if is_urgent:
+            self._wake.set()
+        elif self._lazy_timer is None:
+            self._lazy_timer = asyncio.get_running_loop().call_later(MAX_LAZY_S, self._say_lazy)
+
+    def _say_lazy(self) -> None:
+        self._lazy_timer = None
         self._wake.set()
 
     # --- the stream -----------------------------------------------------------------------------------
@@ -255,13 +265,16 @@ class SchedulerClient:
         return why
 
     async def _write(self, call: _Call) -> None:
+        self._wake.set()  # what was said while there was no stream
         while True:
-            while not self._pending:
-                self._wake.clear()
-                await self._wake.wait()
+            await self._wake.wait()
+            self._wake.clear()
             events = self._pending[:MAX_EVENTS_PER_MESSAGE]
-            await call.write(scheduling_pb2.PlaceRequest(events=events))
-            del self._pending[: len(events)]
+            if events:
+                await call.write(scheduling_pb2.PlaceRequest(events=events))
+                del self._pending[: len(events)]
+            if len(events) == MAX_EVENTS_PER_MESSAGE:
+                self._wake.set()  # there may be more that is urgent
 
     async def _read(self, call: _Call) -> None:
         async for response in call:

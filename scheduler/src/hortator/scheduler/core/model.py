@@ -128,6 +128,7 @@ class SchedulerSettings:
     """Every knob of the core. Times in seconds, defaults measured in virtual time (see sbs.md in docs)."""
 
     policy: str = "staggered"
+    """A name of the policy registry."""
     interval_s: float | None = None
     """None: adaptive. A number: the fixed window of `fixed-batch` and `staggered` (5-20 ms is usual)."""
     min_fill: float = 0.25
@@ -137,8 +138,11 @@ class SchedulerSettings:
     max_carry: int = 4
     """Releases that may pass a request over before it is placed first of all."""
     max_waiting_requests: int = 10_000
+    """Newcomers beyond it are refused on arrival."""
     max_waiting_tokens: int = 20_000_000
+    """Prompt tokens of all waiting requests; newcomers beyond it are refused on arrival."""
     queue_timeout_s: float = 30.0
+    """How long a request may wait for a placement."""
     decode_reservation: bool = True
     """Release a prefill only with KV blocks reserved on a decode rank (False: prefill-only studies)."""
     decode_window_s: float = 0.002
@@ -146,6 +150,7 @@ class SchedulerSettings:
     expected_output_tokens: int = 256
     """First guess of the output length for decode reservations; learned afterwards."""
     watchdog_min_s: float = 2.0
+    """Silence of a worker with work is always tolerated for this long."""
     watchdog_factor: float = 3.0
     """No report for max(factor x predicted pass, min): suspect; for twice that: lost."""
     warmup_passes: int = 5

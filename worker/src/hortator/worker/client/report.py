@@ -4,7 +4,8 @@
   wait. Requests that run are not touched by any of this.
 - Reports are numbered 1, 2, 3, ... within a stream. Offered ones go out in order; while a stream is down they
   are dropped, because the next hello says more.
-- From `offer` to the wire is one hop: the sender task wakes and writes. No polling, no buffering.
+- From `offer` to the wire is one hop: the sender task wakes and writes. No polling, no buffering; only the
+  start of a pass may wait for `MAX_START_DELAY_S`, and is not said at all when the pass has ended by then.
 - `leave` ends the streams in order, so that schedulers know at once that this worker is gone on purpose.
 - When nothing was sent for the heartbeat interval (from the scheduler's welcome) the states are.
 """
@@ -36,6 +37,7 @@ from hortator.worker.report import (
 )
 
 DEFAULT_HEARTBEAT_S = 1.0
+MAX_START_DELAY_S = 0.001
 MAX_BACKLOG = 1_000
 """Reports that may wait for a scheduler that does not read, before its stream is opened anew."""
 
@@ -78,7 +80,10 @@ class SchedulerLink:
             if self._backlog and _ends(report) and _starts(self._backlog[-1]):
                 self._backlog.pop()  # the start of a pass that has ended already says nothing
             self._backlog.append(report)
-            self._ready.set()
+            if not _starts(report):
+                self._ready.set()
+            elif not self._ready.is_set():
+                self._loop.call_later(MAX_START_DELAY_S, self._ready.set)
 
     def leave(self) -> None:
         """Say what is still to say and end the stream; `run` returns then."""
