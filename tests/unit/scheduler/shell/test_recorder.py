@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 
@@ -55,8 +56,9 @@ def test_a_file_over_its_size_goes_on_in_a_new_one_and_both_are_read_as_one(tmp_
 def wait_until_written(path, text):
     done = threading.Event()
     for _ in range(2000):
-        if any(text in file.read_text() for file in path.parent.iterdir()):
-            return
+        with contextlib.suppress(FileNotFoundError):  # renamed while we looked
+            if any(text in file.read_text() for file in path.parent.iterdir()):
+                return
         done.wait(0.001)
     raise AssertionError(f"{text} was never written")
 
