@@ -20,6 +20,7 @@ from heapq import heappop, heappush
 from typing import assert_never
 
 from hortator.scheduler.core import decode
+from hortator.scheduler.core.admission import Admission
 from hortator.scheduler.core.commands import Abort, Command, DeclareLost, Dispatch, Probe, Reject
 from hortator.scheduler.core.events import (
     AdmissionStopped,
@@ -61,7 +62,7 @@ from hortator.scheduler.core.policies.immediate import least_delay, place_one
 from hortator.scheduler.core.policies.registry import make_policy
 from hortator.scheduler.core.prefix_index import PrefixIndex
 from hortator.scheduler.core.request import RequestState, RequestStatus
-from hortator.scheduler.core.snapshot import GroupSnapshot, SchedulerSnapshot
+from hortator.scheduler.core.snapshot import SchedulerSnapshot, snapshot_group
 from hortator.scheduler.core.waiting import WaitingQueue
 from hortator.scheduler.core.watchdog import Watchdog
 
@@ -84,7 +85,7 @@ class SchedulerMachine:
         self._watchdog = Watchdog(settings)
         self._watch_at: float | None = None  # no verdict can change before; too early is harmless
         self._left: dict[str, tuple[str, int]] = {}  # group: boot and last dispatch sequence when it was lost
-        self._admitting = True
+        self._admission = Admission(self.fleet, self.waiting)
         self._num_arrived = 0
         self._num_batches = 0
         self._out: list[Command] = []
@@ -167,7 +168,7 @@ class SchedulerMachine:
                 self._policy = make_policy(settings)
                 self.settings = settings
             case AdmissionStopped():
-                self._admitting = False
+                self._admission.is_open = False
             case _:
                 assert_never(event)
 
@@ -177,7 +178,7 @@ class SchedulerMachine:
             if event.attempt <= known.attempt:
                 return  # announced again after a reconnect: nothing new
             self._forget(known)
-        refusal = self._refusal(event, now)
+        refusal = self._admission.refusal(event, now)
         if refusal is not None:
             reason, message = refusal
             self._out.append(
@@ -186,7 +187,7 @@ class SchedulerMachine:
                     attempt=event.attempt,
                     gateway_id=event.gateway_id,
                     reason=reason,
-                    retry_after_s=self._retry_after_s(),
+                    retry_after_s=self._admission.retry_after_s(),
                     message=message,
                 )
             )
@@ -210,70 +211,6 @@ class SchedulerMachine:
         )
         self._remember(request)
         self._wait(request)
-
-    def _refusal(self, event: RequestArrived, now: float) -> tuple[RejectReason, str] | None:
-        prompt = event.num_prompt_tokens
-        if event.attempt == 0:  # queue limits turn newcomers away; what has begun is carried through
-            full = self._queue_refusal(prompt)
-            if full is not None:
-                return full
-        limit = self._longest_prompt()
-        if limit is not None and prompt > limit:
-            return (
-                RejectReason.PROMPT_TOO_LONG,
-                f"{prompt} prompt tokens; the longest prompt that a group takes is {limit}",
-            )
-        if event.deadline_at is not None:
-            if event.deadline_at <= now:
-                return RejectReason.DEADLINE, "the deadline has passed"
-            wait_s = self._predicted_wait_s()
-            if wait_s is not None and now + wait_s > event.deadline_at:
-                return (
-                    RejectReason.PREDICTED_WAIT,
-                    f"predicted wait {wait_s:.3f} s is beyond the deadline",
-                )
-        return None
-
-    def _queue_refusal(self, num_prompt_tokens: int) -> tuple[RejectReason, str] | None:
-        settings = self.settings
-        if not self._admitting:
-            return RejectReason.DRAINING, "the scheduler is draining"
-        if len(self.waiting) >= settings.max_waiting_requests:
-            return (
-                RejectReason.QUEUE_FULL_REQUESTS,
-                f"{len(self.waiting)} requests wait; the limit is {settings.max_waiting_requests}",
-            )
-        if self.waiting.num_tokens + num_prompt_tokens > settings.max_waiting_tokens:
-            return (
-                RejectReason.QUEUE_FULL_TOKENS,
-                f"{self.waiting.num_tokens} prompt tokens wait; the limit is {settings.max_waiting_tokens}",
-            )
-        return None
-
-    def _longest_prompt(self) -> int | None:
-        """The longest prompt that some entry group takes, and some decode group; None while there is none."""
-        if not self.fleet.entry:
-            return None
-        limit = max(group.longest_prompt for group in self.fleet.entry.values())
-        if self.fleet.decode and self.settings.decode_reservation:
-            limit = min(limit, max(group.longest_prompt for group in self.fleet.decode.values()))
-        return limit
-
-    def _predicted_wait_s(self) -> float | None:
-        """Time until an arrival now would be released; None while too little is known to refuse anybody."""
-        trained = [
-            group
-            for group in self.fleet.placeable_entry()
-            if group.estimator.num_passes > self.settings.warmup_passes
-        ]
-        if not trained:
-            return None
-        return self.waiting.num_tokens / self.fleet.tokens_per_s()
-
-    def _retry_after_s(self) -> float:
-        rate = self.fleet.tokens_per_s()
-        wait_s = self.waiting.num_tokens / rate if rate > 0.0 else 1.0
-        return min(30.0, max(0.05, wait_s))
 
     def _end_pass(self, event: ForwardPassEnded, now: float) -> None:
         group = self.fleet.groups.get(event.group_id)
@@ -514,7 +451,7 @@ class SchedulerMachine:
                 attempt=request.attempt,
                 gateway_id=request.gateway_id,
                 reason=reason,
-                retry_after_s=self._retry_after_s(),
+                retry_after_s=self._admission.retry_after_s(),
                 message=message,
             )
         )
@@ -666,33 +603,9 @@ class SchedulerMachine:
             num_waiting_decode=len(self._decode_ready),
             oldest_wait_s=self.waiting.oldest_wait_s(now),
             num_in_flight=len(self.requests) - len(self.waiting) - len(self._decode_ready),
-            groups=tuple(_group_snapshot(group, now) for group in self.fleet.groups.values()),
+            groups=tuple(snapshot_group(group, now) for group in self.fleet.groups.values()),
         )
 
     def check_invariants(self) -> None:
         """AssertionError when any of the machine's promises is broken; see `invariants`."""
         check(self.fleet, self.waiting, self.requests, self._decode_ready, self._by_gateway)
-
-
-def _group_snapshot(group: GroupState, now: float) -> GroupSnapshot:
-    if group.draining:
-        state = "draining"
-    elif group.suspect:
-        state = "suspect"
-    elif not group.has_reported:
-        state = "unreported"
-    else:
-        state = "running" if group.running else "ready"
-    return GroupSnapshot(
-        spec=group.spec,
-        state=state,
-        forward_pass_id=group.forward_pass_id,
-        last_report_age_s=now - group.last_heard_at,
-        predicted_pass_s=group.full_pass_s,
-        loads=RankLoads(
-            prefill_load_tokens=tuple(group.load_tokens),
-            batch_size=tuple(group.batch_size),
-            kv_blocks_used=tuple(group.kv_used),
-        ),
-        num_in_flight=len(group.in_flight),
-    )

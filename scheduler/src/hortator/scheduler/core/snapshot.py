@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hortator.scheduler.core.group import GroupState
 from hortator.scheduler.core.model import GroupSpec, RankLoads
 
 
@@ -36,3 +37,28 @@ class SchedulerSnapshot:
     oldest_wait_s: float
     num_in_flight: int
     groups: tuple[GroupSnapshot, ...]
+
+
+def snapshot_group(group: GroupState, now: float) -> GroupSnapshot:
+    """One group at time `now`."""
+    if group.draining:
+        state = "draining"
+    elif group.suspect:
+        state = "suspect"
+    elif not group.has_reported:
+        state = "unreported"
+    else:
+        state = "running" if group.running else "ready"
+    return GroupSnapshot(
+        spec=group.spec,
+        state=state,
+        forward_pass_id=group.forward_pass_id,
+        last_report_age_s=now - group.last_heard_at,
+        predicted_pass_s=group.full_pass_s,
+        loads=RankLoads(
+            prefill_load_tokens=tuple(group.load_tokens),
+            batch_size=tuple(group.batch_size),
+            kv_blocks_used=tuple(group.kv_used),
+        ),
+        num_in_flight=len(group.in_flight),
+    )
