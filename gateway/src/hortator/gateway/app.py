@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import os
 import sys
@@ -24,6 +23,7 @@ from hortator.gateway.metrics import GatewayMetrics
 from hortator.gateway.service import SERVICE_NAME, InferenceService
 from hortator.gateway.settings import GatewaySettings
 from hortator.gateway.tokenization import load_tokenizer
+from hortator.runtime.garbage import settle
 from hortator.runtime.grpc_server import GrpcServer
 from hortator.runtime.lifecycle import Drain
 from hortator.runtime.metrics import AdminServer, new_registry
@@ -134,11 +134,10 @@ async def serve(settings: GatewaySettings, drain: Drain) -> None:
     log = structlog.get_logger("hortator.gateway")
     log.info("settings", **settings.model_dump(mode="json"))
     async with run_gateway(settings) as gateway:
-        gc.collect()
-        gc.freeze()  # what was imported stays: no collection need look at it again
         ready = {"event": "ready", "address": gateway.address, "admin_port": gateway.admin.port}
         sys.stdout.write(json.dumps(ready) + "\n")
         sys.stdout.flush()
+        settle()
         await drain.wait()
         log.info("draining", in_flight=gateway.driver.num_in_flight)
         try:

@@ -7,7 +7,6 @@ recording is completed.
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
 import time
@@ -15,6 +14,7 @@ from collections.abc import Sequence
 
 import structlog
 
+from hortator.runtime.garbage import settle
 from hortator.runtime.grpc_server import BindError, GrpcServer
 from hortator.runtime.lifecycle import Drain
 from hortator.runtime.metrics import AdminServer, new_registry
@@ -142,10 +142,7 @@ async def run(settings: SchedulerProcessSettings, drain: Drain) -> int:
         ready = {"event": "ready", "address": app.address, "admin_port": app.admin_port}
         sys.stdout.write(json.dumps(ready) + "\n")
         sys.stdout.flush()
-        # What start-up made lives as long as the process: keep it out of every collection from here on.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(settings.gc_threshold, 20, 50)
+        settle(settings.gc_threshold)
         await drain.wait()
         log.info("draining", reason=drain.reason)
         await app.drain()

@@ -17,6 +17,7 @@ from contextlib import AsyncExitStack
 
 import structlog
 
+from hortator.runtime.garbage import settle
 from hortator.runtime.grpc_server import GrpcServer
 from hortator.runtime.lifecycle import Drain
 from hortator.runtime.metrics import AdminServer, new_registry
@@ -154,6 +155,7 @@ class Worker:
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(self.host.run())
             reporting = tasks.create_task(self.links.run())
+            settle()
             await drain.wait()
             not_ready.append("draining")
             await self._server.set_serving(serving=False)
