@@ -5,7 +5,8 @@
 - Reports are numbered 1, 2, 3, ... within a stream. Offered ones go out in order; while a stream is down they
   are dropped, because the next hello says more.
 - From `offer` to the wire is one hop: the sender task wakes and writes. No polling, no buffering; only the
-  start of a pass may wait for `MAX_START_DELAY_S`, and is not said at all when the pass has ended by then.
+  start of a pass may wait for `MAX_START_DELAY_S`, and is not said at all when the pass has ended by then
+  and nothing happened to the prefix cache.
 - `leave` ends the streams in order, so that schedulers know at once that this worker is gone on purpose.
 - When nothing was sent for the heartbeat interval (from the scheduler's welcome) the states are.
 """
@@ -77,8 +78,8 @@ class SchedulerLink:
         """Send soon, or drop when the stream is down."""
         if self._is_up:
             self._last_offer_at = self._loop.time()
-            if self._backlog and _ends(report) and _starts(self._backlog[-1]):
-                self._backlog.pop()  # the start of a pass that has ended already says nothing
+            if self._backlog and _ends(report) and _says_only_start(self._backlog[-1]):
+                self._backlog.pop()  # the pass has ended already
             self._backlog.append(report)
             if not _starts(report):
                 self._ready.set()
@@ -196,6 +197,15 @@ class SchedulerLink:
 
 def _starts(report: WorkerReport) -> bool:
     return isinstance(report, PassReported) and isinstance(report.report, ForwardPassStarted)
+
+
+def _says_only_start(report: WorkerReport) -> bool:
+    """A start that also tells of blocks (evictions happen as a pass is formed) must be said."""
+    return (
+        isinstance(report, PassReported)
+        and isinstance(report.report, ForwardPassStarted)
+        and not any(rank.stored_blocks or rank.removed_blocks for rank in report.report.ranks)
+    )
 
 
 def _ends(report: WorkerReport) -> bool:
