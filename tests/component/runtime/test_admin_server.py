@@ -1,4 +1,5 @@
 import asyncio
+import time
 import urllib.error
 import urllib.request
 
@@ -93,3 +94,13 @@ async def test_it_answers_while_the_event_loop_is_blocked():
         thread.join(timeout=5)  # blocks this loop on purpose
         await asyncio.sleep(0)
     assert out == [(200, "ok\n")]
+
+
+def test_close_frees_the_port_at_once():
+    first = AdminServer(new_registry(with_process=False))
+    port = first.start()
+    started_at = time.monotonic()
+    first.close()
+    assert time.monotonic() - started_at < 0.5
+    with AdminServer(new_registry(with_process=False), port=port) as second:
+        assert second.port == port

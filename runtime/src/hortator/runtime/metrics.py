@@ -13,8 +13,10 @@ Both checks are called from the server's threads and must only read.
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -69,6 +71,7 @@ class AdminServer:
         self._not_ready = not_ready
         self._server: ThreadingHTTPServer | None = None
         self._thread: threading.Thread | None = None
+        self._is_closing = False
 
     def start(self) -> int:
         """Bind and serve; returns the port.
@@ -86,21 +89,23 @@ class AdminServer:
             raise OSError(
                 error.errno, f"cannot listen on {host}:{port} (admin port): {error.strerror}"
             ) from error
-        thread = threading.Thread(
-            target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="admin-http", daemon=True
-        )
+        self._is_closing = False
+        thread = threading.Thread(target=self._serve, args=(server,), name="admin-http", daemon=True)
         thread.start()
         self._server, self._thread = server, thread
         return int(server.server_address[1])
 
     def close(self) -> None:
         """Stop serving and free the port. A second call is a no-op."""
-        if self._server is None or self._thread is None:
+        server, thread = self._server, self._thread
+        if server is None or thread is None:
             return
-        self._server.shutdown()
-        self._thread.join(timeout=5.0)
-        self._server.server_close()
         self._server = self._thread = None
+        self._is_closing = True
+        with suppress(OSError):  # the thread sleeps until somebody connects
+            socket.create_connection((self._address[0], int(server.server_address[1])), timeout=1.0).close()
+        thread.join(timeout=5.0)
+        server.server_close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -135,6 +140,11 @@ class AdminServer:
                 return status, text, ("\n".join(reasons or ["ok"]) + "\n").encode()
             case _:
                 return HTTPStatus.NOT_FOUND, text, b"not found (try /metrics, /healthz, /readyz)\n"
+
+    def _serve(self, server: ThreadingHTTPServer) -> None:
+        """One connection after the other, without polling: each wake-up takes the GIL from the event loop."""
+        while not self._is_closing:
+            server.handle_request()
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         answer = self.answer
