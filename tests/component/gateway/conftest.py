@@ -329,13 +329,16 @@ class Reply:
         """Add a message; checks that deltas follow each other without gap or repetition."""
         self.request_id = message.request_id
         assert self.completion is None, "something after the completion"
-        if message.WhichOneof("event") == "completion":
+        delta = message.delta
+        if message.HasField("completion"):
             self.completion = message.completion
-            return
+            if not message.completion.HasField("delta"):
+                return
+            delta = message.completion.delta
         if self.deltas:
             last = self.deltas[-1]
-            assert message.delta.token_index == last.token_index + len(last.token_ids)
-        self.deltas.append(message.delta)
+            assert delta.token_index == last.token_index + len(last.token_ids)
+        self.deltas.append(delta)
 
 
 class Cluster:

@@ -26,6 +26,14 @@ async def test_a_prompt_comes_back_as_tokens_text_and_a_completion(cluster, expe
     assert timings.num_replacements == 0
 
 
+async def test_tokens_that_come_with_the_end_travel_in_the_completion(cluster):
+    reply = await cluster.generate("hello", max_tokens=2)
+    first, last = reply.deltas
+    assert (first.token_index, list(first.token_ids)) == (0, [ord("a")])
+    assert reply.completion.delta == last
+    assert (last.token_index, list(last.token_ids), last.text) == (1, [ord("b")], "b")
+
+
 async def test_the_scheduler_hears_lengths_and_outcomes_but_never_the_prompt(cluster, wait_until):
     reply = await cluster.generate("0123456789", max_tokens=4, tenant="acme", priority=5)
     await wait_until(lambda: cluster.scheduler.of("request_finished"))

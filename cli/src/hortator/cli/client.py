@@ -13,7 +13,7 @@ the status name, the fields at fault, and when to come back. Leaving the loop ea
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -195,7 +195,8 @@ class GatewayClient:
         call = self._stub.Generate(request, timeout=timeout_s)
         try:
             async for message in call:
-                yield _event(message)
+                for event in _events(message):
+                    yield event
         except grpc.aio.AioRpcError as error:
             raise _generate_error(error, self.address) from None
         finally:
@@ -244,18 +245,16 @@ def _sampling(sampling: Sampling) -> inference_pb2.SamplingParameters:
     )
 
 
-def _event(message: inference_pb2.GenerateResponse) -> Delta | Completion:
-    if message.WhichOneof("event") == "delta":
-        delta = message.delta
-        return Delta(
-            request_id=message.request_id,
-            token_index=delta.token_index,
-            token_ids=tuple(delta.token_ids),
-            text=delta.text,
-        )
+def _events(message: inference_pb2.GenerateResponse) -> Iterator[Delta | Completion]:
+    """A delta, or the end of the stream with the tokens that came with it before."""
+    if message.HasField("delta"):
+        yield _delta(message.request_id, message.delta)
+        return
     completion = message.completion
+    if completion.HasField("delta"):
+        yield _delta(message.request_id, completion.delta)
     usage, timings = completion.usage, completion.timings
-    return Completion(
+    yield Completion(
         request_id=message.request_id,
         finish_reason=_FINISH_REASONS.get(completion.finish_reason, "unknown"),
         num_prompt_tokens=usage.num_prompt_tokens,
@@ -266,6 +265,15 @@ def _event(message: inference_pb2.GenerateResponse) -> Delta | Completion:
         hold_s=timings.hold_s,
         first_gap_s=timings.first_gap_s,
         num_replacements=timings.num_replacements,
+    )
+
+
+def _delta(request_id: str, delta: inference_pb2.Delta) -> Delta:
+    return Delta(
+        request_id=request_id,
+        token_index=delta.token_index,
+        token_ids=tuple(delta.token_ids),
+        text=delta.text,
     )
 
 

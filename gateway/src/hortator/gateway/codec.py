@@ -14,7 +14,7 @@ from hortator.gateway.client_request import (
     TextPrompt,
     TokenPrompt,
 )
-from hortator.gateway.generation import Generation
+from hortator.gateway.generation import Generation, News
 from hortator.gateway.placement import (
     CompletionReason,
     KvSource,
@@ -111,16 +111,20 @@ def _prompt(message: inference_pb2.GenerateRequest) -> Prompt | None:
             return None
 
 
-def delta_response(
-    request_id: str, token_index: int, token_ids: Sequence[int], text: str
-) -> inference_pb2.GenerateResponse:
+def delta_response(request_id: str, news: News) -> inference_pb2.GenerateResponse:
     """New output tokens for a client."""
-    delta = inference_pb2.Delta(token_index=token_index, token_ids=token_ids, text=text)
-    return inference_pb2.GenerateResponse(request_id=request_id, delta=delta)
+    return inference_pb2.GenerateResponse(request_id=request_id, delta=_delta(news))
 
 
-def completion_response(generation: Generation, finish: Finish) -> inference_pb2.GenerateResponse:
-    """The last message of a stream."""
+def _delta(news: News) -> inference_pb2.Delta:
+    token_index, token_ids, text = news
+    return inference_pb2.Delta(token_index=token_index, token_ids=token_ids, text=text)
+
+
+def completion_response(
+    generation: Generation, finish: Finish, news: News | None
+) -> inference_pb2.GenerateResponse:
+    """The last message of a stream, with the tokens that came together with the end."""
     machine = generation.machine
     return inference_pb2.GenerateResponse(
         request_id=generation.facts.request_id,
@@ -138,6 +142,7 @@ def completion_response(generation: Generation, finish: Finish) -> inference_pb2
                 first_gap_s=generation.first_gap_s,
                 num_replacements=machine.num_replacements,
             ),
+            delta=None if news is None else _delta(news),
         ),
     )
 

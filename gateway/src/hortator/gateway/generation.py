@@ -38,6 +38,10 @@ class RequestFacts:
     """Of the whole request, when it has a key: the same key must not mean something else."""
 
 
+News = tuple[int, Sequence[int], str]
+"""What a reader has not seen yet: index of the first new token, the new tokens, their text."""
+
+
 @dataclass(frozen=True, slots=True)
 class End:
     """How a generation ended: one of the two is set."""
@@ -169,8 +173,8 @@ class Subscriber:
         self._text_taken = 0 if from_index == 0 else None
         self._waiter: asyncio.Future[None] | None = None
 
-    def take(self) -> tuple[int, Sequence[int], str] | None:
-        """Index of the first new token, the new tokens, their text; None: nothing new."""
+    def take(self) -> News | None:
+        """What is new since the last call; None: nothing."""
         generation = self._generation
         start, end = self._num_taken, generation.num_released
         if end < start:

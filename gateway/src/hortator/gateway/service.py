@@ -13,7 +13,7 @@ from hortator.gateway import codec
 from hortator.gateway.admission import Admission
 from hortator.gateway.driver import Driver
 from hortator.gateway.errors import ErrorKind, GatewayError
-from hortator.gateway.generation import Generation, Subscriber
+from hortator.gateway.generation import Generation, News, Subscriber
 from hortator.gateway.metrics import GatewayMetrics
 from hortator.rpc.inference.v1 import inference_pb2, inference_pb2_grpc
 from hortator.runtime.rpc_errors import abort
@@ -94,7 +94,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             self._metrics.requests.labels(outcome=error.kind.value.lower()).inc()
             await _abort(context, error)
         try:
-            await self._stream(generation, subscriber, context)
+            last_news = await self._stream(generation, subscriber, context)
         finally:
             if generation.unsubscribe(subscriber) and generation.end is None:
                 self._driver.end_early(generation, _why_gone(deadline_at))
@@ -104,21 +104,22 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         if end.error is not None:
             await _abort(context, end.error)
         if end.finish is not None:
-            await context.write(codec.completion_response(generation, end.finish))
+            await context.write(codec.completion_response(generation, end.finish, last_news))
 
-    async def _stream(self, generation: Generation, subscriber: Subscriber, context: _Context) -> None:
-        """Everything up to the end of the generation, as it comes."""
+    async def _stream(self, generation: Generation, subscriber: Subscriber, context: _Context) -> News | None:
+        """Everything up to the end of the generation, as it comes; what came with a good end is returned."""
         request_id = generation.facts.request_id
         take, write, delta_response = subscriber.take, context.write, codec.delta_response
         num_messages = 0
         try:
             while True:
                 news = take()
+                end = generation.end
+                if end is not None and (news is None or end.error is None):
+                    return news
                 if news is not None:
                     num_messages += 1
-                    await write(delta_response(request_id, *news))
-                elif generation.end is not None:
-                    return
+                    await write(delta_response(request_id, news))
                 else:
                     await subscriber.wait()
         finally:

@@ -209,13 +209,14 @@ def read_tokens(timeline: Timeline) -> tuple[Received, list[tuple[float, int]]]:
     deltas = []
     for at, raw in timeline.messages:
         response = inference_pb2.GenerateResponse.FromString(raw)
-        if response.HasField("completion"):
-            is_complete = True
-            continue
-        count = len(response.delta.token_ids)
-        is_in_order = is_in_order and response.delta.token_index == num_tokens and not is_complete
-        num_tokens += count
-        deltas.append((at, count))
+        is_in_order = is_in_order and not is_complete
+        is_complete = response.HasField("completion")
+        delta = response.completion.delta if is_complete else response.delta
+        count = len(delta.token_ids)
+        if count:
+            is_in_order = is_in_order and delta.token_index == num_tokens
+            num_tokens += count
+            deltas.append((at, count))
     return Received(num_tokens=num_tokens, is_in_order=is_in_order, is_complete=is_complete), deltas
 
 
