@@ -214,10 +214,10 @@ class Shell:
             )
             return
         worker.highest_dispatch_seq = batch.dispatch_seq
-        worker.outbox.put(batch)
         group = worker.group
-        for placement in batch.placements:
+        for placement in batch.placements:  # before the manifest: theirs is the longer way to the worker
             self.gateways.put(placement.gateway_id, PlacementNotice(batch, placement, group))
+        worker.outbox.put(batch)
 
     def _arm(self, min_delay_s: float) -> None:
         wakeup = self._driver.next_wakeup()
