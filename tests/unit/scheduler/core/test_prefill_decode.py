@@ -145,6 +145,34 @@ def test_a_refused_decode_is_placed_again_at_once(s, dispatched):
     assert (batch.group_id, batch.dispatch_seq, batch.placements[0].attempt) == ("d0", 2, 0)
 
 
+def test_a_request_that_waits_for_decode_without_a_decode_worker_is_refused_after_the_queue_timeout(
+    machine, rejected
+):
+    """Prefilled at 1 s, so 30 s later: nobody waits for ever because a role is gone."""
+    s = machine(queue_timeout_s=30.0)
+    s.join("p0")
+    s.arrive("a", now=0.0)
+    s.finish_prefill("a", now=1.0)
+    assert rejected(s.tick(30.9)) == {}
+    assert s.machine.next_wakeup() == pytest.approx(31.0)
+    assert rejected(s.tick(31.0)) == {"a": "no_worker"}
+    assert s.machine.requests == {}
+
+
+def test_a_request_that_finds_no_room_for_decode_is_refused_after_the_queue_timeout(machine, rejected):
+    """There is a worker, so the reason is the queue; a refused placement does not start the wait again."""
+    s = machine(queue_timeout_s=30.0)
+    s.join("p0")
+    s.join("d0", phase=Phase.DECODE)
+    s.arrive("a", now=0.0)
+    s.finish_prefill("a", now=1.0)
+    s.tick(1.002)
+    s.report("d0", now=2.0, kv_blocks_used=(100, 100))
+    s.at(2.0, PlacementRefused(request_id="a", group_id="d0"))
+    s.report("d0", now=30.9, kv_blocks_used=(100, 100))
+    assert rejected(s.tick(31.0)) == {"a": "queue_timeout"}
+
+
 def test_a_failed_transfer_ends_the_attempt(s):
     """The gateway announces the request again under the next attempt; decode blocks are given back."""
     s.arrive("a", now=0.0)

@@ -265,9 +265,8 @@ class SchedulerMachine:
         elif request.status is not RequestStatus.PLACED:
             return
         self._leave_group(request)
-        request.status = RequestStatus.DECODE_WAITING
         request.waiting_since = now
-        self._decode_ready[request.request_id] = request
+        self._wait_for_decode(request)
         if self._decode_due_at is None:
             window_s = self.settings.decode_window_s if self._policy.gathers_decode else 0.0
             self._decode_due_at = now + window_s
@@ -297,8 +296,7 @@ class SchedulerMachine:
         elif request.status is RequestStatus.DECODING:
             self._leave_group(request)
             request.group_id = request.prefill_group_id
-            request.status = RequestStatus.DECODE_WAITING
-            self._decode_ready[request.request_id] = request
+            self._wait_for_decode(request)
             self._decode_due_at = now
 
     def _join(self, event: WorkerJoined, now: float) -> None:
@@ -354,6 +352,14 @@ class SchedulerMachine:
         (self.waiting.add_front if front else self.waiting.add)(request)
         if request.critical:
             self._critical[request.request_id] = request
+        self._watch_wait(request)
+
+    def _wait_for_decode(self, request: RequestState) -> None:
+        request.status = RequestStatus.DECODE_WAITING
+        self._decode_ready[request.request_id] = request
+        self._watch_wait(request)
+
+    def _watch_wait(self, request: RequestState) -> None:
         due = request.waiting_since + self.settings.queue_timeout_s
         if request.deadline_at is not None:
             due = min(due, request.deadline_at)
@@ -409,7 +415,7 @@ class SchedulerMachine:
                 continue
             if request.deadline_at is not None and request.deadline_at <= now:
                 self._expire_deadline(request)
-            elif request.status is RequestStatus.WAITING:
+            elif request.status in {RequestStatus.WAITING, RequestStatus.DECODE_WAITING}:
                 timeout_at = request.waiting_since + self.settings.queue_timeout_s
                 if timeout_at <= now:
                     self._expire_in_queue(request)
@@ -438,10 +444,14 @@ class SchedulerMachine:
 
     def _expire_in_queue(self, request: RequestState) -> None:
         waited = f"waited {self.settings.queue_timeout_s:g} s"
-        if next(self.fleet.placeable_entry(), None) is None:
-            self._reject(request, RejectReason.NO_WORKER, f"no worker is available; {waited}")
+        if request.status is RequestStatus.DECODE_WAITING:
+            has_worker, kind = any(group.placeable for group in self.fleet.decode.values()), "decode worker"
         else:
-            self._reject(request, RejectReason.QUEUE_TIMEOUT, f"{waited} in the queue")
+            has_worker, kind = next(self.fleet.placeable_entry(), None) is not None, "worker"
+        if has_worker:
+            self._reject(request, RejectReason.QUEUE_TIMEOUT, f"{waited} in the queue for a {kind}")
+        else:
+            self._reject(request, RejectReason.NO_WORKER, f"no {kind} is available; {waited}")
 
     def _reject(self, request: RequestState, reason: RejectReason, message: str) -> None:
         self._forget(request)
