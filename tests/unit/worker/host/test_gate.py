@@ -167,6 +167,26 @@ def test_a_batch_of_which_nobody_comes_is_given_up(gate):
     assert gate.included(0.5) == 1
 
 
+def test_a_batch_is_given_up_when_its_only_member_is_cancelled_while_a_pass_runs(gate):
+    """Nobody is left to wait for the pass; the manifest never came, so nothing else would end the batch."""
+    gate.on_pass_started(1.0)
+    gate.on_arrival(arrival("a"), 0.0)
+    assert gate.on_gone(key("a"), 0.1) == []
+    assert gate.next_wakeup() == pytest.approx(0.6)  # 0.1 + absent_wait_s
+    assert gate.on_timer(0.6) == []
+    assert gate.is_idle
+    assert gate.included(0.6) == 1
+
+
+def test_a_batch_is_given_up_when_only_strangers_waited_for_the_pass(gate):
+    """The manifest names members of which nobody comes."""
+    gate.on_pass_started(1.0)
+    gate.on_arrival(arrival("x"), 0.0)
+    gate.on_manifest(manifest("a", "b"), 0.1)
+    gate.on_timer(0.6)
+    assert gate.is_idle
+
+
 def test_a_cancelled_member_shrinks_its_batch(gate):
     gate.on_manifest(manifest("r1", "r2", "r3"), 0.0)
     gate.on_arrival(arrival("r1", size=3), 0.0)

@@ -235,6 +235,8 @@ class Gate:
             del batch.present[key]
             self._batch_of.pop(key, None)
             commands.append(Refuse(key=key, message="not a member of its batch"))
+        if strangers and not batch.present:
+            batch.deadline = now + self._limits.absent_wait_s  # only strangers were here (rule 5)
         self._renew_deadline(batch, now)
         return [*commands, *self._settle(batch, now)]
 
@@ -248,11 +250,14 @@ class Gate:
             if batch is None:
                 return []
             batch.num_accounted += 1
+        had_members = bool(batch.present)
         batch.present.pop(key, None)
         batch.unsettled.discard(key)
         if batch.expected is not None:
             batch.expected.discard(key)
         batch.seen.add(key)
+        if had_members and not batch.present:
+            batch.deadline = now + self._limits.absent_wait_s  # nobody is here any more (rule 5)
         return self._settle(batch, now)
 
     def start_draining(self) -> None:
