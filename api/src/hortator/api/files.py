@@ -7,19 +7,16 @@ A file may hold several documents; the LLMService among them is taken.
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Any, Union, cast, get_args, get_origin
+from typing import Any, cast
 
 import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
-from hortator.api.arithmetic import Problem, problems
-from hortator.api.v1alpha1 import API_VERSION, KIND, LLMService
+from hortator.api.parse import parse
+from hortator.api.problem import Problem
+from hortator.api.v1alpha1 import KIND, LLMService
 
 _MAX_FILE_BYTES = 1 << 20
 
@@ -27,9 +24,16 @@ _MAX_FILE_BYTES = 1 << 20
 class ManifestError(Exception):
     """The file holds no valid LLMService. `str()` is one line per problem."""
 
-    def __init__(self, lines: Sequence[str]) -> None:
+    def __init__(self, lines: Sequence[str], *, problems: Sequence[Problem] = ()) -> None:
         super().__init__("\n".join(lines))
         self.lines = tuple(lines)
+        self.problems = tuple(problems)
+        """The same by field; empty where the file as a whole is the problem."""
+
+    @classmethod
+    def of(cls, source: str, problems: Sequence[Problem]) -> ManifestError:
+        """One line per problem, with the name of the file in front."""
+        return cls([f"{source}: {problem}" for problem in problems], problems=problems)
 
 
 def load_llmservice(path: str | os.PathLike[str]) -> LLMService:
@@ -64,7 +68,7 @@ def parse_llmservice(text: str, *, source: str) -> LLMService:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise ManifestError([f"{source}:{line}: not valid YAML: {error.reason}"]) from None
-    except ValueError as error:  # a scalar that only looks like a date or a number
+    except ValueError as error:  # a scalar that only looks like a number
         raise ManifestError([f"{source}: not valid YAML: {error}"]) from None
     except RecursionError:
         raise ManifestError([f"{source}: not valid YAML: nested too deeply"]) from None
@@ -73,15 +77,10 @@ def parse_llmservice(text: str, *, source: str) -> LLMService:
 
 def validate_llmservice(document: Mapping[str, Any], *, source: str) -> LLMService:
     """Check one LLMService object as parsed from YAML or JSON. Raises ManifestError."""
-    try:
-        service = LLMService.model_validate(document, by_alias=True, by_name=False)
-    except ValidationError as error:
-        found = _readable(error.errors())
-        raise ManifestError([f"{source}: {problem}" for problem in found]) from None
-    violated = problems(service)
-    if violated:
-        raise ManifestError([f"{source}: {problem}" for problem in violated])
-    return service
+    parsed = parse(document)
+    if parsed.service is None or parsed.problems:
+        raise ManifestError.of(source, parsed.problems)
+    return parsed.service
 
 
 def _the_llmservice(documents: Sequence[object], source: str) -> Mapping[str, Any]:
@@ -98,7 +97,7 @@ def _the_llmservice(documents: Sequence[object], source: str) -> Mapping[str, An
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, as the API server does."""
+    """SafeLoader that reads as the API server does: times stay text, and a key given twice is refused."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -118,137 +117,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _readable(errors: Iterable[ErrorDetails]) -> list[Problem]:
-    errors = list(errors)
-    broken = {error["loc"][:-1] for error in errors}
-    return [
-        Problem(path=_path(error["loc"]), message=_message(error))
-        for error in errors
-        # pydantic counts the valid items only: a list with a bad item is not also too short
-        if not (
-            error["type"] == "too_short" and any(loc[: len(error["loc"])] == error["loc"] for loc in broken)
-        )
-    ]
-
-
-def _path(location: Iterable[int | str]) -> str:
-    text = ""
-    for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text
-
-
-def _message(error: ErrorDetails) -> str:
-    given, context = error["input"], error.get("ctx", {})
-    match error["type"]:
-        case "missing":
-            return "required"
-        case "extra_forbidden":
-            return _unknown(error["loc"])
-        case "literal_error" if error["loc"] == ("apiVersion",):
-            return f"got {given!r} (allowed: {API_VERSION})"
-        case "literal_error":
-            return f"got {given!r} (allowed: {_listed(context['expected'])})"
-        case "greater_than_equal" | "greater_than" | "less_than_equal" | "less_than":
-            return f"got {given!r} (allowed: {_bounds(error)})"
-        case "value_error":
-            return str(context["error"])
-        case "too_short" | "too_long":
-            return f"got {len(given)} items (allowed: {_bounds(error)})"
-        case "model_type" | "dict_type" | "model_attributes_type":
-            return f"got {given!r} (allowed: a mapping of fields)"
-        case "tuple_type" | "list_type":
-            return f"got {given!r} (allowed: a list)"
-        case "int_type" | "int_from_float" | "int_parsing":
-            return f"got {given!r} (allowed: a whole number, not quoted)"
-        case "float_type" | "finite_number":
-            return f"got {given!r} (allowed: a number, not quoted)"
-        case "bool_type":
-            return f"got {given!r} (allowed: true, false)"
-        case "string_type":
-            return f"got {given!r} (allowed: text; quote it)"
-        case _:
-            return f"got {given!r}: {error['msg']}"
-
-
-def _listed(expected: str) -> str:
-    return expected.replace("'", "").replace(" or ", ", ")
-
-
-def _bounds(error: ErrorDetails) -> str:
-    """Both bounds of the field, not only the one that was violated."""
-    bounds: dict[str, Any] = {}
-    for constraint in _constraints(error["loc"]):
-        for name in ("ge", "gt", "le", "lt", "min_length", "max_length"):
-            if getattr(constraint, name, None) is not None:
-                bounds[name] = getattr(constraint, name)
-    low = bounds.get("ge", bounds.get("min_length"))
-    high = bounds.get("le", bounds.get("max_length"))
-    if low is not None and high is not None:
-        return f"{low} to {high}"
-    if low is not None:
-        return f"at least {low}"
-    if "gt" in bounds and high is not None:
-        return f"above {bounds['gt']}, at most {high}"
-    return error["msg"].removeprefix("Input should be ")
-
-
-def _constraints(location: Sequence[int | str]) -> list[Any]:
-    field = _field(location)
-    if field is None:
-        return []
-    found = list(field.metadata)
-    for option in get_args(field.annotation):  # Optional[Annotated[int, Field(...)]]
-        for extra in getattr(option, "__metadata__", ()):
-            found += getattr(extra, "metadata", [extra])
-    return found
-
-
-def _unknown(location: Sequence[int | str]) -> str:
-    parent = _model_at(location[:-1])
-    if parent is None:
-        return "unknown field"
-    known = [field.alias or name for name, field in parent.model_fields.items()]
-    near = difflib.get_close_matches(str(location[-1]), known, n=1)
-    return (
-        f"unknown field, did you mean {near[0]}?" if near else f"unknown field (allowed: {', '.join(known)})"
-    )
-
-
-def _field(location: Sequence[int | str]) -> Any:
-    parent = _model_at(location[:-1])
-    if parent is None:
-        return None
-    for name, field in parent.model_fields.items():
-        if (field.alias or name) == location[-1]:
-            return field
-    return None
-
-
-def _model_at(location: Sequence[int | str]) -> type[BaseModel] | None:
-    """The model that describes the mapping at a location, or None for a leaf."""
-    model: type[BaseModel] = LLMService
-    for part in location:
-        if isinstance(part, int):
-            continue
-        for name, field in model.model_fields.items():
-            if (field.alias or name) == part:
-                found = _model_in(field.annotation)
-                break
-        else:
-            return None
-        if found is None:
-            return None
-        model = found
-    return model
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if get_origin(annotation) in {tuple, Union, UnionType}:
-        for option in get_args(annotation):
-            found = _model_in(option)
-            if found is not None:
-                return found
-    return None
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}

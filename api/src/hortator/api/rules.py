@@ -1,0 +1,251 @@
+"""What several fields of an LLMService must satisfy together, in the order of the fields.
+
+Rules of one field (patterns, bounds) are not here: the types in `v1alpha1` carry them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+
+from hortator.api.v1alpha1 import LLMService, RoleName, Topology
+from hortator.api.validation import Found, Rule
+
+ROLES_OF: dict[Topology, tuple[RoleName, ...]] = {
+    "Aggregated": ("Aggregated",),
+    "PrefillDecode": ("Prefill", "Decode"),
+}
+MAX_GROUPS_PER_ROLE = 1024
+
+
+def _product(*factors: int) -> str:
+    return f"{' x '.join(map(str, factors))} = {math.prod(factors)}"
+
+
+def _topology(service: LLMService) -> Iterator[Found]:
+    given = [role.name for role in service.spec.roles]
+    if Counter(given) != Counter(ROLES_OF[service.spec.topology]):
+        yield "spec.roles", f"{service.spec.topology} with {', '.join(given)}"
+
+
+def _world_size(service: LLMService) -> Iterator[Found]:
+    for index, role in enumerate(service.spec.roles):
+        split = role.parallelism
+        if split.attention_dp * split.tensor * split.pipeline != role.nodes * role.gpus_per_node:
+            yield (
+                f"spec.roles[{index}].parallelism.attentionDP",
+                f"{_product(split.attention_dp, split.tensor, split.pipeline)} and "
+                + _product(role.nodes, role.gpus_per_node),
+            )
+
+
+def _experts(service: LLMService) -> Iterator[Found]:
+    for index, role in enumerate(service.spec.roles):
+        split = role.parallelism
+        if split.expert * split.expert_tensor != split.attention_dp * split.tensor:
+            yield (
+                f"spec.roles[{index}].parallelism.expert",
+                f"{_product(split.expert, split.expert_tensor)} and "
+                + _product(split.attention_dp, split.tensor),
+            )
+
+
+def _tensorrt_llm_attention(service: LLMService) -> Iterator[Found]:
+    for index, role in enumerate(service.spec.roles):
+        split = role.parallelism
+        if service.spec.engine.backend == "TensorRTLLM" and split.attention_dp > 1 and split.tensor > 1:
+            yield (
+                f"spec.roles[{index}].parallelism.tensor",
+                f"tensor {split.tensor} with attentionDP {split.attention_dp}",
+            )
+
+
+def _cpu_parallelism(service: LLMService) -> Iterator[Found]:
+    if service.spec.engine.backend == "TensorRTLLM":
+        return
+    for index, role in enumerate(service.spec.roles):
+        split = role.parallelism
+        for name, value in (
+            ("tensor", split.tensor),
+            ("pipeline", split.pipeline),
+            ("expertTensor", split.expert_tensor),
+        ):
+            if value != 1:
+                yield (
+                    f"spec.roles[{index}].parallelism.{name}",
+                    f"{value} with {service.spec.engine.backend}",
+                )
+
+
+def _hand_over(service: LLMService) -> Iterator[Found]:
+    roles = service.spec.roles
+    if len({role.tokens_per_block for role in roles}) > 1:
+        sizes = ", ".join(f"{role.name} {role.tokens_per_block}" for role in roles)
+        yield "spec.roles[1].tokensPerBlock", sizes
+
+
+def _too_many_groups(service: LLMService) -> Iterator[Found]:
+    for role in service.spec.roles:
+        if service.spec.replicas * role.replicas > MAX_GROUPS_PER_ROLE:
+            yield "spec.replicas", f"{service.spec.replicas} x {role.replicas} {role.name} groups"
+
+
+def _simulated_options(service: LLMService) -> Iterator[Found]:
+    engine = service.spec.engine
+    if engine.simulated is not None and engine.backend != "Simulated":
+        yield "spec.engine.simulated", f"backend {engine.backend}"
+
+
+def _scheme(service: LLMService) -> str:
+    return service.spec.model.uri.partition("://")[0]
+
+
+def _torch_moe_weights(service: LLMService) -> Iterator[Found]:
+    if service.spec.engine.backend == "TorchMoE" and _scheme(service) not in {"builtin", "file"}:
+        yield "spec.model.uri", f"{_scheme(service)}://"
+
+
+def _tensorrt_llm_weights(service: LLMService) -> Iterator[Found]:
+    if service.spec.engine.backend == "TensorRTLLM" and _scheme(service) == "builtin":
+        yield "spec.model.uri", "builtin://"
+
+
+def _cache_claim(service: LLMService) -> Iterator[Found]:
+    cache = service.spec.model.cache
+    if cache is not None and (cache.claim_name is None) == (cache.create is None):
+        yield "spec.model.cache", "neither" if cache.create is None else "both"
+
+
+def _restart_delays(service: LLMService) -> Iterator[Found]:
+    restart = service.spec.restart
+    if restart.base_delay_s > restart.max_delay_s:
+        yield "spec.restart.baseDelay", f"{restart.base_delay_s:g} s and {restart.max_delay_s:g} s"
+
+
+def _toleration(service: LLMService) -> Iterator[Found]:
+    for number, role in enumerate(service.spec.roles):
+        for index, toleration in enumerate(role.tolerations):
+            is_everything = toleration.operator == "Exists"
+            if toleration.value is not None if is_everything else toleration.key is None:
+                yield (
+                    f"spec.roles[{number}].tolerations[{index}]",
+                    f"{toleration.operator} {'with a value' if is_everything else 'without a key'}",
+                )
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        name="topology",
+        at="spec",
+        field="roles",
+        cel="self.topology == 'Aggregated'"
+        " ? self.roles.size() == 1 && self.roles[0].name == 'Aggregated'"
+        " : self.roles.size() == 2 && ['Prefill', 'Decode'].all(n, self.roles.exists(r, r.name == n))",
+        message="topology Aggregated needs exactly one Aggregated role, "
+        "topology PrefillDecode exactly one Prefill and one Decode role",
+        find=_topology,
+    ),
+    Rule(
+        name="world-size",
+        at="spec.roles[]",
+        field="parallelism.attentionDP",
+        cel="self.parallelism.attentionDP * self.parallelism.tensor * self.parallelism.pipeline"
+        " == self.nodes * self.gpusPerNode",
+        message="attentionDP x tensor x pipeline must equal nodes x gpusPerNode",
+        find=_world_size,
+    ),
+    Rule(
+        name="experts",
+        at="spec.roles[]",
+        field="parallelism.expert",
+        cel="self.parallelism.expert * self.parallelism.expertTensor"
+        " == self.parallelism.attentionDP * self.parallelism.tensor",
+        message="expert x expertTensor must equal attentionDP x tensor",
+        find=_experts,
+    ),
+    Rule(
+        name="tensorrt-llm-attention",
+        at="spec",
+        field="roles",
+        cel="self.engine.backend != 'TensorRTLLM'"
+        " || self.roles.all(r, r.parallelism.attentionDP == 1 || r.parallelism.tensor == 1)",
+        message="attention is either data-parallel or tensor-parallel in TensorRTLLM: "
+        "tensor must be 1 when attentionDP is above 1",
+        find=_tensorrt_llm_attention,
+    ),
+    Rule(
+        name="cpu-parallelism",
+        at="spec",
+        field="roles",
+        cel="self.engine.backend == 'TensorRTLLM' || self.roles.all(r, r.parallelism.tensor == 1"
+        " && r.parallelism.pipeline == 1 && r.parallelism.expertTensor == 1)",
+        message="tensor, pipeline and expertTensor must be 1 with backends TorchMoE and Simulated",
+        find=_cpu_parallelism,
+    ),
+    Rule(
+        name="hand-over",
+        at="spec",
+        field="roles",
+        cel="self.roles.all(r, r.tokensPerBlock == self.roles[0].tokensPerBlock)",
+        message="tokensPerBlock must be equal in all roles: KV blocks are handed over between them",
+        find=_hand_over,
+    ),
+    Rule(
+        name="groups-per-role",
+        at="spec",
+        field="replicas",
+        cel=f"self.roles.all(r, self.replicas * r.replicas <= {MAX_GROUPS_PER_ROLE})",
+        message=f"a role has at most {MAX_GROUPS_PER_ROLE} EP groups: replicas x replicas of the role",
+        find=_too_many_groups,
+    ),
+    Rule(
+        name="simulated-options",
+        at="spec.engine",
+        field="simulated",
+        cel="!has(self.simulated) || self.backend == 'Simulated'",
+        message="only with backend Simulated",
+        find=_simulated_options,
+    ),
+    Rule(
+        name="torch-moe-weights",
+        at="spec",
+        field="model.uri",
+        cel="self.engine.backend != 'TorchMoE' || self.model.uri.startsWith('builtin://')"
+        " || self.model.uri.startsWith('file://')",
+        message="must start with builtin:// or file:// with backend TorchMoE",
+        find=_torch_moe_weights,
+    ),
+    Rule(
+        name="tensorrt-llm-weights",
+        at="spec",
+        field="model.uri",
+        cel="self.engine.backend != 'TensorRTLLM' || !self.model.uri.startsWith('builtin://')",
+        message="must start with hf://, pvc://, oci://, s3:// or file:// with backend TensorRTLLM",
+        find=_tensorrt_llm_weights,
+    ),
+    Rule(
+        name="cache-claim",
+        at="spec.model.cache",
+        field="",
+        cel="has(self.claimName) != has(self.create)",
+        message="exactly one of claimName and create is needed",
+        find=_cache_claim,
+    ),
+    Rule(
+        name="restart-delays",
+        at="spec.restart",
+        field="baseDelay",
+        cel="duration(self.baseDelay) <= duration(self.maxDelay)",
+        message="baseDelay must not be above maxDelay",
+        find=_restart_delays,
+    ),
+    Rule(
+        name="toleration",
+        at="spec.roles[].tolerations[]",
+        field="",
+        cel="self.operator == 'Exists' ? !has(self.value) : has(self.key)",
+        message="operator Exists has no value, operator Equal needs a key",
+        find=_toleration,
+    ),
+)

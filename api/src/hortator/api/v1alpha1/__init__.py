@@ -1,0 +1,124 @@
+"""LLMService, version v1alpha1: one description for laptop, simulator and cluster.
+
+Written in camelCase in YAML, in snake_case in Python; times are durations (`2s`, `5ms`) in YAML and
+seconds in Python (`*_s`). Unknown fields are errors, values are never coerced from another type, and
+everything is frozen. These models check one field at a time; what several fields must satisfy together
+is in `rules` and `transitions`, and `files` reads a manifest and reports both.
+
+A role describes one kind of EP group: `replicas` groups of `nodes` x `gpusPerNode` GPUs each. Locally
+a role's nodes and gpusPerNode describe ranks, not hardware: `attentionDP` processes (TorchMoE) or
+modelled ranks (Simulated). Fields that only a cluster can honour (images, node selectors, restarts, drains)
+are accepted locally and change nothing there.
+
+    model, engine, role, placement, lifecycle, processes   parts of spec
+    service                                                LLMService itself
+    status                                                 what the operator writes back
+"""
+
+from hortator.api.v1alpha1.engine import (
+    Backend,
+    EngineSpec,
+    EnvVar,
+    ImagePullPolicy,
+    ObjectName,
+    SimulatedPreset,
+    SimulatedSpec,
+)
+from hortator.api.v1alpha1.lifecycle import DisruptionSpec, DrainSpec, RestartPolicy, RestartSpec
+from hortator.api.v1alpha1.model import (
+    MODEL_URI_SCHEMES,
+    CacheClaimSpec,
+    ModelCacheSpec,
+    ModelSpec,
+    SecretKeyRef,
+)
+from hortator.api.v1alpha1.placement import GangSpec, PlacementMode, PlacementSpec
+from hortator.api.v1alpha1.processes import (
+    GatewaySpec,
+    PolicyName,
+    QueueSpec,
+    SchedulerSpec,
+)
+from hortator.api.v1alpha1.resources import ResourcesSpec
+from hortator.api.v1alpha1.role import Parallelism, RoleName, RoleSpec, Toleration
+from hortator.api.v1alpha1.service import (
+    API_VERSION,
+    GROUP,
+    KIND,
+    PLURAL,
+    VERSION,
+    LLMService,
+    LLMServiceSpec,
+    Metadata,
+    Topology,
+)
+from hortator.api.v1alpha1.status import (
+    MAX_GROUPS_IN_STATUS,
+    Condition,
+    ConditionStatus,
+    Display,
+    Endpoint,
+    GroupStatus,
+    LastFailure,
+    LLMServiceStatus,
+    MemberStatus,
+    RestartStatus,
+    RoleStatus,
+    SchedulerStatus,
+    Timeline,
+)
+from hortator.api.v1alpha1.text import AUTO
+
+__all__ = [
+    "API_VERSION",
+    "AUTO",
+    "GROUP",
+    "KIND",
+    "MAX_GROUPS_IN_STATUS",
+    "MODEL_URI_SCHEMES",
+    "PLURAL",
+    "VERSION",
+    "Backend",
+    "CacheClaimSpec",
+    "Condition",
+    "ConditionStatus",
+    "Display",
+    "DisruptionSpec",
+    "DrainSpec",
+    "Endpoint",
+    "EngineSpec",
+    "EnvVar",
+    "GangSpec",
+    "GatewaySpec",
+    "GroupStatus",
+    "ImagePullPolicy",
+    "LLMService",
+    "LLMServiceSpec",
+    "LLMServiceStatus",
+    "LastFailure",
+    "MemberStatus",
+    "Metadata",
+    "ModelCacheSpec",
+    "ModelSpec",
+    "ObjectName",
+    "Parallelism",
+    "PlacementMode",
+    "PlacementSpec",
+    "PolicyName",
+    "QueueSpec",
+    "ResourcesSpec",
+    "RestartPolicy",
+    "RestartSpec",
+    "RestartStatus",
+    "RoleName",
+    "RoleSpec",
+    "RoleStatus",
+    "SchedulerSpec",
+    "SchedulerStatus",
+    "SecretKeyRef",
+    "SimulatedPreset",
+    "SimulatedSpec",
+    "Timeline",
+    "Toleration",
+    "Topology",
+]

@@ -1,0 +1,60 @@
+"""The scheduler and the gateways."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hortator.api.v1alpha1.base import Model
+from hortator.api.v1alpha1.resources import ResourcesSpec
+from hortator.api.v1alpha1.text import Between, ImageName, Interval
+
+PolicyName = Literal[
+    "immediate-round-robin",
+    "immediate-least-requests",
+    "immediate-least-tokens",
+    "immediate-power-of-two",
+    "immediate-least-delay",
+    "fixed-batch",
+    "staggered",
+    "staggered-plus",
+]
+
+
+class QueueSpec(Model):
+    """What the scheduler holds at most; beyond it requests are refused on arrival."""
+
+    max_requests: Annotated[int, Field(ge=1, le=1 << 30)] = 10_000
+    """Requests that wait for a placement."""
+    max_tokens: Annotated[int, Field(ge=1, le=1 << 40)] = 20_000_000
+    """Prompt tokens of all waiting requests."""
+    timeout_s: Annotated[float, Between(low="1ms", high="24h")] = Field(default=30.0, alias="timeout")
+    """How long a request may wait for a placement."""
+
+
+class SchedulerSpec(Model):
+    """When a batch is released and where its requests go."""
+
+    policy: PolicyName = "staggered"
+    """Who decides when a batch goes and where; docs/policies has a page on each."""
+    interval_s: Interval = Field(default=None, alias="interval")
+    """`Auto`: adaptive, follows the pass times. Otherwise a fixed window, 5 to 20 ms in practice."""
+    max_hold_s: Annotated[float, Between(low="0s", high="1h")] = Field(default=2.0, alias="maxHold")
+    """Bounds voluntary hold only, not the wait for capacity."""
+    queue: QueueSpec = Field(default_factory=QueueSpec)
+    replicas: Annotated[int, Field(ge=1, le=16)] = 2
+    """Scheduler processes: one leads, the others are warm. Locally one runs."""
+    image: ImageName | None = None
+    """Absent: the operator's own."""
+    resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
+
+
+class GatewaySpec(Model):
+    """The client-facing processes."""
+
+    replicas: Annotated[int, Field(ge=1, le=1024)] = 2
+    """Locally one runs."""
+    image: ImageName | None = None
+    """Absent: the operator's own."""
+    resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
