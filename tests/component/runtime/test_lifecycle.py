@@ -24,6 +24,7 @@ def start():
     def _start(body):
         process = subprocess.Popen(
             [sys.executable, "-c", PRELUDE + textwrap.dedent(body)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -76,6 +77,24 @@ def test_the_second_signal_forces_with_its_exit_code(start):
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
     assert process.returncode == 128 + signal.SIGINT
+
+
+def test_the_first_signal_does_not_force_a_drain_that_was_asked_for_otherwise(start):
+    process = start("""
+    async def main(drain):
+        drain.request("another member of the group")
+        print("draining for", drain.reason, flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+        print("drained", flush=True)
+
+    sys.exit(lifecycle.run_process(main))
+    """)
+    assert process.stdout.readline() == "draining for another member of the group\n"
+    process.send_signal(signal.SIGTERM)
+    assert '"drain requested"' in process.stderr.readline()
+    out, _ = process.communicate("go on\n", timeout=20)
+    assert out == "drained\n"
+    assert process.returncode == 0
 
 
 def test_a_drain_that_takes_too_long_is_forced(start):

@@ -3,8 +3,9 @@
 `run_process(main)` runs one async `main(drain)` and turns signals into a protocol:
 
 1. The first SIGTERM or SIGINT *requests a drain*: `drain.wait()` returns. `main` stops admission, finishes
-   or aborts what is in flight, closes and returns.
-2. A second signal, or `drain_timeout_s` after the first, *forces*: `main` is cancelled.
+   or aborts what is in flight, closes and returns. `main` may request one itself; a first signal that comes
+   after that changes nothing.
+2. A second signal, or `drain_timeout_s` after the request, *forces*: `main` is cancelled.
 3. A `main` that is still there `FORCE_GRACE_S` after that is left behind: the process exits at once.
 4. With `parent_pid`, the death of the parent counts as a first signal with a short timeout, so that a
    killed supervisor leaves no process behind. (The pid comes from the parent itself: asking for it here
@@ -96,6 +97,7 @@ class _Supervisor:
         self._drain_timeout_s = drain_timeout_s
         self._main: asyncio.Task[int | None] | None = None
         self._forced_exit_code: int | None = None
+        self._is_signalled = False
         self._log = structlog.get_logger("hortator.runtime.lifecycle")
 
     async def run(self, main: Main, parent_pid: int | None) -> int:
@@ -125,11 +127,12 @@ class _Supervisor:
         return 0 if code is None else code
 
     def on_signal(self, number: signal.Signals) -> None:
-        if self._drain.is_requested:
+        if self._is_signalled:
             self._force(128 + number, f"{number.name} again")
-        else:
-            self._log.info("drain requested", reason=number.name, timeout_s=self._drain_timeout_s)
-            self._drain.request(number.name)
+            return
+        self._is_signalled = True
+        self._log.info("drain requested", reason=number.name, timeout_s=self._drain_timeout_s)
+        self._drain.request(number.name)
 
     def _force(self, exit_code: int, reason: str) -> None:
         if self._forced_exit_code is not None:

@@ -7,8 +7,9 @@ out, and a loop that is truly stuck is reported by the `is_live` check that the 
 - ``/metrics``  Prometheus text (OpenMetrics when asked for).
 - ``/healthz``  200 while `is_live()` is true, else 503: restart me.
 - ``/readyz``   200 while `not_ready()` gives no reason, else 503 with the reasons, one a line: send no work.
+                `details()` adds lines to either answer.
 
-Both checks are called from the server's threads and must only read.
+All three are called from the server's threads and must only read.
 """
 
 from __future__ import annotations
@@ -64,9 +65,11 @@ class AdminServer:
         port: int = 0,
         is_live: Callable[[], bool] = _always,
         not_ready: Callable[[], Sequence[str]] = _nothing,
+        details: Callable[[], Sequence[str]] = _nothing,
     ) -> None:
         self._registry = registry
         self._address = (host, port)
+        self._details = details
         self._is_live = is_live
         self._not_ready = not_ready
         self._server: ThreadingHTTPServer | None = None
@@ -82,8 +85,9 @@ class AdminServer:
         """
         if self._server is not None:
             raise RuntimeError("the admin server has already been started")
+        server_type = _Server6 if ":" in self._address[0] else _Server
         try:
-            server = _Server(self._address, self._handler())
+            server = server_type(self._address, self._handler())
         except OSError as error:
             host, port = self._address
             raise OSError(
@@ -137,7 +141,8 @@ class AdminServer:
             case "/readyz":
                 reasons = list(self._not_ready())
                 status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
-                return status, text, ("\n".join(reasons or ["ok"]) + "\n").encode()
+                lines = [*(reasons or ["ok"]), *self._details()]
+                return status, text, ("\n".join(lines) + "\n").encode()
             case _:
                 return HTTPStatus.NOT_FOUND, text, b"not found (try /metrics, /healthz, /readyz)\n"
 
@@ -174,3 +179,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     allow_reuse_address = True
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6

@@ -73,6 +73,28 @@ class Settings(BaseSettings):
         except PydanticSettingsError as error:
             raise SettingsError([f"{error}: not valid JSON"]) from None
 
+    @classmethod
+    def load_file(cls, path: Path | None) -> Self:
+        """Read a JSON file (None: no file) and the environment; the file wins.
+
+        Raises:
+            SettingsError: the file cannot be read, or a value does not fit; one line per problem.
+        """
+        if path is None:
+            return cls.load()
+        try:
+            values = json.loads(path.read_text())
+        except OSError as error:
+            raise SettingsError([f"{path}: {error.strerror}"]) from None
+        except ValueError as error:
+            raise SettingsError([f"{path}: not valid JSON: {error}"]) from None
+        if not isinstance(values, dict):
+            raise SettingsError([f"{path}: an object is wanted"])
+        try:
+            return cls.load(**values)
+        except SettingsError as error:
+            raise SettingsError([f"{path}: {problem}" for problem in error.problems]) from None
+
     def render(self) -> str:
         """Effective values as `NAME=value` lines, nested fields flattened, secrets masked."""
         prefix = self.model_config.get("env_prefix", "")
