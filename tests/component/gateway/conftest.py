@@ -217,11 +217,13 @@ class FakeScheduler(scheduling_pb2_grpc.SchedulingServiceServicer):
         self._out: asyncio.Queue[scheduling_pb2.PlaceResponse] = asyncio.Queue()
         self._server: GrpcServer | None = None
 
-    async def start(self) -> None:
+    async def start(self, *, host: str = "127.0.0.1", port: int = 0) -> None:
         self._out = asyncio.Queue()
+        self._host, self.port = host, port or self.port
         self._server = GrpcServer(
             register=lambda server: scheduling_pb2_grpc.add_SchedulingServiceServicer_to_server(self, server),
             service_names=[],
+            host=host,
             port=self.port,
         )
         self.port = await self._server.start()
@@ -233,7 +235,7 @@ class FakeScheduler(scheduling_pb2_grpc.SchedulingServiceServicer):
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self._host}:{self.port}"
 
     def of(self, kind: str) -> list:
         """Events of one kind, oldest first."""

@@ -43,6 +43,10 @@ async def the_ready_line(process) -> dict:
         return json.loads(await process.stdout.readline())
 
 
+async def the_text_of(events) -> str:
+    return "".join([event.text async for event in events if isinstance(event, Delta)])
+
+
 async def refused(client) -> None:
     """Ask again and again, until the signal has arrived."""
     while True:
@@ -75,10 +79,41 @@ async def test_sigterm_finishes_what_streams_refuses_what_is_new_and_exits_0(
     await wait_until(lambda: not worker.runs)
 
 
-async def test_a_drain_that_takes_too_long_ends_the_streams_with_unavailable(empty_cluster, tmp_path):
+async def test_a_gateway_beside_another_sends_its_clients_there_and_finishes_what_streams(
+    empty_cluster, tmp_path, expected_text
+):
+    worker = await empty_cluster.add_worker("w0")
+    worker.pass_s = 0.02
+    scheduler = type(empty_cluster.scheduler)()  # the double has one gateway at a time
+    scheduler.workers.append(worker)
+    await scheduler.start()
+    beside = {"scheduler_addresses": [scheduler.address]}
+    (tmp_path / "other").mkdir()
+    async with (
+        a_gateway_process(empty_cluster, tmp_path, drain_delay_s=0.2) as process,
+        a_gateway_process(empty_cluster, tmp_path / "other", **beside) as other,
+    ):
+        addresses = [(await the_ready_line(one))["address"] for one in (process, other)]
+        async with GatewayClient(f"ipv4:{','.join(addresses)}") as client:  # the first that answers
+            events = client.generate("hello", sampling=Sampling(max_tokens=80))
+            begun = (await anext(events)).text
+            rest = asyncio.create_task(the_text_of(events))
+            process.send_signal(signal.SIGTERM)
+            while process.returncode is None:  # none of these fails
+                await the_text_of(client.generate("and this?", sampling=Sampling(max_tokens=1)))
+            assert begun + await rest == expected_text(80)
+        assert process.returncode == 0
+    await scheduler.stop()
+
+
+@pytest.mark.parametrize("drain_delay_s", [0, 0.1])
+async def test_a_drain_that_takes_too_long_ends_the_streams_with_unavailable(
+    empty_cluster, tmp_path, drain_delay_s
+):
     worker = await empty_cluster.add_worker("w0")
     worker.pass_s = 0.05
-    async with a_gateway_process(empty_cluster, tmp_path, drain_timeout_s=0.3) as process:
+    times = {"drain_timeout_s": 0.3, "drain_delay_s": drain_delay_s}
+    async with a_gateway_process(empty_cluster, tmp_path, **times) as process:
         ready = await the_ready_line(process)
         async with GatewayClient(ready["address"]) as client:
             events = client.generate("hello", sampling=Sampling(max_tokens=2000))

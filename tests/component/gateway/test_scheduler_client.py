@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 from hortator.gateway.client.scheduler import SchedulerClient
 from hortator.rpc.scheduling.v1 import scheduling_pb2
+from hortator.runtime.endpoints import Endpoints
 
 
 class Listener:
@@ -36,7 +38,7 @@ async def ended(task) -> None:
 
 async def test_a_close_that_meets_a_failure_still_ends_the_client(empty_cluster, wait_until):
     listener = Listener()
-    client = SchedulerClient([empty_cluster.scheduler.address], gateway_id="gw", events=listener)
+    client = SchedulerClient(Endpoints([empty_cluster.scheduler.address]), gateway_id="gw", events=listener)
     task = asyncio.create_task(client.run())
 
     def fail_while_closing(_rejection):
@@ -51,7 +53,7 @@ async def test_a_close_that_meets_a_failure_still_ends_the_client(empty_cluster,
 
 async def test_a_failing_listener_costs_a_stream_and_not_the_gateway(empty_cluster, wait_until):
     listener = Listener()
-    client = SchedulerClient([empty_cluster.scheduler.address], gateway_id="gw", events=listener)
+    client = SchedulerClient(Endpoints([empty_cluster.scheduler.address]), gateway_id="gw", events=listener)
     task = asyncio.create_task(client.run())
 
     def fail(_rejection):
@@ -68,7 +70,9 @@ async def test_a_failing_listener_costs_a_stream_and_not_the_gateway(empty_clust
 async def test_outcomes_are_kept_while_nobody_is_there_and_announcements_are_not(empty_cluster, wait_until):
     scheduler = empty_cluster.scheduler
     await scheduler.stop()
-    client = SchedulerClient([scheduler.address], gateway_id="gw", events=Listener(), max_backoff_s=0.1)
+    client = SchedulerClient(
+        Endpoints([scheduler.address]), gateway_id="gw", events=Listener(), max_backoff_s=0.1
+    )
     task = asyncio.create_task(client.run())
     client.cancel("gone", 3)
     client.prefill_finished(request_id="r", attempt=0, num_prompt_tokens=1, max_output_tokens=1)
@@ -78,3 +82,58 @@ async def test_outcomes_are_kept_while_nobody_is_there_and_announcements_are_not
     assert not scheduler.of("prefill_finished")
     client.close()
     await ended(task)
+
+
+class Names:
+    """A name service with one name."""
+
+    def __init__(self, *answers: str) -> None:
+        self.answers = list(answers)
+
+    async def __call__(self, host: str) -> list[str]:
+        assert host == "svc-scheduler"
+        return list(self.answers)
+
+
+async def test_a_scheduler_whose_address_is_another_one_now_is_left_for_that(empty_cluster, wait_until):
+    """Nothing tells a gateway that a node is gone: its connections just hang. The name service does."""
+    first = empty_cluster.scheduler
+    port = int(first.address.rpartition(":")[2])
+    second = type(first)()
+    await second.start(host="127.0.0.3", port=port)
+    names, listener = Names("127.0.0.1"), Listener()
+    endpoints = Endpoints([f"svc-scheduler:{port}"], resolve=names, interval_s=0.05)
+    client = SchedulerClient(endpoints, gateway_id="gw", events=listener)
+    task = asyncio.create_task(client.run())
+    await wait_until(lambda: listener.num_connected == 1)
+    names.answers = []  # a name service that has nothing to say changes nothing
+    await asyncio.sleep(0.2)
+    assert client.num_connects == 1
+    names.answers = ["127.0.0.3"]
+    await wait_until(lambda: listener.num_connected == 2)
+    client.cancel("r", 0)
+    await wait_until(lambda: second.of("cancellation"))
+    assert not first.of("cancellation")
+    client.close()
+    await ended(task)
+    await second.stop()
+
+
+async def test_an_address_that_does_not_answer_is_left_as_soon_as_the_name_has_another(
+    empty_cluster, wait_until
+):
+    """A socket that nobody reads swallows what is sent there, as the address of a lost node does."""
+    port = int(empty_cluster.scheduler.address.rpartition(":")[2])
+    silent = socket.create_server(("127.0.0.4", port))
+    names, listener = Names("127.0.0.4"), Listener()
+    endpoints = Endpoints([f"svc-scheduler:{port}"], resolve=names, interval_s=0.05)
+    client = SchedulerClient(endpoints, gateway_id="gw", events=listener)
+    task = asyncio.create_task(client.run())
+    await asyncio.sleep(0.3)
+    names.answers = ["127.0.0.1"]
+    started_at = asyncio.get_running_loop().time()
+    await wait_until(lambda: listener.num_connected == 1)
+    assert asyncio.get_running_loop().time() - started_at < 1.0
+    client.close()
+    await ended(task)
+    silent.close()

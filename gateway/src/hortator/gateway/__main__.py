@@ -67,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return EXIT_FAILED
         return 0
 
-    return run_process(run, drain_timeout_s=settings.drain_timeout_s + _FORCE_MARGIN_S, parent_pid=parent_pid)
+    drain_s = settings.drain_delay_s + settings.drain_timeout_s + _FORCE_MARGIN_S
+    return run_process(run, drain_timeout_s=drain_s, parent_pid=parent_pid)
 
 
 def _read(path: Path | None) -> dict[str, object]:

@@ -50,6 +50,9 @@ class Admission:
             tokenizer_vocab_size=None if tokenizer is None else tokenizer.vocab_size
         )
         self.is_draining = False
+        """New requests are refused."""
+        self.is_leaving = False
+        """New requests are still taken, but none should be sent here."""
         """Nothing new is let in; who comes back for a running request still is."""
 
     async def admit(

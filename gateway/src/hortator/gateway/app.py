@@ -23,10 +23,12 @@ from hortator.gateway.metrics import GatewayMetrics
 from hortator.gateway.service import SERVICE_NAME, InferenceService
 from hortator.gateway.settings import GatewaySettings
 from hortator.gateway.tokenization import load_tokenizer
+from hortator.runtime.endpoints import Endpoints
 from hortator.runtime.garbage import settle
 from hortator.runtime.grpc_server import GrpcServer
 from hortator.runtime.lifecycle import Drain
 from hortator.runtime.metrics import AdminServer, new_registry
+from hortator.runtime.pulse import LoopPulse
 
 _CLOSE_GRACE_S = 0.5
 
@@ -57,6 +59,19 @@ class Gateway:
         while self.service.num_calls:  # noqa: ASYNC110  # last messages, a few milliseconds
             await asyncio.sleep(0.005)
 
+    async def leave(self, *, timeout_s: float) -> bool:
+        """Send clients elsewhere and return once everything held has ended; False: the time was up before.
+
+        For a gateway that others stand beside: connections are told to go (GOAWAY), so a client's next call
+        takes a new connection, to another gateway, where `drain` would refuse it.
+        """
+        closing = asyncio.create_task(self.server.close(grace_s=timeout_s + _CLOSE_GRACE_S))
+        done, _ = await asyncio.wait({closing}, timeout=timeout_s)
+        if not done:
+            self.driver.end_all(_stopped())
+        await closing
+        return bool(done)
+
 
 @asynccontextmanager
 async def run_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
@@ -85,20 +100,31 @@ async def run_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     admission = Admission(settings, gateway_id=gateway_id, tokenizer=tokenizer, driver=driver, keyed=keyed)
     workers = WorkerClient(gateway_id=gateway_id, events=driver)
     service = InferenceService(admission=admission, driver=driver, metrics=metrics)
-    scheduler = SchedulerClient(settings.scheduler_addresses, gateway_id=gateway_id, events=driver)
+    endpoints = Endpoints(settings.scheduler_addresses, interval_s=settings.scheduler_resolve_interval_s)
+    scheduler = SchedulerClient(endpoints, gateway_id=gateway_id, events=driver)
+    loop = asyncio.get_running_loop()
 
     def not_ready() -> Sequence[str]:
         reasons = []
-        if admission.is_draining:
+        if admission.is_draining or admission.is_leaving:
             reasons.append("draining")
-        if not scheduler.is_connected:
+        since = scheduler.disconnected_at
+        is_new = scheduler.num_connects == 0
+        if is_new or (since is not None and loop.time() - since > settings.ready_without_scheduler_s):
             reasons.append("no scheduler")
         return reasons
 
     server = GrpcServer(
         register=service.register, service_names=[SERVICE_NAME], host=settings.host, port=settings.port
     )
-    admin = AdminServer(registry, host=settings.admin_host, port=settings.admin_port, not_ready=not_ready)
+    pulse = LoopPulse()
+    admin = AdminServer(
+        registry,
+        host=settings.admin_host,
+        port=settings.admin_port,
+        is_live=pulse.is_alive,
+        not_ready=not_ready,
+    )
     metrics.gauge("in_flight", "Requests held.", lambda: driver.num_in_flight)
     metrics.gauge("waiting", "Requests that want a placement.", lambda: driver.num_waiting)
     metrics.gauge("streams", "Open Generate calls.", lambda: service.num_calls)
@@ -122,11 +148,16 @@ async def run_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
             try:
                 await server.set_serving(serving=True)
                 yield gateway
-                driver.end_all(GatewayError(ErrorKind.UNAVAILABLE, "this gateway stopped", retry_after_s=0.0))
+                driver.end_all(_stopped())
                 await server.close(grace_s=_CLOSE_GRACE_S)
             finally:
+                pulse.close()
                 scheduler.close()
                 sweep.cancel()
+
+
+def _stopped() -> GatewayError:
+    return GatewayError(ErrorKind.UNAVAILABLE, "this gateway stopped", retry_after_s=0.0)
 
 
 async def serve(settings: GatewaySettings, drain: Drain) -> None:
@@ -134,15 +165,26 @@ async def serve(settings: GatewaySettings, drain: Drain) -> None:
     log = structlog.get_logger("hortator.gateway")
     log.info("settings", **settings.model_dump(mode="json"))
     async with run_gateway(settings) as gateway:
-        ready = {"event": "ready", "address": gateway.address, "admin_port": gateway.admin.port}
-        sys.stdout.write(json.dumps(ready) + "\n")
-        sys.stdout.flush()
-        settle()
-        await drain.wait()
-        log.info("draining", in_flight=gateway.driver.num_in_flight)
-        try:
-            async with asyncio.timeout(settings.drain_timeout_s):
-                await gateway.drain()
-        except TimeoutError:
-            log.warning("drain timed out", in_flight=gateway.driver.num_in_flight)
+        await _serve(gateway, settings, drain)
     log.info("stopped")
+
+
+async def _serve(gateway: Gateway, settings: GatewaySettings, drain: Drain) -> None:
+    log = structlog.get_logger("hortator.gateway")
+    ready = {"event": "ready", "address": gateway.address, "admin_port": gateway.admin.port}
+    sys.stdout.write(json.dumps(ready) + "\n")
+    sys.stdout.flush()
+    settle()
+    await drain.wait()
+    log.info("draining", in_flight=gateway.driver.num_in_flight, after_s=settings.drain_delay_s)
+    if settings.drain_delay_s and drain.reason != "parent died":
+        gateway.admission.is_leaving = True
+        await asyncio.sleep(settings.drain_delay_s)
+        if not await gateway.leave(timeout_s=settings.drain_timeout_s):
+            log.warning("drain timed out")
+        return
+    try:
+        async with asyncio.timeout(settings.drain_timeout_s):
+            await gateway.drain()
+    except TimeoutError:
+        log.warning("drain timed out", in_flight=gateway.driver.num_in_flight)

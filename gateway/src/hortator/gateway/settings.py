@@ -32,6 +32,17 @@ class GatewaySettings(Settings):
         min_length=1, description="`host:port` of every scheduler; tried in order."
     )
 
+    scheduler_resolve_interval_s: float = Field(
+        default=1.0,
+        gt=0,
+        description="How often the names among the schedulers' addresses are looked up again, in seconds.",
+    )
+    ready_without_scheduler_s: float = Field(
+        default=15.0,
+        ge=0,
+        description="Seconds for which a gateway that has lost its scheduler still says that it is ready.",
+    )
+
     model: str = Field(min_length=1, description="Served model name.")
     max_sequence_tokens: int = Field(ge=2, description="Prompt plus output tokens of one request.")
     vocab_size: int = Field(
@@ -85,6 +96,12 @@ class GatewaySettings(Settings):
     )
     drain_timeout_s: float = Field(
         default=30.0, gt=0, description="Seconds that requests have to finish after SIGTERM."
+    )
+    drain_delay_s: float = Field(
+        default=0.0,
+        ge=0,
+        description="Seconds after SIGTERM in which new requests are still taken, while /readyz says no: the "
+        "time that load balancers take to notice.",
     )
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
     log_format: LogFormat = Field(default=LogFormat.JSON, description="json or console.")

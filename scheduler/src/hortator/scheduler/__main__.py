@@ -13,7 +13,7 @@ from hortator.runtime.lifecycle import run_process
 from hortator.runtime.logs import configure_logging
 from hortator.runtime.settings import SettingsError
 from hortator.scheduler.app import DRAIN_MARGIN_S, run
-from hortator.scheduler.settings import load_settings
+from hortator.scheduler.settings import SchedulerProcessSettings
 
 EXIT_BAD_SETTINGS = 2
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     try:
-        settings = load_settings(arguments.settings)
+        settings = SchedulerProcessSettings.load_file(arguments.settings)
         configure_logging(component="scheduler", level=settings.log_level, log_format=settings.log_format)
     except (SettingsError, ValueError) as error:
         sys.stderr.write(f"{error}\n")

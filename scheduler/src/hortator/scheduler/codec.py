@@ -9,7 +9,7 @@ one is read as 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from hortator.rpc.scheduling.v1 import scheduling_pb2 as pb
@@ -413,8 +413,19 @@ def encode_snapshot(
     num_finished: int,
     num_rejected: Mapping[RejectReason, int],
     recent: Sequence[tuple[Batch, Placement]],
+    acknowledged: Collection[str] = (),
 ) -> pb.Snapshot:
-    """The machine for people and tools; `at_s` in seconds since 1970."""
+    """The machine for people and tools.
+
+    Args:
+        snapshot: the machine.
+        at_s: seconds since 1970.
+        num_gateways: gateways connected.
+        num_finished: requests finished so far.
+        num_rejected: requests rejected so far.
+        recent: newest placements with their batches.
+        acknowledged: workers that have said themselves that they take nothing new.
+    """
     specs = {group.spec.group_id: group.spec for group in snapshot.groups}
     wire = pb.Snapshot(
         at_s=at_s,
@@ -425,7 +436,9 @@ def encode_snapshot(
         oldest_wait_s=snapshot.oldest_wait_s,
         num_in_flight=snapshot.num_in_flight,
         num_gateways=num_gateways,
-        groups=[_group_state(group) for group in snapshot.groups],
+        groups=[
+            _group_state(group, acknowledged=group.spec.group_id in acknowledged) for group in snapshot.groups
+        ],
         num_rejected={reason.value: count for reason, count in num_rejected.items()},
         num_finished=num_finished,
     )
@@ -434,7 +447,7 @@ def encode_snapshot(
     return wire
 
 
-def _group_state(group: GroupSnapshot) -> pb.GroupState:
+def _group_state(group: GroupSnapshot, *, acknowledged: bool) -> pb.GroupState:
     spec = group.spec
     loads = group.loads
     return pb.GroupState(
@@ -447,6 +460,8 @@ def _group_state(group: GroupSnapshot) -> pb.GroupState:
         last_report_age_s=group.last_report_age_s,
         predicted_pass_s=group.predicted_pass_s,
         num_in_flight=group.num_in_flight,
+        is_draining=group.state == "draining",
+        drain_acknowledged=acknowledged,
         ranks=[
             pb.RankSnapshot(
                 dp_rank=rank,

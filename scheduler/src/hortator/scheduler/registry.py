@@ -148,6 +148,10 @@ class WorkerRegistry:
         """The newest stream of a worker that is not lost."""
         return self._streams.get(worker_id)
 
+    def acknowledged_drains(self) -> frozenset[str]:
+        """Workers that have said that they take nothing new."""
+        return frozenset(worker_id for worker_id, stream in self._streams.items() if stream.is_draining)
+
     def connect(self, group: GroupSpec, *, sequence: int) -> WorkerStream:
         """A worker said hello: emit WorkerJoined, also for a boot that is known already."""
         stream = WorkerStream(group=group, outbox=Outbox(limit=self._outbox_limit), last_sequence=sequence)

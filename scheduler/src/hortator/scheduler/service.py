@@ -274,6 +274,7 @@ class AdminService(pb_grpc.AdminServiceServicer):
             num_finished=tally.num_finished,
             num_rejected=tally.num_rejected,
             recent=[(placed.batch, placed.placement) for placed in newest],
+            acknowledged=self._shell.workers.acknowledged_drains(),
         )
 
 

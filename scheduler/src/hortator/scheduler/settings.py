@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import json
 import textwrap
 from dataclasses import fields
 from pathlib import Path
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from hortator.runtime.logs import LogFormat
-from hortator.runtime.settings import Settings, SettingsError
+from hortator.runtime.settings import Settings
 from hortator.scheduler.core.model import SchedulerSettings
 from hortator.scheduler.core.policies.registry import POLICY_NAMES
 
@@ -133,25 +132,3 @@ class SchedulerProcessSettings(Settings):
         """What the machine gets."""
         core: _Core = self.core
         return core.to_core()
-
-
-def load_settings(path: Path | None) -> SchedulerProcessSettings:
-    """Read the file (if any) and the environment.
-
-    Raises:
-        SettingsError: the file cannot be read, or a value does not fit; one line per problem.
-    """
-    if path is None:
-        return SchedulerProcessSettings.load()
-    try:
-        values = json.loads(path.read_text())
-    except OSError as error:
-        raise SettingsError([f"{path}: {error.strerror}"]) from None
-    except ValueError as error:
-        raise SettingsError([f"{path}: not valid JSON: {error}"]) from None
-    if not isinstance(values, dict):
-        raise SettingsError([f"{path}: an object is wanted"])
-    try:
-        return SchedulerProcessSettings.load(**values)
-    except SettingsError as error:
-        raise SettingsError([f"{path}: {problem}" for problem in error.problems]) from None

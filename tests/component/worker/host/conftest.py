@@ -257,10 +257,11 @@ class FakeScheduler(scheduling_pb2_grpc.SchedulingServiceServicer):
         self.server = None
         self.address = ""
 
-    async def start(self, port: int = 0) -> None:
+    async def start(self, port: int = 0, host: str = "127.0.0.1") -> None:
         self.server = GrpcServer(
             register=lambda server: scheduling_pb2_grpc.add_SchedulingServiceServicer_to_server(self, server),
             service_names=("hortator.rpc.scheduling.v1.SchedulingService",),
+            host=host,
             port=port,
         )
         await self.server.start()
@@ -308,6 +309,7 @@ class FakeScheduler(scheduling_pb2_grpc.SchedulingServiceServicer):
                 self.reports.append(report)
                 self._changed.set()
             self.has_left = True
+            self._changed.set()
         finally:
             answering.cancel()
 
@@ -349,7 +351,7 @@ async def running_worker(engine, **settings):
         stack.push_async_callback(engine.aclose)
         info = await engine.start()
         worker = await Worker.open(settings, engine, info, WorkerMetrics(new_registry()), stack)
-        running = asyncio.ensure_future(worker.run_until_drained(drain, []))
+        running = asyncio.ensure_future(worker.run_until_drained(drain))
         worker.drain, worker.running = drain, running
         try:
             yield worker

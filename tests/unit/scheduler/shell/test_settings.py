@@ -8,7 +8,7 @@ import pytest
 from hortator.runtime.settings import SettingsError
 from hortator.scheduler.__main__ import main
 from hortator.scheduler.core.model import SchedulerSettings
-from hortator.scheduler.settings import CoreSettings, load_settings
+from hortator.scheduler.settings import CoreSettings, SchedulerProcessSettings
 
 
 def a_file(tmp_path, **values):
@@ -18,7 +18,7 @@ def a_file(tmp_path, **values):
 
 
 def test_the_defaults_of_the_core_are_the_cores_own():
-    assert load_settings(None).core_settings() == SchedulerSettings()
+    assert SchedulerProcessSettings.load_file(None).core_settings() == SchedulerSettings()
 
 
 def test_every_core_setting_is_described():
@@ -30,7 +30,7 @@ def test_a_file_sets_process_and_core(tmp_path):
     path = a_file(
         tmp_path, port=0, core={"policy": "fixed-batch", "interval_s": 0.01, "max_waiting_requests": 5}
     )
-    settings = load_settings(path)
+    settings = SchedulerProcessSettings.load_file(path)
     assert settings.port == 0
     assert settings.core_settings() == SchedulerSettings(
         policy="fixed-batch", interval_s=0.01, max_waiting_requests=5
@@ -40,7 +40,7 @@ def test_a_file_sets_process_and_core(tmp_path):
 def test_the_file_wins_over_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("HORTATOR_SCHEDULER_PORT", "1")
     monkeypatch.setenv("HORTATOR_SCHEDULER_CORE__MAX_HOLD_S", "0.5")
-    settings = load_settings(a_file(tmp_path, port=2))
+    settings = SchedulerProcessSettings.load_file(a_file(tmp_path, port=2))
     assert settings.port == 2
     assert settings.core_settings().max_hold_s == 0.5
 
@@ -61,7 +61,7 @@ def test_the_file_wins_over_the_environment(tmp_path, monkeypatch):
 def test_a_wrong_value_is_one_line_that_names_file_and_field(tmp_path, values, words):
     path = a_file(tmp_path, **values)
     with pytest.raises(SettingsError) as caught:
-        load_settings(path)
+        SchedulerProcessSettings.load_file(path)
     (line,) = caught.value.problems
     for word in (str(path), *words):
         assert word in line
@@ -72,7 +72,7 @@ def test_a_file_that_is_no_json_object_is_refused(tmp_path, text):
     path = tmp_path / "scheduler.json"
     path.write_text(text)
     with pytest.raises(SettingsError, match=r"scheduler\.json"):
-        load_settings(path)
+        SchedulerProcessSettings.load_file(path)
 
 
 def test_the_process_ends_with_code_2_and_a_line_for_bad_settings(tmp_path, capsys):

@@ -9,7 +9,9 @@ from hortator.worker.report import LoadSnapshot, PassReported
 
 @pytest.fixture
 async def link():
-    link = SchedulerLink("127.0.0.1:1", worker=None, min_backoff_s=1.0, max_backoff_s=1.0)
+    link = SchedulerLink(
+        "127.0.0.1:1", worker=None, min_backoff_s=1.0, max_backoff_s=1.0, on_welcome=lambda: None
+    )
     link._is_up = True
     return link
 

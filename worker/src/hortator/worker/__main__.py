@@ -17,7 +17,7 @@ import structlog
 from hortator.runtime.lifecycle import Drain, run_process
 from hortator.runtime.logs import configure_logging
 from hortator.runtime.settings import SettingsError
-from hortator.worker.app import CLOSE_MARGIN_S, serve
+from hortator.worker.app import CLOSE_MARGIN_S, hold_place, serve
 from hortator.worker.engine_factory import build_engine
 from hortator.worker.errors import EngineConfigError
 from hortator.worker.settings import WorkerSettings
@@ -38,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = WorkerSettings.load(**_read_file(arguments.settings))
         configure_logging(component="worker", level=settings.log_level, log_format=settings.log_format)
-        engine = build_engine(settings.engine, settings.engine_options)
+        place = settings.group_place()
+        is_member = place is not None and not place.is_leader
+        engine = None if is_member else build_engine(settings.engine, settings.engine_options)
     except (SettingsError, EngineConfigError, ValueError) as error:
         _exit_with(str(error))
     if arguments.print_settings:
@@ -47,7 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     structlog.get_logger("hortator.worker").info("starting", settings=settings.model_dump(mode="json"))
 
     async def run(drain: Drain) -> int:
-        return await serve(settings, engine, drain)
+        if engine is not None:
+            return await serve(settings, engine, drain)
+        assert place is not None  # noqa: S101  # without a place there is an engine
+        return await hold_place(settings, place, drain)
 
     return run_process(run, drain_timeout_s=settings.drain_timeout_s + CLOSE_MARGIN_S, parent_pid=parent_pid)
 

@@ -1,10 +1,13 @@
 """The worker process: put together, announced, drained, ended.
 
-    start:  engine -> gRPC server -> report streams -> SERVING, and the ready line on standard output
-    stop:   NOT_SERVING, WorkerDraining -> what runs finishes (or is aborted) -> streams, server, engine
+    start:  members of the group -> engine -> gRPC server -> report streams -> SERVING, and the ready line
+    stop:   NOT_SERVING, WorkerDraining -> what runs finishes (or is aborted) -> streams, server, members,
+            engine
 
-Exit codes: 0 after a drain, 70 when the engine died (the whole EP group is to be started again), 2 for bad
-settings, and those of `hortator.runtime.lifecycle`.
+In a group of several pods this is what ordinal 0 does; the others are `group.member_process`.
+
+Exit codes: 0 after a drain, 70 when the engine died (the whole EP group is to be started again), 71 and 72
+those of `group.membership`, 2 for bad settings, and those of `hortator.runtime.lifecycle`.
 """
 
 from __future__ import annotations
@@ -13,24 +16,41 @@ import asyncio
 import json
 import secrets
 import sys
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, TypeVar
 
 import structlog
+from prometheus_client import CollectorRegistry
 
+from hortator.runtime.endpoints import Endpoints
 from hortator.runtime.garbage import settle
 from hortator.runtime.grpc_server import GrpcServer
+from hortator.runtime.last_words import say_last_words
 from hortator.runtime.lifecycle import Drain
 from hortator.runtime.metrics import AdminServer, new_registry
+from hortator.runtime.pulse import LoopPulse
 from hortator.worker.client.kv import KvClient
 from hortator.worker.client.report import SchedulerLinks
 from hortator.worker.engine import Engine, EngineDeadError, EngineInfo
+from hortator.worker.errors import GroupBrokenError
 from hortator.worker.gate import Gate
+from hortator.worker.group.boot_record import claim_epoch
+from hortator.worker.group.leader import GroupLeader
+from hortator.worker.group.member import GroupPlace, Member
+from hortator.worker.group.member_process import MemberProcess
+from hortator.worker.group.service import SERVICE_NAME as GROUP_SERVICE_NAME
+from hortator.worker.group.service import GroupService
 from hortator.worker.host import WorkerHost
 from hortator.worker.kv_leases import KvLeases
 from hortator.worker.metrics import WorkerMetrics
 from hortator.worker.report import WorkerIdentity
 from hortator.worker.service import SERVICE_NAME, WorkerService
 from hortator.worker.settings import WorkerSettings
+from hortator.worker.startup import Startup, StartupPhase
+
+_T = TypeVar("_T")
 
 EXIT_ENGINE_DEAD = 70
 ABORT_TIMEOUT_S = 3.0
@@ -41,58 +61,177 @@ CLOSE_MARGIN_S = 15.0
 
 
 async def serve(settings: WorkerSettings, engine: Engine, drain: Drain) -> int:
-    """Run a worker until it is drained or its engine dies; returns the exit code."""
-    log = structlog.get_logger("hortator.worker.app")
+    """Run a worker until it is drained, its engine dies or its group breaks; returns the exit code."""
     registry = new_registry()
-    not_ready = ["the engine is starting"]
-    exit_code = 0
+    metrics = WorkerMetrics(registry)
+    startup = Startup(tuple(StartupPhase), metrics)
+    boot_id = settings.new_boot_id()
+    group: GroupLeader | None = None
     async with AsyncExitStack() as stack:
-        admin = AdminServer(
-            registry, host=settings.admin_host, port=settings.admin_port, not_ready=lambda: not_ready
+        try:
+            admin_port = open_admin(settings, startup, registry, stack)
+            group = await _open_group(settings, boot_id, metrics, drain, stack)
+            stack.push_async_callback(engine.aclose)
+            if group is not None:
+                startup.waiting_for = group.waits_for
+                await _until(group.wait_complete(), drain, group)
+            startup.reached(StartupPhase.MEMBERS_JOINED)
+            info = await _until(engine.start(), drain, group)
+            startup.reached(StartupPhase.ENGINE_STARTED)
+            worker = await Worker.open(
+                settings, engine, info, metrics, stack, boot_id=boot_id, startup=startup
+            )
+            await worker.announce(admin_port)
+            await worker.run_until_drained(drain, group)
+        except _DrainedEarlyError:
+            pass
+        except (EngineDeadError, GroupBrokenError, BaseExceptionGroup) as error:
+            return _failed(error, group)
+        if group is not None:
+            await group.dismiss()
+    return 0
+
+
+async def hold_place(settings: WorkerSettings, place: GroupPlace, drain: Drain) -> int:
+    """Run a member other than ordinal 0; returns the exit code."""
+    registry = new_registry()
+    startup = Startup((StartupPhase.MEMBERS_JOINED,), WorkerMetrics(registry))
+    member = Member(place=place, boot_id=settings.new_boot_id())
+    async with AsyncExitStack() as stack:
+        try:
+            admin_port = open_admin(settings, startup, registry, stack)
+            _claim_epoch(settings, member)
+        except GroupBrokenError as error:
+            return _failed(error, None)
+        process = MemberProcess(
+            member, settings.group_limits(), leader_address=settings.leader_address, startup=startup
         )
-        admin_port = admin.start()
-        stack.callback(admin.close)
-        stack.push_async_callback(engine.aclose)
-        try:
-            info = await _start(engine, drain)
-        except EngineDeadError as error:
-            log.critical("the engine did not start", error=str(error))
-            return EXIT_ENGINE_DEAD
-        if info is None:
-            return 0
-        worker = await Worker.open(settings, engine, info, WorkerMetrics(registry), stack)
-        not_ready.clear()
-        await worker.announce(admin_port)
-        try:
-            await worker.run_until_drained(drain, not_ready)
-        except* EngineDeadError as errors:
-            log.critical("the engine died", error=str(errors.exceptions[0]))
-            exit_code = EXIT_ENGINE_DEAD
+        _say_ready(address="", admin_port=admin_port)
+        end = await process.run(drain)
+    if end.exit_code:
+        say_last_words(end.message)
+    structlog.get_logger("hortator.worker.app").info("ended", why=end.message, exit_code=end.exit_code)
+    return end.exit_code
+
+
+def open_admin(
+    settings: WorkerSettings, startup: Startup, registry: CollectorRegistry, stack: AsyncExitStack
+) -> int:
+    """Serve metrics and probes; the port."""
+    pulse = LoopPulse()
+    stack.callback(pulse.close)
+    admin = AdminServer(
+        registry,
+        host=settings.admin_host,
+        port=settings.admin_port,
+        is_live=pulse.is_alive,
+        not_ready=startup.not_ready,
+        details=startup.timeline,
+    )
+    port = admin.start()
+    stack.callback(admin.close)
+    return port
+
+
+async def _open_group(
+    settings: WorkerSettings, boot_id: str, metrics: WorkerMetrics, drain: Drain, stack: AsyncExitStack
+) -> GroupLeader | None:
+    """Take members, if there are to be any. Raises GroupBrokenError for a second boot of this pod."""
+    place = settings.group_place()
+    if place is None:
+        return None
+    leader = Member(place=place, boot_id=boot_id)
+    _claim_epoch(settings, leader)
+    if place.group_size == 1:
+        return None
+    group = GroupLeader(leader, settings.group_limits(), request_drain=drain.request)
+    stack.callback(group.close)
+    metrics.group_members.set_function(lambda: group.num_members)
+    service = GroupService(group)
+    server = GrpcServer(
+        register=service.register,
+        service_names=(GROUP_SERVICE_NAME,),
+        host=settings.host,
+        port=settings.join_port,
+    )
+    await server.start()
+    stack.push_async_callback(server.close, grace_s=0.5)
+    await server.set_serving(serving=True)
+    structlog.get_logger("hortator.worker.app").info(
+        "waiting for members", address=server.address, group_size=place.group_size, epoch=place.epoch
+    )
+    return group
+
+
+def _claim_epoch(settings: WorkerSettings, member: Member) -> None:
+    if settings.boot_dir and settings.epoch is not None:
+        claim_epoch(Path(settings.boot_dir), member, pod_uid=settings.pod_uid)
+
+
+class _DrainedEarlyError(Exception):
+    """A drain was asked for before there was anything to drain."""
+
+
+async def _until(work: Coroutine[Any, Any, _T], drain: Drain, group: GroupLeader | None) -> _T:
+    """The result of `work`, unless a drain is asked for or the group breaks before."""
+    doing = asyncio.ensure_future(work)
+    draining = asyncio.ensure_future(drain.wait())
+    watching = [] if group is None else [asyncio.ensure_future(group.run())]
+    tasks = [doing, draining, *watching]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for watch in watching:
+            if watch.done():
+                await watch
+        if doing.done():
+            return doing.result()
+        raise _DrainedEarlyError
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _failed(error: BaseException, group: GroupLeader | None) -> int:
+    """Say why this process ends, to people and to the group; the exit code. Raises what is not expected."""
+    known = _known(error)
+    match known:
+        case EngineDeadError():
+            message, exit_code = f"the engine died: {known}", EXIT_ENGINE_DEAD
+            if group is not None:
+                group.fail(message)
+        case GroupBrokenError():
+            message, exit_code = f"the group is broken: {known}", known.exit_code
+        case _:
+            raise error
+    structlog.get_logger("hortator.worker.app").critical(message, exit_code=exit_code)
+    say_last_words(message)
     return exit_code
 
 
-async def _start(engine: Engine, drain: Drain) -> EngineInfo | None:
-    """Start the engine; None when a drain was asked for before it was up."""
-    starting = asyncio.ensure_future(engine.start())
-    draining = asyncio.ensure_future(drain.wait())
-    try:
-        await asyncio.wait({starting, draining}, return_when=asyncio.FIRST_COMPLETED)
-        return starting.result() if starting.done() else None
-    finally:
-        for task in (starting, draining):
-            task.cancel()
-        await asyncio.gather(starting, draining, return_exceptions=True)
+def _known(error: BaseException) -> BaseException | None:
+    if isinstance(error, BaseExceptionGroup):
+        found = (_known(one) for one in error.exceptions)
+        return next((one for one in found if one is not None), None)
+    return error if isinstance(error, (EngineDeadError, GroupBrokenError)) else None
+
+
+def _say_ready(*, address: str, admin_port: int) -> None:
+    ready = {"event": "ready", "address": address, "admin_port": admin_port}
+    sys.stdout.write(json.dumps(ready) + "\n")
+    sys.stdout.flush()
 
 
 class Worker:
     """Everything of a running worker; closed by the stack it was opened on."""
 
     def __init__(
-        self, *, host: WorkerHost, server: GrpcServer, links: SchedulerLinks, drain_s: float
+        self, *, host: WorkerHost, server: GrpcServer, links: SchedulerLinks, startup: Startup, drain_s: float
     ) -> None:
         self.host = host
         self._server = server
         self.links = links
+        self._startup = startup
         self._drain_s = drain_s
         self._log = structlog.get_logger("hortator.worker.app")
 
@@ -104,6 +243,9 @@ class Worker:
         info: EngineInfo,
         metrics: WorkerMetrics,
         stack: AsyncExitStack,
+        *,
+        boot_id: str = "",
+        startup: Startup | None = None,
     ) -> Worker:
         """Bind the server, and make the host that it serves: the host's identity holds the bound address."""
         kv_client = KvClient(timeout_s=settings.kv_pull_timeout_s)
@@ -119,8 +261,8 @@ class Worker:
             info=info,
             identity=WorkerIdentity(
                 worker_id=settings.worker_id or f"worker-{secrets.token_hex(4)}",
-                boot_id=secrets.token_hex(8),
-                address=settings.advertise_address or server.address,
+                boot_id=boot_id or settings.new_boot_id(),
+                address=settings.advertised(server.address),
                 phase=settings.phase.value,
             ),
             gate=Gate(settings.gate_limits()),
@@ -129,9 +271,13 @@ class Worker:
             metrics=metrics,
         )
         service.host = host
-        links = SchedulerLinks(settings.scheduler_addresses, host)
+        endpoints = Endpoints(settings.scheduler_addresses, interval_s=settings.scheduler_resolve_interval_s)
+        startup = startup or Startup(tuple(StartupPhase), metrics)
+        links = SchedulerLinks(endpoints, host, on_welcome=lambda: startup.reached(StartupPhase.REPORTED))
+        if not settings.scheduler_addresses:
+            startup.reached(StartupPhase.REPORTED)
         host.add_sink(links)
-        return cls(host=host, server=server, links=links, drain_s=settings.drain_timeout_s)
+        return cls(host=host, server=server, links=links, startup=startup, drain_s=settings.drain_timeout_s)
 
     async def announce(self, admin_port: int) -> None:
         """Health, the log, and the ready line."""
@@ -146,18 +292,18 @@ class Worker:
             model=info.model_name,
             dp_size=info.dp_size,
         )
-        ready = {"event": "ready", "address": self._server.address, "admin_port": admin_port}
-        sys.stdout.write(json.dumps(ready) + "\n")
-        sys.stdout.flush()
+        _say_ready(address=self._server.address, admin_port=admin_port)
 
-    async def run_until_drained(self, drain: Drain, not_ready: list[str]) -> None:
-        """Serve. Raises EngineDeadError in an exception group."""
+    async def run_until_drained(self, drain: Drain, group: GroupLeader | None = None) -> None:
+        """Serve. Raises EngineDeadError or GroupBrokenError in an exception group."""
         async with asyncio.TaskGroup() as tasks:
+            watching = None if group is None else tasks.create_task(group.run())
             serving = tasks.create_task(self.host.run())
             reporting = tasks.create_task(self.links.run())
             settle()
             await drain.wait()
-            not_ready.append("draining")
+            self._log.info("stopping", reason=drain.reason, num_live=self.host.num_live)
+            self._startup.is_draining = True
             await self._server.set_serving(serving=False)
             await self._drain(is_orphan=drain.reason == "parent died")
             self.links.leave()
@@ -165,6 +311,8 @@ class Worker:
             reporting.cancel()
             await self._server.close(grace_s=0.5)
             serving.cancel()
+            if watching is not None:
+                watching.cancel()
 
     async def _drain(self, *, is_orphan: bool) -> None:
         self.host.start_draining()

@@ -13,3 +13,11 @@ class UnknownLeaseError(Exception):
 
 class EngineConfigError(Exception):
     """The engine's options do not fit; `str()` names the option and what is allowed."""
+
+
+class GroupBrokenError(Exception):
+    """The group of this process is over, or this process may not belong to it; `str()` is one line."""
+
+    def __init__(self, message: str, *, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -21,6 +21,17 @@ class WorkerMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
+        self.startup = Gauge(
+            "hortator_worker_startup_seconds",
+            "From the start of the process to members_joined, engine_started and reported.",
+            ["phase"],
+            registry=registry,
+        )
+        self.group_members = Gauge(
+            "hortator_worker_group_members",
+            "Members of the group that are connected, this one included (ordinal 0 counts them).",
+            registry=registry,
+        )
         self.forward_pass = Histogram(
             "hortator_worker_forward_pass_seconds",
             "Duration of forward passes.",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import secrets
+from collections.abc import Iterator
 from enum import StrEnum
 
 from pydantic import Field, JsonValue
 from pydantic_settings import SettingsConfigDict
 
 from hortator.runtime.logs import LogFormat
-from hortator.runtime.settings import Settings
+from hortator.runtime.settings import Settings, SettingsError
 from hortator.worker.gate import GateLimits
+from hortator.worker.group.member import GroupLimits, GroupPlace
 
 
 class WorkerPhase(StrEnum):
@@ -45,12 +49,62 @@ class WorkerSettings(Settings):
     advertise_address: str = Field(
         default="", description="`host:port` where gateways and workers reach this one; empty: as bound."
     )
+    advertise_host: str = Field(
+        default="", description="The same without the port, which is the one that was bound: a pod's address."
+    )
     admin_host: str = Field(default="127.0.0.1", description="Address that the admin port listens on.")
     admin_port: int = Field(
         default=0, ge=0, le=65535, description="Port of metrics and probes; 0 picks a free one."
     )
     scheduler_addresses: tuple[str, ...] = Field(
         default=(), description="`host:port` of every scheduler, leader and standbys; each gets every report."
+    )
+
+    scheduler_resolve_interval_s: float = Field(
+        default=1.0,
+        gt=0,
+        description="How often the names among the schedulers' addresses are looked up again, in seconds.",
+    )
+
+    pod_name: str = Field(
+        default="",
+        max_length=253,
+        description="Name of this pod, `<group>-<ordinal>`; its ordinal says which member this is.",
+    )
+    pod_uid: str = Field(default="", description="UID of this pod; only makes the record in boot_dir unique.")
+    node_name: str = Field(default="", description="Node of this pod, for error lines.")
+    group_size: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Pods of the EP group. Ordinal 0 hosts the engine, the others join it.",
+    )
+    epoch: int | None = Field(
+        default=None,
+        ge=0,
+        lt=1 << 63,
+        description="Epoch of the EP group, higher at every restart of it; an ordinal joins an epoch once.",
+    )
+    leader_address: str = Field(
+        default="",
+        description="`host:port` where the other members find ordinal 0; a name is looked up anew.",
+    )
+    join_port: int = Field(
+        default=7072, ge=0, le=65535, description="Port on which ordinal 0 takes members; 0 picks a free one."
+    )
+    startup_timeout_s: float = Field(
+        default=600.0, gt=0, description="Seconds until every member of the group must have joined."
+    )
+    heartbeat_interval_s: float = Field(
+        default=1.0, gt=0, description="How often the members of a group say that they are here, in seconds."
+    )
+    heartbeat_timeout_s: float = Field(
+        default=6.0, gt=0, description="Silence after which a member counts as lost, in seconds."
+    )
+    boot_dir: str = Field(
+        default="",
+        description="Folder that outlives the container but not the pod (/dev/shm, an emptyDir): a container "
+        "whose pod has run this epoch before ends at once. Empty: not checked.",
     )
 
     engine: EngineKind = Field(default=EngineKind.SIMULATED, description="simulated or torch_moe.")
@@ -100,6 +154,66 @@ class WorkerSettings(Settings):
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
     log_format: LogFormat = Field(default=LogFormat.JSON, description="json or console.")
 
+    def advertised(self, bound: str) -> str:
+        """Where others reach this worker that listens on `bound` (host:port)."""
+        host = self.advertise_host
+        if self.advertise_address or not host:
+            return self.advertise_address or bound
+        return f"{f'[{host}]' if ':' in host else host}:{bound.rpartition(':')[2]}"
+
+    def new_boot_id(self) -> str:
+        """Of this start of the process; in a group it begins with the epoch."""
+        boot = secrets.token_hex(8)
+        return boot if self.epoch is None else f"{self.epoch}-{boot}"
+
+    def group_place(self) -> GroupPlace | None:
+        """Where this process stands in its group; None: it is no pod's.
+
+        Raises:
+            SettingsError: what the pod says of itself does not fit together.
+        """
+        if not self.pod_name and self.group_size == 1:
+            return None
+        ordinal = _ordinal(self.pod_name)
+        problems = list(self._group_problems(ordinal))
+        if problems:
+            raise SettingsError([f"HORTATOR_WORKER_{problem}" for problem in problems])
+        return GroupPlace(
+            worker_id=self.worker_id or self.pod_name,
+            group_size=self.group_size,
+            ordinal=ordinal or 0,
+            epoch=self.epoch or 0,
+            pod_name=self.pod_name,
+            node_name=self.node_name,
+        )
+
+    def _group_problems(self, ordinal: int | None) -> Iterator[str]:
+        size = self.group_size
+        if ordinal is None:
+            yield f"POD_NAME: got {self.pod_name!r} (allowed: a name that ends in -0 to -{size - 1})"
+        elif ordinal >= size:
+            yield f"POD_NAME: ordinal {ordinal} of {self.pod_name} is not in a group of {size} (GROUP_SIZE)"
+        if self.heartbeat_timeout_s <= 2 * self.heartbeat_interval_s:
+            yield "HEARTBEAT_TIMEOUT_S: must be more than twice HEARTBEAT_INTERVAL_S"
+        if size == 1:
+            return
+        if self.epoch is None:
+            yield "EPOCH: required with GROUP_SIZE above 1"
+        if not self.worker_id:
+            yield "WORKER_ID: required with GROUP_SIZE above 1, the same in all members"
+        if ordinal and not self.leader_address:
+            yield "LEADER_ADDRESS: required in members other than ordinal 0 (allowed: host:port)"
+        if self.engine is EngineKind.TORCH_MOE:
+            yield f"GROUP_SIZE: got {size}, but torch_moe runs all its ranks in one pod (allowed: 1)"
+
+    def group_limits(self) -> GroupLimits:
+        """How long the members of a group wait for each other."""
+        return GroupLimits(
+            startup_timeout_s=self.startup_timeout_s,
+            heartbeat_interval_s=self.heartbeat_interval_s,
+            heartbeat_timeout_s=self.heartbeat_timeout_s,
+        )
+
     def gate_limits(self) -> GateLimits:
         """How long the gate may wait."""
         return GateLimits(
@@ -110,3 +224,9 @@ class WorkerSettings(Settings):
             manifest_wait_s=self.gate_manifest_wait_s,
             absent_wait_s=self.gate_absent_wait_s,
         )
+
+
+def _ordinal(pod_name: str) -> int | None:
+    """The number at the end of a StatefulSet pod's name."""
+    found = re.fullmatch(r".+-(0|[1-9]\d*)", pod_name)
+    return int(found.group(1)) if found else None

@@ -5,6 +5,9 @@ Theory of operation:
 - Whatever is to be said is put into one list; a single writer takes all there is and sends it as one
   PlaceRequest. Under load messages grow by themselves; idle, an event leaves in the same loop turn.
 - Schedulers are tried in the order of their addresses, again and again; each round, a longer pause.
+- Names among the addresses are looked up all the time (`Endpoints`). A scheduler whose address is no longer
+  among them while another's is has gone, or will: its stream is left for the other one's, also when nothing
+  has told us that it is broken.
 - A scheduler that is new to us knows nothing. After the hello the owner is asked (`scheduler_connected`) to
   announce again what wants a placement, so announcements are not kept while nobody is there. Everything else
   is kept and sent again: a scheduler ignores what it knows already.
@@ -14,6 +17,7 @@ Theory of operation:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -24,6 +28,7 @@ import structlog
 from hortator.gateway import codec
 from hortator.gateway.placement import Placement, Rejection, Retraction
 from hortator.rpc.scheduling.v1 import scheduling_pb2, scheduling_pb2_grpc
+from hortator.runtime.endpoints import Endpoints
 from hortator.runtime.grpc_server import open_channel
 
 CONNECT_TIMEOUT_S = 3.0
@@ -65,12 +70,16 @@ class _StreamEndedError(Exception):
     """The scheduler closed the stream in good order."""
 
 
+class _MovedError(Exception):
+    """The scheduler's address is another one now."""
+
+
 class SchedulerClient:
     """Keeps a Place stream to one of the schedulers. `run` does the work; the rest only takes notes."""
 
     def __init__(
         self,
-        addresses: Sequence[str],
+        endpoints: Endpoints,
         *,
         gateway_id: str,
         events: SchedulerEvents,
@@ -80,13 +89,14 @@ class SchedulerClient:
         """Nothing happens before `run`.
 
         Args:
-            addresses: `host:port` of every scheduler.
+            endpoints: of every scheduler.
             gateway_id: unique per process.
             events: told what the scheduler says.
             min_backoff_s: pause after the first round of failures.
             max_backoff_s: longest pause.
         """
-        self._addresses = tuple(addresses)
+        self._endpoints = endpoints
+        self._moved = asyncio.Event()
         self._gateway_id = gateway_id
         self._events = events
         self._min_backoff_s = min_backoff_s
@@ -110,16 +120,31 @@ class SchedulerClient:
         """Keep a stream up until `close`."""
         self._task = asyncio.current_task()
         self.disconnected_at = asyncio.get_running_loop().time()
+        self._endpoints.on_change(self._moved.set)
+        looking = asyncio.ensure_future(self._endpoints.run())
+        try:
+            await self._keep_connected()
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
+
+    async def _keep_connected(self) -> None:
         backoff_s = self._min_backoff_s
         while True:
-            for address in self._addresses:
+            self._moved.clear()
+            addresses = self._endpoints.current
+            for address in addresses:
                 self._heard = False
                 await self._session(address)
                 if self._is_closing:
                     return
                 if self._heard:
                     backoff_s = self._min_backoff_s
-            await asyncio.sleep(backoff_s)
+                if self._endpoints.current != addresses:
+                    break
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(backoff_s):
+                    await self._moved.wait()
             backoff_s = min(backoff_s * 2, self._max_backoff_s)
 
     def close(self) -> None:
@@ -234,33 +259,47 @@ class SchedulerClient:
 
     async def _session(self, address: str) -> None:
         """One stream, from connecting to its end. Errors end it and are logged."""
-        async with open_channel(address) as channel:
+        # A channel of its own for every try, sharing nothing: gRPC's own backoff must not outlive it.
+        async with open_channel(address, options=(("grpc.use_local_subchannel_pool", 1),)) as channel:
             call = scheduling_pb2_grpc.SchedulingServiceStub(channel).Place()
             try:
-                async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    hello = scheduling_pb2.GatewayHello(gateway_id=self._gateway_id)
-                    event = scheduling_pb2.GatewayEvent(hello=hello)
-                    await call.write(scheduling_pb2.PlaceRequest(events=[event]))
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
+                await self._say_hello(call, address)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError, _MovedError) as error:
                 self._log.debug("no scheduler", address=address, error=_brief(error))
                 return
             self._connected(address)
             try:
-                why = await self._serve(call)
+                why = await self._serve(call, address)
             except Exception as error:  # noqa: BLE001  # one bad message must not end all streams
                 self._log.exception("scheduler stream failed", address=address)
                 why = _brief(error)
             call.cancel()
             self._disconnected(address, why)
 
-    async def _serve(self, call: _Call) -> str:
+    async def _say_hello(self, call: _Call, address: str) -> None:
+        """The first message, unless the address moves or the time passes before it can be sent."""
+        hello = scheduling_pb2.GatewayHello(gateway_id=self._gateway_id)
+        request = scheduling_pb2.PlaceRequest(events=[scheduling_pb2.GatewayEvent(hello=hello)])
+        saying = asyncio.ensure_future(_write(call, request))
+        moving = asyncio.ensure_future(self._until_moved(address))
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await asyncio.wait({saying, moving}, return_when=asyncio.FIRST_COMPLETED)
+            await (saying if saying.done() else moving)
+        finally:
+            saying.cancel()
+            moving.cancel()
+            await asyncio.gather(saying, moving, return_exceptions=True)
+
+    async def _serve(self, call: _Call, address: str) -> str:
         """Read and write until either ends; returns why."""
         why = ""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._write(call))
                 group.create_task(self._read(call))
-        except* (grpc.aio.AioRpcError, asyncio.InvalidStateError, _StreamEndedError) as errors:
+                group.create_task(self._until_moved(address))
+        except* (grpc.aio.AioRpcError, asyncio.InvalidStateError, _StreamEndedError, _MovedError) as errors:
             why = _brief(errors.exceptions[0])
         return why
 
@@ -281,6 +320,12 @@ class SchedulerClient:
             self._heard = True
             self._dispatch(response)
         raise _StreamEndedError("the scheduler closed the stream")
+
+    async def _until_moved(self, address: str) -> None:
+        while not self._endpoints.has_moved(address):
+            self._moved.clear()
+            await self._moved.wait()
+        raise _MovedError(f"{address} is not among the schedulers' addresses any more")
 
     def _dispatch(self, response: scheduling_pb2.PlaceResponse) -> None:
         epoch = response.epoch
@@ -313,6 +358,10 @@ class SchedulerClient:
 
 
 _SAID_AGAIN = frozenset({"announcement", "prefill_finished"})
+
+
+async def _write(call: _Call, request: scheduling_pb2.PlaceRequest) -> None:
+    await call.write(request)
 
 
 def _brief(error: BaseException) -> str:

@@ -7,6 +7,8 @@
 - From `offer` to the wire is one hop: the sender task wakes and writes. No polling, no buffering; only the
   start of a pass may wait for `MAX_START_DELAY_S`, and is not said at all when the pass has ended by then
   and nothing happened to the prefix cache.
+- Names are looked up all the time (`Endpoints`): a new address gets a link of its own, and one that is no
+  longer among the addresses keeps its stream as long as that works, and is not dialled again.
 - `leave` ends the streams in order, so that schedulers know at once that this worker is gone on purpose.
 - When nothing was sent for the heartbeat interval (from the scheduler's welcome) the states are.
 """
@@ -17,7 +19,7 @@ import asyncio
 import contextlib
 import random
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import grpc
@@ -25,6 +27,7 @@ import grpc.aio
 import structlog
 
 from hortator.rpc.scheduling.v1 import scheduling_pb2, scheduling_pb2_grpc
+from hortator.runtime.endpoints import Endpoints
 from hortator.runtime.grpc_server import open_channel
 from hortator.worker.client.cancellation import PeerCancelledError, peer_cancellation_as_error
 from hortator.worker.codec import decode_manifest, encode_hello, encode_report
@@ -53,9 +56,17 @@ class SchedulerLink:
     """The stream to one scheduler; `run` keeps it up."""
 
     def __init__(
-        self, address: str, worker: ScheduledWorker, *, min_backoff_s: float, max_backoff_s: float
+        self,
+        address: str,
+        worker: ScheduledWorker,
+        *,
+        min_backoff_s: float,
+        max_backoff_s: float,
+        on_welcome: Callable[[], None],
     ) -> None:
         self.address = address
+        self._on_welcome = on_welcome
+        self._is_retired = False
         self._worker = worker
         self._min_backoff_s = min_backoff_s
         self._max_backoff_s = max_backoff_s
@@ -91,6 +102,17 @@ class SchedulerLink:
         self._leaving.set()
         self._ready.set()
 
+    def retire(self) -> None:
+        """Nobody names this address any more: use the stream while it works, then let `run` return."""
+        self._is_retired = True
+        if not self._is_up:
+            self._leaving.set()
+
+    def recall(self) -> bool:
+        """The address is named again; False when it is too late for this link."""
+        self._is_retired = False
+        return not self._leaving.is_set()
+
     async def run(self) -> None:
         """Keep a stream open until cancelled or told to leave."""
         backoff_s = self._min_backoff_s
@@ -106,7 +128,8 @@ class SchedulerLink:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise asyncio.CancelledError
-            if self._leaving.is_set():
+            if self._leaving.is_set() or self._is_retired:
+                self._leaving.set()
                 return
             if self._loop.time() - connected_at > self._max_backoff_s:
                 backoff_s = self._min_backoff_s
@@ -191,6 +214,7 @@ class SchedulerLink:
             case "welcome":
                 self._heartbeat_s = message.welcome.heartbeat_interval_s or DEFAULT_HEARTBEAT_S
                 self._log.info("report stream up", scheduler=self.address, epoch=message.epoch)
+                self._on_welcome()
             case _:  # nothing but an epoch, or an event of a newer scheduler
                 pass
 
@@ -222,34 +246,86 @@ class SchedulerLinks:
 
     def __init__(
         self,
-        addresses: Sequence[str],
+        endpoints: Endpoints,
         worker: ScheduledWorker,
         *,
         min_backoff_s: float = 0.05,
         max_backoff_s: float = 1.0,
+        on_welcome: Callable[[], None] = lambda: None,
     ) -> None:
-        self._links = [
-            SchedulerLink(address, worker, min_backoff_s=min_backoff_s, max_backoff_s=max_backoff_s)
-            for address in addresses
-        ]
+        """Nothing is dialled before `run`.
+
+        Args:
+            endpoints: of every scheduler, leader and standbys.
+            worker: whose reports these are.
+            min_backoff_s: pause after the first failure of a link.
+            max_backoff_s: longest pause.
+            on_welcome: called whenever a scheduler has taken the hello.
+        """
+        self._endpoints = endpoints
+        self._worker = worker
+        self._min_backoff_s = min_backoff_s
+        self._max_backoff_s = max_backoff_s
+        self._on_welcome = on_welcome
+        self._links: dict[str, SchedulerLink] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     @property
     def num_up(self) -> int:
         """Schedulers that hear us."""
-        return sum(link.is_up for link in self._links)
+        return sum(link.is_up for link in self._links.values())
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where links go to now."""
+        return tuple(self._links)
 
     def offer(self, report: WorkerReport) -> None:
         """To every scheduler whose stream is up."""
-        for link in self._links:
+        for link in self._links.values():
             link.offer(report)
 
     def leave(self) -> None:
         """End all streams in order; `run` returns once the schedulers have taken note."""
-        for link in self._links:
+        if self._looking is not None:
+            self._looking.cancel()
+        for link in self._links.values():
             link.leave()
 
     async def run(self) -> None:
         """Keep all streams open until cancelled or told to leave."""
         async with asyncio.TaskGroup() as tasks:
-            for link in self._links:
-                tasks.create_task(link.run())
+            self._tasks = tasks
+            self._endpoints.on_change(self._follow)
+            self._follow()
+            self._looking = tasks.create_task(self._endpoints.run())
+
+    def _follow(self) -> None:
+        """One link to each address that there is now."""
+        current = self._endpoints.current
+        for address, link in self._links.items():
+            if address not in current:
+                link.retire()
+        for address in current:
+            known = self._links.get(address)
+            if known is None or not known.recall():
+                self._dial(address)
+
+    def _dial(self, address: str) -> None:
+        if self._tasks is None or (self._looking is not None and self._looking.cancelled()):
+            return
+        link = SchedulerLink(
+            address,
+            self._worker,
+            min_backoff_s=self._min_backoff_s,
+            max_backoff_s=self._max_backoff_s,
+            on_welcome=self._on_welcome,
+        )
+        self._links[address] = link
+        self._tasks.create_task(self._keep(link))
+
+    async def _keep(self, link: SchedulerLink) -> None:
+        await link.run()
+        if self._links.get(link.address) is link:
+            del self._links[link.address]

@@ -1170,6 +1170,8 @@ class GroupState(_message.Message):
     PREDICTED_PASS_S_FIELD_NUMBER: _builtins.int
     RANKS_FIELD_NUMBER: _builtins.int
     NUM_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    IS_DRAINING_FIELD_NUMBER: _builtins.int
+    DRAIN_ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     boot_id: _builtins.str
     address: _builtins.str
@@ -1180,6 +1182,10 @@ class GroupState(_message.Message):
     last_report_age_s: _builtins.float
     predicted_pass_s: _builtins.float
     num_in_flight: _builtins.int
+    is_draining: _builtins.bool
+    """Nothing new is placed there."""
+    drain_acknowledged: _builtins.bool
+    """The worker itself has said that it takes nothing new: drained once nothing is in flight either."""
     @_builtins.property
     def ranks(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankSnapshot]: ...
     def __init__(
@@ -1195,10 +1201,12 @@ class GroupState(_message.Message):
         predicted_pass_s: _builtins.float = ...,
         ranks: _abc.Iterable[Global___RankSnapshot] | None = ...,
         num_in_flight: _builtins.int = ...,
+        is_draining: _builtins.bool = ...,
+        drain_acknowledged: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "boot_id", b"boot_id", "forward_pass_id", b"forward_pass_id", "last_report_age_s", b"last_report_age_s", "num_in_flight", b"num_in_flight", "phase", b"phase", "predicted_pass_s", b"predicted_pass_s", "ranks", b"ranks", "state", b"state", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "boot_id", b"boot_id", "drain_acknowledged", b"drain_acknowledged", "forward_pass_id", b"forward_pass_id", "is_draining", b"is_draining", "last_report_age_s", b"last_report_age_s", "num_in_flight", b"num_in_flight", "phase", b"phase", "predicted_pass_s", b"predicted_pass_s", "ranks", b"ranks", "state", b"state", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

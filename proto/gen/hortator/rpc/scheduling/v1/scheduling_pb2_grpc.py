@@ -193,6 +193,7 @@ class AdminServiceServicer:
 
     def Drain(self, request, context):
         """Stops placements on a worker; returns once it has acknowledged and nothing is in flight, or the timeout passed.
+        May be called again and again: a drain never ends but with the worker's process.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,7 +46,9 @@ class AdminServiceStub:
     Watch: _aio.UnaryStreamMultiCallable[_scheduling_pb2.WatchRequest, _scheduling_pb2.WatchResponse]
     """A snapshot now and whenever `interval_s` has passed."""
     Drain: _aio.UnaryUnaryMultiCallable[_scheduling_pb2.DrainRequest, _scheduling_pb2.DrainResponse]
-    """Stops placements on a worker; returns once it has acknowledged and nothing is in flight, or the timeout passed."""
+    """Stops placements on a worker; returns once it has acknowledged and nothing is in flight, or the timeout passed.
+    May be called again and again: a drain never ends but with the worker's process.
+    """
     ChangePolicy: _aio.UnaryUnaryMultiCallable[_scheduling_pb2.ChangePolicyRequest, _scheduling_pb2.ChangePolicyResponse]
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -73,7 +75,9 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _scheduling_pb2.DrainRequest,
         context: _aio.ServicerContext[_scheduling_pb2.DrainRequest, _abc.Awaitable[_scheduling_pb2.DrainResponse]],
     ) -> _abc.Awaitable[_scheduling_pb2.DrainResponse]:
-        """Stops placements on a worker; returns once it has acknowledged and nothing is in flight, or the timeout passed."""
+        """Stops placements on a worker; returns once it has acknowledged and nothing is in flight, or the timeout passed.
+        May be called again and again: a drain never ends but with the worker's process.
+        """
 
     @_abc_1.abstractmethod
     def ChangePolicy(
