@@ -1,0 +1,123 @@
+"""What is worth a warning in an LLMService that is accepted: it will not do all that it seems to say.
+
+`hortator plan` prints it before anything is applied; each line names the field and what helps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hortator.api import processes
+from hortator.api.arithmetic import Problem, num_groups
+from hortator.api.v1alpha1 import LLMService
+from hortator.operator.manifests import scheduler
+
+
+def warnings(service: LLMService) -> tuple[Problem, ...]:
+    """In the order of the fields; empty when there is nothing to say."""
+    return (
+        *_model(service),
+        *_engine(service),
+        *_groups(service),
+        *_roles(service),
+        *_scheduler(service),
+    )
+
+
+def _model(service: LLMService) -> Iterator[Problem]:
+    model, backend = service.spec.model, service.spec.engine.backend
+    if model.uri.startswith("hf://") and model.revision is None and backend != "Simulated":
+        yield Problem(
+            path="spec.model.revision",
+            message="not pinned: groups that start at different times may serve different weights "
+            "(set a commit or tag)",
+        )
+    if model.uri.startswith("file://"):
+        folder = processes.model_folder(service)
+        yield Problem(
+            path="spec.model.uri",
+            message=f"{folder} is a folder in the images of workers and gateways, and must be there",
+        )
+    if model.cache is not None and model.cache.prefetch and processes.cached_model(service) is None:
+        yield Problem(
+            path="spec.model.cache.prefetch",
+            message="only hf:// models are downloaded (fill the volume yourself and set prefetch to false)",
+        )
+
+
+def _engine(service: LLMService) -> Iterator[Problem]:
+    if service.spec.engine.backend == "TensorRTLLM":
+        yield Problem(
+            path="spec.engine.backend",
+            message="the worker has no TensorRTLLM engine yet: pods are made as they will be, without RDMA "
+            "resources, and their workers refuse to start",
+        )
+        yield Problem(
+            path="spec.gateway",
+            message="gateways have no tokenizer for TensorRTLLM yet: requests must bring token ids",
+        )
+    if _is_length_assumed(service):
+        yield Problem(
+            path="spec.roles[0].maxSequenceTokens",
+            message=f"absent: gateways take requests of up to {processes.ASSUMED_SEQUENCE_TOKENS} tokens, "
+            "whatever the model can take (say it)",
+        )
+
+
+def _groups(service: LLMService) -> Iterator[Problem]:
+    if service.spec.suspend:
+        yield Problem(path="spec.suspend", message="true: everything is made, but no group is started")
+    for index, role in enumerate(service.spec.roles):
+        groups = num_groups(service, role)
+        if groups == 0:
+            yield Problem(
+                path=f"spec.roles[{index}].replicas", message=f"no {role.name} group: nothing is served"
+            )
+        if groups == 1:
+            yield Problem(
+                path=f"spec.roles[{index}].replicas",
+                message=f"one {role.name} group: it cannot be updated or restarted without an outage "
+                "(two groups can take turns)",
+            )
+
+
+def _roles(service: LLMService) -> Iterator[Problem]:
+    backend = service.spec.engine.backend
+    for index, role in enumerate(service.spec.roles):
+        at = f"spec.roles[{index}]"
+        ranks = role.parallelism.attention_dp
+        if backend == "TorchMoE" and role.nodes > 1:
+            yield Problem(
+                path=f"{at}.nodes",
+                message=f"{role.nodes}, but TorchMoE runs all ranks in one pod: its workers refuse to start "
+                "(set 1)",
+            )
+        if backend == "TorchMoE" and not role.chunked_prefill:
+            yield Problem(
+                path=f"{at}.chunkedPrefill", message="false, but TorchMoE splits prompts (set true)"
+            )
+        if service.spec.model.uri == processes.BUILTIN_MODEL and processes.BUILTIN_EXPERTS % ranks:
+            yield Problem(
+                path=f"{at}.parallelism.attentionDP",
+                message=f"{ranks} does not divide the {processes.BUILTIN_EXPERTS} routed experts of the "
+                "builtin model: workers refuse to start",
+            )
+        if backend == "TensorRTLLM" and role.shm_size is None:
+            yield Problem(
+                path=f"{at}.shmSize",
+                message="absent: /dev/shm has 64 MiB then, too small for NCCL (set 16Gi or more)",
+            )
+
+
+def _scheduler(service: LLMService) -> Iterator[Problem]:
+    replicas = service.spec.scheduler.replicas
+    if replicas > scheduler.REPLICAS:
+        yield Problem(
+            path="spec.scheduler.replicas",
+            message=f"{replicas}, but {scheduler.REPLICAS} runs: this version has no standbys yet",
+        )
+
+
+def _is_length_assumed(service: LLMService) -> bool:
+    is_known = service.spec.engine.backend == "Simulated" or service.spec.model.uri == processes.BUILTIN_MODEL
+    return not is_known and not any(role.max_sequence_tokens for role in service.spec.roles)

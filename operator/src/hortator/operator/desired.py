@@ -1,0 +1,176 @@
+"""What should be there for one LLMService: every object, and builders for what depends on the moment.
+
+    desired(service, uid=..., options=..., revisions=...) -> Desired
+
+Pure and total: every LLMService that `hortator.api` accepts has an answer, and the same input has the same
+one. What changes over a group's life (its epoch, whether it is admitted, the operator's notes on it) is not
+known here: `DesiredGroup.statefulset` and `pdb` take it as arguments.
+
+`spec.suspend` changes nothing here. A suspended service wants the same objects; the plan admits none of its
+groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from hortator.api.v1alpha1 import LLMService, RoleName
+from hortator.operator import names, topology
+from hortator.operator.manifests import accounts, cache, disruption, gateway, group, scheduler
+from hortator.operator.manifests.metadata import Owner
+from hortator.operator.objects import Obj
+from hortator.operator.options import Options
+from hortator.operator.revision import Revision, hash_of, revision_of, template_of
+
+__all__ = ["Desired", "DesiredGroup", "Options", "desired"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesiredGroup:
+    """One EP group."""
+
+    role: RoleName
+    index: int
+    """Over all role sets."""
+    name: str
+    """Of its StatefulSet, headless Service and PodDisruptionBudget."""
+    worker_id: str
+    """What the scheduler calls it."""
+    revision: str
+    """The revision that it should run."""
+    num_members: int
+    num_ranks: int
+    role_set: int
+    """The replica of the service that it belongs to."""
+    scale_unit_pod: str | None
+    """The pod that carries the label `scale-unit`, when this group is its role set's scale unit.
+
+    The template has the label when the group is one pod. In a larger group all pods have one template, so the
+    operator labels this pod itself.
+    """
+    members: tuple[topology.Member, ...]
+    """Its pods and their DP ranks."""
+    service: Obj
+    """The headless Service."""
+    identity: Obj
+    """The Secret without its content, which `manifests.group.with_token` adds.
+
+    It is created, never read; that it exists is fine.
+    """
+    group: topology.Group
+    owner: Owner
+    template: Obj
+    """The frozen template of `revision`."""
+    drain_timeout_s: float
+
+    def statefulset(
+        self,
+        *,
+        epoch: int,
+        replicas: int,
+        annotations: Mapping[str, str],
+        domain: tuple[str, str] | None = None,
+        revision: Obj | None = None,
+    ) -> Obj:
+        """The whole object as it is applied: what is left out of `annotations` goes.
+
+        `replicas` is 0 until the group is admitted, then `num_members`; `domain` binds all members to a node
+        label. `revision` is the ControllerRevision of another revision than the desired one, for a group that
+        still runs it.
+        """
+        return group.statefulset(
+            self.group,
+            owner=self.owner,
+            template=self.template if revision is None else template_of(revision),
+            revision=self.revision if revision is None else hash_of(revision),
+            epoch=epoch,
+            replicas=replicas,
+            drain_timeout_s=self.drain_timeout_s,
+            annotations=annotations,
+            domain=domain,
+        )
+
+    def pdb(self, *, is_open: bool) -> Obj:
+        """The PodDisruptionBudget: closed, or open for all members."""
+        return disruption.budget(self.group, owner=self.owner, is_open=is_open)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desired:
+    """Everything that should be there for one LLMService."""
+
+    owner: Owner
+    groups: tuple[DesiredGroup, ...]
+    """Role by role, by index."""
+    shared: tuple[Obj, ...]
+    """Service account, scheduler, gateway, cache claim: applied as they are, in this order."""
+    prefetch: Obj | None
+    """The Job that fills the cache; its template cannot change.
+
+    Where the label `revision` differs, it is to be deleted and made again.
+    """
+    revisions: tuple[Obj, ...]
+    """One ControllerRevision per role: the one that exists, or the one to create."""
+
+    def group(self, role: RoleName, index: int) -> DesiredGroup | None:
+        """The group of that name; None when it is not wanted any more."""
+        return next((one for one in self.groups if one.role == role and one.index == index), None)
+
+    def objects(self, *, epoch: int = 1) -> Iterator[Obj]:
+        """Every object of a service whose groups are all admitted: what `hortator plan` prints."""
+        yield from self.shared
+        if self.prefetch is not None:
+            yield self.prefetch
+        yield from self.revisions
+        for one in self.groups:
+            yield from (one.service, one.identity, one.pdb(is_open=False))
+            yield one.statefulset(epoch=epoch, replicas=one.num_members, annotations={})
+
+
+def desired(service: LLMService, *, uid: str, options: Options, revisions: Sequence[Obj] = ()) -> Desired:
+    """`uid` is the LLMService's; `revisions` are the ControllerRevisions that exist, whose templates win."""
+    owner = Owner.of(service, uid)
+    wanted = {
+        role.name: revision_of(service, role, owner=owner, options=options, known=revisions)
+        for role in service.spec.roles
+    }
+    claim = cache.claim(service, owner=owner)
+    return Desired(
+        owner=owner,
+        groups=tuple(
+            _group(service, one, wanted[one.role_name], owner=owner) for one in topology.groups(service)
+        ),
+        shared=(
+            accounts.account(owner),
+            *([claim] if claim else []),
+            scheduler.headless_service(owner=owner),
+            scheduler.deployment(service, owner=owner, options=options),
+            gateway.service(owner=owner),
+            gateway.deployment(service, owner=owner, options=options),
+        ),
+        prefetch=cache.prefetch(service, owner=owner, options=options),
+        revisions=tuple(revision.obj for revision in wanted.values()),
+    )
+
+
+def _group(service: LLMService, one: topology.Group, revision: Revision, *, owner: Owner) -> DesiredGroup:
+    name = names.group_name(owner.name, one.role_name, one.index)
+    return DesiredGroup(
+        role=one.role_name,
+        index=one.index,
+        name=name,
+        worker_id=names.worker_id(one.role_name, one.index),
+        revision=revision.hash,
+        num_members=one.role.nodes,
+        num_ranks=one.role.parallelism.attention_dp,
+        role_set=topology.role_set(one.role, one.index),
+        scale_unit_pod=f"{name}-0" if one.is_scale_unit else None,
+        members=topology.members(service, one),
+        service=group.headless_service(one, owner=owner),
+        identity=group.identity(one, owner=owner),
+        group=one,
+        owner=owner,
+        template=revision.template,
+        drain_timeout_s=service.spec.drain.timeout_s,
+    )

@@ -1,0 +1,120 @@
+"""The objects of one EP group: StatefulSet, headless Service, identity Secret.
+
+The StatefulSet starts all pods at once (Parallel), never updates one by itself (OnDelete) and is made with
+replicas 0; it is admitted by applying the number of members. Its template is the frozen one of its revision
+with the group's own values filled in, and the epoch as a label: the one place where that lives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hortator.operator import names
+from hortator.operator.manifests import engine, pods
+from hortator.operator.manifests.metadata import Owner, child
+from hortator.operator.objects import Obj
+from hortator.operator.topology import Group
+
+IDENTITY_KEY = "token"
+"""The entry of the Secret: random bytes that every member of a group, and nobody else, can read."""
+
+
+def statefulset(
+    group: Group,
+    *,
+    owner: Owner,
+    template: Obj,
+    revision: str,
+    epoch: int,
+    replicas: int,
+    drain_timeout_s: float,
+    annotations: Mapping[str, str],
+    domain: tuple[str, str] | None,
+) -> Obj:
+    """`template` is a revision's frozen one; `domain` is a node label that all members are bound to."""
+    name = names.group_name(owner.name, group.role_name, group.index)
+    labels = names.group_labels(owner.name, group.role_name, group.index)
+    filled = fill(template, group, owner=owner, drain_timeout_s=drain_timeout_s)
+    filled["metadata"]["labels"] |= {names.LABEL_REVISION: revision, names.LABEL_EPOCH: str(epoch)}
+    if group.is_scale_unit and group.role.nodes == 1:
+        filled["metadata"]["labels"][names.LABEL_SCALE_UNIT] = "true"
+    filled["spec"]["terminationGracePeriodSeconds"] = pods.grace_s(drain_timeout_s)
+    if domain is not None:
+        key, value = domain
+        filled["spec"]["nodeSelector"] = filled["spec"].get("nodeSelector", {}) | {key: value}
+    obj = child("apps/v1", "StatefulSet", name, owner=owner, labels=labels, annotations=annotations)
+    obj["spec"] = {
+        "replicas": replicas,
+        "serviceName": name,
+        "podManagementPolicy": "Parallel",
+        "updateStrategy": {"type": "OnDelete"},
+        "revisionHistoryLimit": 0,  # the history is in our own ControllerRevisions; each epoch would add one
+        "selector": {"matchLabels": names.group_selector(owner.name, group.role_name, group.index)},
+        "template": filled,
+    }
+    return obj
+
+
+def headless_service(group: Group, *, owner: Owner) -> Obj:
+    """Gives every member a host name from its start on: members meet before they are ready."""
+    name = names.group_name(owner.name, group.role_name, group.index)
+    labels = names.group_labels(owner.name, group.role_name, group.index)
+    obj = child("v1", "Service", name, owner=owner, labels=labels)
+    obj["spec"] = {
+        "clusterIP": "None",
+        "publishNotReadyAddresses": True,
+        "selector": names.group_selector(owner.name, group.role_name, group.index),
+        "ports": [
+            pods.service_port("grpc", names.PORT_WORKER),
+            pods.service_port("join", names.PORT_JOIN),
+            pods.service_port("admin", names.PORT_ADMIN),
+        ],
+    }
+    return obj
+
+
+def identity(group: Group, *, owner: Owner) -> Obj:
+    """The Secret without its content, which `with_token` adds: what is random is not decided here.
+
+    It is created and never read or changed; that it exists already is fine. Its name holds a part of the
+    owner's uid, because the Secret of a deleted LLMService of the same name may still be waiting for its
+    deletion, unseen.
+    """
+    name = names.identity_name(owner.name, group.role_name, group.index, owner.uid)
+    labels = names.group_labels(owner.name, group.role_name, group.index)
+    obj = child("v1", "Secret", name, owner=owner, labels=labels)
+    return obj | {"type": "Opaque", "immutable": True}
+
+
+def with_token(secret: Obj, token: str) -> Obj:
+    """The Secret as it is created; `token` is new random text."""
+    return secret | {"stringData": {IDENTITY_KEY: token}}
+
+
+def fill(template: Obj, group: Group, *, owner: Owner, drain_timeout_s: float) -> Obj:
+    """A copy of a frozen template with a group's values in place of the marks."""
+    values = {
+        engine.GROUP_NAME: names.group_name(owner.name, group.role_name, group.index),
+        engine.GROUP_INDEX: str(group.index),
+        engine.WORKER_ID: names.worker_id(group.role_name, group.index),
+        engine.IDENTITY: names.identity_name(owner.name, group.role_name, group.index, owner.uid),
+        engine.DRAIN_TIMEOUT_S: f"{drain_timeout_s:g}",
+    }
+    filled: Obj = _filled(template, values)
+    return filled
+
+
+def _filled(value: Any, values: Mapping[str, str]) -> Any:
+    match value:
+        case str():
+            for mark, text in values.items():
+                if mark in value:
+                    value = value.replace(mark, text)
+            return value
+        case dict():
+            return {key: _filled(item, values) for key, item in value.items()}
+        case list():
+            return [_filled(item, values) for item in value]
+        case _:
+            return value

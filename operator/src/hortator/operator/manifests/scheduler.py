@@ -1,0 +1,82 @@
+"""The scheduler: one process and the headless Service that workers and gateways dial.
+
+Until there are standbys one replica runs, whatever the LLMService asks for, and the old one goes before the
+new one comes: two schedulers would both place. Requests outlive the gap, the gateways hold them.
+"""
+
+from __future__ import annotations
+
+from hortator.api import processes
+from hortator.api.v1alpha1 import LLMService
+from hortator.operator import names
+from hortator.operator.manifests import accounts, environment, pods
+from hortator.operator.manifests.metadata import Owner, child
+from hortator.operator.objects import Obj
+from hortator.operator.options import Options
+
+PREFIX = "HORTATOR_SCHEDULER_"
+COMMAND = ("python", "-m", "hortator.scheduler")
+REPLICAS = 1
+DRAIN_TIMEOUT_S = 5.0
+"""What waits goes back to the gateways, which announce it again: there is nothing to finish here."""
+STARTUP_TIMEOUT_S = 120.0
+
+
+def deployment(service: LLMService, *, owner: Owner, options: Options) -> Obj:
+    """The scheduler's Deployment."""
+    spec, engine = service.spec.scheduler, service.spec.engine
+    name = names.scheduler_name(owner.name)
+    labels = names.component_labels(owner.name, names.COMPONENT_SCHEDULER)
+    values = {
+        "port": names.PORT_SCHEDULER,
+        "drain_timeout_s": DRAIN_TIMEOUT_S,
+        "log_level": options.log_level,
+        "core": processes.scheduler_core(service),
+    }
+    container = pods.container(
+        names.COMPONENT_SCHEDULER,
+        image=spec.image or options.images.serving,
+        engine=engine,
+        command=COMMAND,
+        env=[
+            *pods.admin_environment(PREFIX),
+            environment.listen(f"{PREFIX}HOST", options.listen),
+            environment.listen(f"{PREFIX}ADMIN_HOST", options.listen),
+            *environment.variables(PREFIX, values, nested=["core"]),
+        ],
+        resources=pods.resources(spec.resources, cpu="250m", memory="1Gi"),
+        ports={"grpc": names.PORT_SCHEDULER, "admin": names.PORT_ADMIN},
+    ) | pods.probes(startup_timeout_s=STARTUP_TIMEOUT_S)
+    pod = pods.pod_spec(
+        account=accounts.account_name(owner),
+        engine=engine,
+        container=container,
+        grace_s=pods.grace_s(DRAIN_TIMEOUT_S),
+    )
+    if options.node_selector:
+        pod["nodeSelector"] = dict(options.node_selector)
+    obj = child("apps/v1", "Deployment", name, owner=owner, labels=labels)
+    obj["spec"] = {
+        "replicas": REPLICAS,
+        "revisionHistoryLimit": 1,
+        "strategy": {"type": "Recreate"},
+        "selector": {"matchLabels": names.component_selector(owner.name, names.COMPONENT_SCHEDULER)},
+        "template": pods.template(labels, pod),
+    }
+    return obj
+
+
+def headless_service(*, owner: Owner) -> Obj:
+    """Resolves to every scheduler that is ready, leader or not."""
+    name = names.scheduler_name(owner.name)
+    labels = names.component_labels(owner.name, names.COMPONENT_SCHEDULER)
+    obj = child("v1", "Service", name, owner=owner, labels=labels)
+    obj["spec"] = {
+        "clusterIP": "None",
+        "selector": names.component_selector(owner.name, names.COMPONENT_SCHEDULER),
+        "ports": [
+            pods.service_port("grpc", names.PORT_SCHEDULER),
+            pods.service_port("admin", names.PORT_ADMIN),
+        ],
+    }
+    return obj

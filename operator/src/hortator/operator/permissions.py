@@ -1,0 +1,180 @@
+"""What the operator may do, each permission with its reason: the one table that its roles are made from.
+
+Rules:
+
+1. No wildcards, neither resource nor verb.
+2. Of secrets only `create`: that one exists already is an answer, deletion is by owner reference, and a
+   Secret that is missing is read from the message of the pod that waits for it.
+3. What is only for the operator itself (its Lease) is allowed in its own namespace only.
+4. What only makes the operator wiser (nodes, for the capacity check) stands apart, so that an installation
+   that may not have it loses nothing else.
+
+An apply of an object that is not there yet needs `create` as well as `patch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from hortator.api.v1alpha1 import GROUP, PLURAL
+from hortator.operator.names import OPERATOR_NAME
+from hortator.operator.objects import Obj
+
+READ = ("get", "list", "watch")
+APPLY = ("create", "patch")
+
+
+class Scope(Enum):
+    """Where a permission is needed."""
+
+    SERVED = "served"
+    """In every namespace whose LLMServices are served."""
+    NODES = "nodes"
+    """On the cluster itself; optional."""
+    OWN = "own"
+    """In the operator's namespace."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permission:
+    """Verbs on a kind of resource, and what they are for."""
+
+    group: str
+    """Empty for the core group."""
+    resource: str
+    verbs: tuple[str, ...]
+    why: str
+    scope: Scope = Scope.SERVED
+    names: tuple[str, ...] = field(default=())
+    """Only these objects; empty: all. `create` cannot be bound to names."""
+
+    def rule(self) -> Obj:
+        """As a role has it."""
+        rule: Obj = {"apiGroups": [self.group], "resources": [self.resource], "verbs": list(self.verbs)}
+        if self.names:
+            rule["resourceNames"] = list(self.names)
+        return rule
+
+
+PERMISSIONS: tuple[Permission, ...] = (
+    Permission(
+        group=GROUP,
+        resource=PLURAL,
+        verbs=READ,
+        why="what is wanted; an LLMService itself is never changed",
+    ),
+    Permission(
+        group=GROUP, resource=f"{PLURAL}/status", verbs=("patch",), why="what is observed, to the rank"
+    ),
+    Permission(
+        group="apps",
+        resource="statefulsets",
+        verbs=(*READ, *APPLY, "delete"),
+        why="one per EP group; groups that are not wanted any more go",
+    ),
+    Permission(
+        group="apps",
+        resource="deployments",
+        verbs=(*READ, *APPLY),
+        why="scheduler and gateways",
+    ),
+    Permission(
+        group="apps",
+        resource="controllerrevisions",
+        verbs=(*READ, "create", "delete"),
+        why="frozen pod templates: made once, never changed, old ones go",
+    ),
+    Permission(
+        group="",
+        resource="services",
+        verbs=(*READ, *APPLY, "delete"),
+        why="host names of group members, scheduler and gateways; a group's goes with it",
+    ),
+    Permission(
+        group="",
+        resource="serviceaccounts",
+        verbs=(*READ, *APPLY),
+        why="that of a service's pods, which may do nothing",
+    ),
+    Permission(
+        group="",
+        resource="secrets",
+        verbs=("create",),
+        why="a group's identity; never read, listed or changed",
+    ),
+    Permission(
+        group="",
+        resource="persistentvolumeclaims",
+        verbs=(*READ, *APPLY),
+        why="the cache of the weights, and whether it is bound; it goes by its owner only",
+    ),
+    Permission(
+        group="batch",
+        resource="jobs",
+        verbs=(*READ, "create", "delete"),
+        why="the download into the cache; a Job of another model makes room",
+    ),
+    Permission(
+        group="policy",
+        resource="poddisruptionbudgets",
+        verbs=(*READ, *APPLY, "delete"),
+        why="closed for a group that serves, open for one that is drained",
+    ),
+    Permission(
+        group="",
+        resource="pods",
+        verbs=(*READ, "patch", "delete"),
+        why="members and why they wait; the label scale-unit; members of a broken epoch, and those on a lost "
+        "node, are deleted",
+    ),
+    Permission(
+        group="",
+        resource="events",
+        verbs=("list", "watch", *APPLY),
+        why="why a pod is not scheduled or cannot mount; transitions of an LLMService",
+    ),
+    Permission(
+        group="",
+        resource="nodes",
+        verbs=READ,
+        why="whether a group finds room before it starts, and whether a node is lost",
+        scope=Scope.NODES,
+    ),
+    Permission(
+        group="coordination.k8s.io",
+        resource="leases",
+        verbs=("create",),
+        why="the operator's own Lease: one operator writes at a time",
+        scope=Scope.OWN,
+    ),
+    Permission(
+        group="coordination.k8s.io",
+        resource="leases",
+        verbs=("get", "update"),
+        why="the operator's own Lease: held, renewed and released",
+        scope=Scope.OWN,
+        names=(OPERATOR_NAME,),
+    ),
+)
+
+
+def rules(scope: Scope) -> list[Obj]:
+    """The rules of the role for a scope, in the order of the table."""
+    return [permission.rule() for permission in PERMISSIONS if permission.scope is scope]
+
+
+def is_allowed(group: str, resource: str, verb: str) -> bool:
+    """Whether the table has it, wherever: what a test asks for every call that the operator makes."""
+    return any(
+        permission.group == group and permission.resource == resource and verb in permission.verbs
+        for permission in PERMISSIONS
+    )
+
+
+def granted() -> Iterator[tuple[str, str, str]]:
+    """(group, resource, verb) of every permission: a test asks whether each is used."""
+    for permission in PERMISSIONS:
+        for verb in permission.verbs:
+            yield permission.group, permission.resource, verb

@@ -1,0 +1,93 @@
+"""Every object that the operator makes of every sample, and whether Kubernetes knows all of its fields.
+
+The schemas are those of Kubernetes 1.29, the oldest that is supported, and the newest there are; strict: a field
+that a version lacks fails.
+"""
+
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from hortator.api.files import load_llmservice
+from hortator.api.v1alpha1 import LLMService
+from hortator.operator.desired import desired
+from hortator.operator.manifests.group import with_token
+from hortator.operator.options import Images, Options
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLES = sorted((ROOT / "manifests/samples").glob("*.yaml"))
+OPTIONS = Options(images=Images.of_version("0.0.0"))
+UID = "00000000-0000-0000-0000-000000000000"
+VERSIONS = ("1.29", kubernetes_validate.latest_version())
+
+EVERYTHING = {
+    "placement": {"topologyKey": "topology.kubernetes.io/zone"},
+    "gateway": {"replicas": 2, "resources": {"cpu": "500m", "memory": "1Gi"}},
+    "model": {
+        "uri": "hf://deepseek-ai/DeepSeek-V3",
+        "revision": "main",
+        "authSecretRef": {"name": "hf"},
+        "cache": {"create": {"size": "1Ti", "storageClassName": "fast"}},
+    },
+    "engine": {
+        "backend": "TensorRTLLM",
+        "imagePullSecrets": [{"name": "regcred"}],
+        "env": [{"name": "NCCL_DEBUG", "value": "INFO"}],
+    },
+}
+ROLE = {
+    "shmSize": "64Gi",
+    "nodeSelector": {"pool": "h800"},
+    "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    "priorityClassName": "high",
+    "runtimeClassName": "nvidia",
+    "resources": {"cpu": "64", "memory": "1Ti"},
+}
+
+
+def with_every_field():
+    """A service with every field that reaches an object."""
+    document = yaml.safe_load((ROOT / "manifests/samples/llmservice-h800-16.yaml").read_text())
+    document["spec"] |= EVERYTHING
+    document["spec"]["roles"][0] |= ROLE
+    return LLMService.model_validate(document, by_alias=True, by_name=False)
+
+
+SERVICES = [pytest.param(load_llmservice(path), id=path.stem) for path in SAMPLES] + [
+    pytest.param(with_every_field(), id="every-field")
+]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_objects_of_a_sample(request, service, golden):
+    wanted = desired(service, uid=UID, options=OPTIONS)
+    text = yaml.safe_dump_all(wanted.objects(), sort_keys=False, width=110)
+    golden(f"operator/{request.node.callspec.id}.yaml", text)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("service", SERVICES)
+def test_kubernetes_knows_every_field(service, version):
+    wanted = desired(service, uid=UID, options=OPTIONS)
+    objects = [
+        *wanted.objects(),
+        *(group.pdb(is_open=True) for group in wanted.groups),
+        *(with_token(group.identity, "secret") for group in wanted.groups),
+        *(
+            group.statefulset(epoch=2, replicas=0, annotations={"a": "b"}, domain=("rack", "r1"))
+            for group in wanted.groups
+        ),
+    ]
+    assert len(objects) > 10
+    for obj in objects:
+        kubernetes_validate.validate(obj, version, strict=True)
+
+
+def test_a_field_that_kubernetes_does_not_know_is_found():
+    """The check above can fail."""
+    obj = desired(with_every_field(), uid=UID, options=OPTIONS).groups[0].pdb(is_open=False)
+    obj["spec"]["minimumAvailable"] = 1
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(obj, "1.29", strict=True)
