@@ -1,0 +1,15 @@
+"""The next step: from what should be and what is to at most one write per group, and the whole status."""
+
+from hortator.operator.plan.actions import (
+    Action,
+    Apply,
+    Create,
+    Delete,
+    Emit,
+    PatchLabels,
+    Plan,
+    StartDrain,
+)
+from hortator.operator.plan.planner import plan
+
+__all__ = ["Action", "Apply", "Create", "Delete", "Emit", "PatchLabels", "Plan", "StartDrain", "plan"]

@@ -1,0 +1,64 @@
+"""Which closed groups may start now, and where.
+
+A group that needs devices (GPUs) starts alone: room for all its pods is looked for first, in one topology
+domain if that is asked for, and the next one is looked at when every pod of this one has a node. Two groups
+that each hold half of the nodes serve nobody. Groups without devices all start at once: their pods wait for
+nothing that another pod could hold. Without sight of nodes every group is started and kube-scheduler decides;
+the gang timeout gives back what it could not complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from hortator.operator.capacity import Room
+from hortator.operator.lifecycle import Stage
+from hortator.operator.observed import Memory
+from hortator.operator.plan import rendering
+from hortator.operator.plan.actions import Apply, Item, wake
+from hortator.operator.situation import Situation, View
+from hortator.operator.waiting import (
+    device_group_being_placed,
+    memory_of_next_start,
+    model_wait,
+    next_start,
+    room_in,
+)
+
+
+def admissions(situation: Situation) -> Iterator[Item]:
+    """Start what may start: every group without devices, and at most one with."""
+    if situation.spec.suspend or model_wait(situation) is not None:
+        return
+    is_taken = device_group_being_placed(situation) is not None
+    for view in sorted(situation.views, key=lambda view: (view.wanted.role_set, view.wanted.index)):
+        if view.stage is not Stage.CLOSED or view.group.pods:
+            continue
+        memory = memory_of_next_start(view)
+        start = next_start(situation, view)
+        if start is not None:
+            yield from wake(situation.now, start)
+            continue
+        room = room_in(situation, view)
+        if room is not None:
+            if is_taken or not room.fits:
+                continue
+            is_taken = True
+        yield from _admitted(situation, view, memory, room)
+
+
+def _admitted(situation: Situation, view: View, memory: Memory, room: Room | None) -> Iterator[Item]:
+    key = situation.spec.placement.topology_key
+    domain = (key, room.domain) if key and room is not None and room.domain else None
+    noted = replace(
+        memory,
+        admitted_at=situation.now,
+        restart_observed=situation.requested_restart or memory.restart_observed,
+        members={},
+    )
+    where = f" in {domain[1]}" if domain else ""
+    yield Apply(
+        obj=rendering.admitted(view.group, view.wanted, memory=noted, domain=domain),
+        why=f"group {view.wanted.name} starts with {view.wanted.num_members} pods{where}",
+    )

@@ -1,0 +1,61 @@
+"""Events about the LLMService itself: one whenever a condition changes its status or Ready its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hortator.operator.objects import Obj
+from hortator.operator.observed.reading import items, text
+from hortator.operator.plan.actions import Emit
+
+_GOOD = {"Ready", "Available", "Accepted", "ModelReady", "Scheduled", "WorkersReady", "SchedulerReady"}
+_BAD = {"Degraded", "Stalled"}
+_TOLD = ("Ready", "Accepted", "Stalled", "Suspended")
+
+
+def transitions(before: Obj, after: Obj) -> Iterator[Emit]:
+    """The events that tell the way from one status to the next; none for the first status of an object."""
+    past = {text(entry, "type"): entry for entry in items(before, "conditions")}
+    for entry in items(after, "conditions"):
+        kind, status, reason = text(entry, "type"), text(entry, "status"), text(entry, "reason")
+        old = past.get(kind)
+        if kind not in _TOLD or old is None:
+            continue
+        is_new_status = text(old, "status") != status
+        is_new_reason = kind == "Ready" and text(old, "reason") != reason
+        if is_new_status or is_new_reason:
+            is_bad = (kind in _GOOD and status != "True" and _is_error(reason)) or (
+                kind in _BAD and status == "True"
+            )
+            yield Emit(
+                type="Warning" if is_bad else "Normal",
+                reason=reason,
+                message=f"{kind} is {status}: {text(entry, 'message') or reason}",
+            )
+
+
+def _is_error(reason: str) -> bool:
+    return reason not in _EXPECTED
+
+
+_EXPECTED = {
+    "ModelDownloading",
+    "RestartBackoff",
+    "GroupRestarting",
+    "GangPending",
+    "SchedulerNotReady",
+    "GatewayNotReady",
+    "PodsCreating",
+    "WaitingForPeers",
+    "LoadingWeights",
+    "NotReady",
+    "Draining",
+    "RollingUpdate",
+    "RestartRequested",
+    "NodeCordoned",
+    "ScaleDown",
+    "Suspending",
+    "Suspended",
+    "ScaledToZero",
+}
+"""Reasons that belong to an ordinary life."""

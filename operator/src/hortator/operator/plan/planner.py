@@ -1,0 +1,88 @@
+"""observe -> plan -> apply: the one function that decides what the operator does next.
+
+Rules:
+
+1. Level-triggered: the plan follows from what is there, never from what was done before. The only memory
+   is in annotations of StatefulSets (`observed.memory`); an operator that starts in the middle goes on there.
+2. One step: what a plan asks for may be done now, and nothing of it waits for an effect of the rest. A group
+   gets at most one write to its StatefulSet. Doing the same plan twice, or half of it, harms nothing.
+3. Rest: with nothing to do there are no actions, and the status is written only when it says something new.
+4. A spec that breaks a rule changes nothing: it is not accepted, and the last one that was keeps serving.
+5. Total: no state of the cluster makes it raise.
+
+Order inside a plan: what is shared, what is one too many, each group's own step, starts, drains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from hortator.api.problem import Problem
+from hortator.api.v1alpha1 import LLMService
+from hortator.operator.desired import Desired
+from hortator.operator.objects import Obj
+from hortator.operator.observed import Meta, Observed
+from hortator.operator.plan.actions import Action, Emit, Item, Plan, Wake
+from hortator.operator.plan.admission import admissions
+from hortator.operator.plan.disruption import voluntary_drains
+from hortator.operator.plan.events import transitions
+from hortator.operator.plan.groups import next_step
+from hortator.operator.plan.removal import removals
+from hortator.operator.plan.shared import shared_objects
+from hortator.operator.situation import Situation, situation_of
+from hortator.operator.status.report import invalid_status, is_same, status_of
+
+
+def plan(
+    service: LLMService | None,
+    *,
+    meta: Meta,
+    desired: Desired | None,
+    problems: Sequence[Problem],
+    observed: Observed,
+    now: datetime,
+) -> Plan:
+    """The next step for one LLMService.
+
+    With `problems`, `service` and `desired` are those of the last spec that was accepted, if it is known:
+    that one keeps serving, and the status says that the present one is refused. Otherwise nothing is touched.
+    """
+    if service is None or desired is None:
+        return _plan((), meta=meta, status=invalid_status(meta, problems=problems, now=now), now=now)
+    situation = situation_of(service, meta=meta, desired=desired, observed=observed, now=now)
+    status = status_of(situation)
+    if problems:
+        status = invalid_status(replace(meta, status=status), problems=problems, before=meta.status, now=now)
+    return _plan(_items(situation), meta=meta, status=status, now=now)
+
+
+def _items(situation: Situation) -> Iterator[Item]:
+    yield from shared_objects(situation)
+    yield from removals(situation)
+    for view in situation.views:
+        yield from next_step(situation, view)
+    yield from admissions(situation)
+    yield from voluntary_drains(situation)
+
+
+def _plan(items: Iterable[Item], *, meta: Meta, status: Obj, now: datetime) -> Plan:
+    actions: list[Action] = []
+    events: list[Emit] = []
+    wakes: list[datetime] = []
+    for item in items:
+        match item:
+            case Emit():
+                events.append(item)
+            case Wake():
+                wakes.append(item.at)
+            case _:
+                actions.append(item)
+    return Plan(
+        actions=tuple(actions),
+        status=status,
+        status_changed=not is_same(status, meta.status),
+        events=(*events, *transitions(meta.status, status)),
+        wake_after_s=max(0.0, (min(wakes) - now).total_seconds()) if wakes else None,
+    )

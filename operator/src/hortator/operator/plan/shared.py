@@ -1,0 +1,78 @@
+"""What all groups share: accounts, revisions, scheduler, gateway, cache.
+
+Each object is applied when it is missing or says something else, in the order of `desired.shared`. Revisions
+and the prefetch Job never change: they are created, and a Job of another revision is deleted first. Revisions
+that nothing runs any more are kept up to a limit, for a look at what was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hortator.operator import names
+from hortator.operator.objects import Obj, Ref, ref_of
+from hortator.operator.observed.reading import number, text, texts
+from hortator.operator.plan.actions import Create, Delete, Item
+from hortator.operator.plan.groups import applied
+from hortator.operator.situation import Situation
+
+REVISION_HISTORY = 5
+"""ControllerRevisions kept beside those in use, per service."""
+
+
+def shared_objects(situation: Situation) -> Iterator[Item]:
+    """Bring what is shared to what is wanted."""
+    for obj in situation.desired.revisions:
+        yield from _created(situation, obj, "holds the pod template of a revision")
+    for obj in situation.desired.shared:
+        yield from applied(situation, obj)
+    yield from _prefetch(situation)
+    yield from _old_revisions(situation)
+
+
+def _created(situation: Situation, obj: Obj, what: str) -> Iterator[Item]:
+    ref = ref_of(obj)
+    if ref not in situation.observed.objects:
+        yield Create(obj=obj, why=f"{ref} {what}")
+
+
+def _prefetch(situation: Situation) -> Iterator[Item]:
+    wanted, objects = situation.desired.prefetch, situation.observed.objects
+    if wanted is not None:
+        live = objects.get(ref_of(wanted))
+        if live is not None and _revision(live) != _revision(wanted):
+            yield from _deleted(situation, ref_of(wanted), "fills the cache for another revision")
+        yield from _created(situation, wanted, "fills the model cache")
+    else:
+        for ref in objects:
+            if ref.kind == "Job" and ref.name == names.prefetch_name(situation.meta.name):
+                yield from _deleted(situation, ref, "is not needed any more")
+
+
+def _deleted(situation: Situation, ref: Ref, why: str) -> Iterator[Item]:
+    if ref not in situation.observed.leftovers:
+        uid = text(situation.observed.objects[ref], "metadata", "uid")
+        yield Delete(ref=ref, uid=uid, grace_s=None, why=f"{ref} {why}")
+
+
+def _old_revisions(situation: Situation) -> Iterator[Item]:
+    observed = situation.observed
+    in_use = {ref_of(obj).name for obj in situation.desired.revisions}
+    in_use |= {
+        names.revision_name(situation.meta.name, group.role, revision)
+        for group in observed.groups.values()
+        for revision in (group.revision, *(pod.revision for pod in group.pods))
+        if revision
+    }
+    unused = [
+        (number(obj, "revision"), ref)
+        for ref, obj in observed.objects.items()
+        if ref.kind == "ControllerRevision" and ref not in observed.leftovers and ref.name not in in_use
+    ]
+    unused.sort(key=lambda entry: (-entry[0], entry[1].name))
+    for _, ref in unused[REVISION_HISTORY:]:
+        yield from _deleted(situation, ref, "is older than the history that is kept")
+
+
+def _revision(obj: Obj) -> str:
+    return texts(obj, "metadata", "labels").get(names.LABEL_REVISION, "")

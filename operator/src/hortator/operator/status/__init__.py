@@ -1,0 +1,1 @@
+"""What is said about an LLMService: reasons, conditions, groups to the rank, and `explain`."""

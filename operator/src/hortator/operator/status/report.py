@@ -1,0 +1,147 @@
+"""The whole status of an LLMService, from one situation: nothing is remembered but times of conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from hortator.api.problem import Problem
+from hortator.api.v1alpha1 import RoleSpec
+from hortator.api.v1alpha1.status import (
+    MAX_GROUPS_IN_STATUS,
+    Display,
+    Endpoint,
+    LLMServiceStatus,
+    RestartStatus,
+    RoleStatus,
+    SchedulerStatus,
+)
+from hortator.operator import names, topology
+from hortator.operator.objects import Obj
+from hortator.operator.observed import Meta
+from hortator.operator.observed.reading import items, text
+from hortator.operator.situation import Situation
+from hortator.operator.status.conditions import Verdict, conditions, verdicts
+from hortator.operator.status.groups import GroupReport, group_status, report
+from hortator.operator.status.reasons import Reason
+
+
+def status_of(situation: Situation) -> Obj:
+    """The status to write for an accepted LLMService."""
+    reports = [report(situation, view) for view in situation.views]
+    meta, spec = situation.meta, situation.spec
+    ready = [said for said in reports if said.is_ready]
+    scheduler = situation.observed.deployments.get(names.scheduler_name(meta.name))
+    loads = situation.observed.loads
+    return LLMServiceStatus(
+        observed_generation=meta.generation,
+        conditions=conditions(
+            verdicts(situation, reports), before=meta.status, generation=meta.generation, now=situation.now
+        ),
+        replicas=_num_sets(situation),
+        ready_replicas=_num_ready_sets(reports),
+        selector=names.scale_selector(meta.name),
+        display=Display(
+            groups=f"{len(ready)}/{len(reports)}",
+            ranks=f"{_ranks(ready)}/{_ranks(reports)}",
+            updated=f"{sum(_is_updated(said) for said in reports)}/{len(reports)}",
+        ),
+        roles=tuple(_role(role, reports) for role in spec.roles),
+        groups=tuple(group_status(situation, said) for said in reports[:MAX_GROUPS_IN_STATUS]),
+        scheduler=SchedulerStatus(
+            ready_replicas=scheduler.ready if scheduler is not None else 0,
+            endpoint=f"{names.scheduler_name(meta.name)}.{meta.namespace}.svc:{names.PORT_SCHEDULER}",
+            registered_ranks=sum(load.num_ranks for load in loads.values()) if loads else None,
+        ),
+        restart=RestartStatus(observed_requested_at=_observed_request(situation)),
+        endpoints=(
+            Endpoint(
+                name="grpc", url=f"{names.gateway_name(meta.name)}.{meta.namespace}.svc:{names.PORT_GATEWAY}"
+            ),
+        ),
+    ).as_dict()
+
+
+def invalid_status(
+    meta: Meta, *, problems: Sequence[Problem], now: datetime, before: Obj | None = None
+) -> Obj:
+    """The status of an object that breaks a rule: `meta.status`, but not accepted and therefore not ready.
+
+    `before` is what the object says now, where that is not `meta.status`: times of conditions come from it.
+    """
+    said = "; ".join(str(problem) for problem in problems) or "the object cannot be read"
+    refused = [
+        Verdict(type=kind, status="False", reason=Reason.INVALID_SPEC, message=said)
+        for kind in ("Ready", "Accepted")
+    ]
+    past = meta.status if before is None else before
+    new = [
+        one.model_dump(mode="json", by_alias=True, exclude_none=True)
+        for one in conditions(refused, before=past, generation=meta.generation, now=now)
+    ]
+    others = items(meta.status, "conditions")
+    kept = [entry for entry in others if text(entry, "type") not in {"Ready", "Accepted"}]
+    return dict(meta.status) | {"observedGeneration": meta.generation, "conditions": new + kept}
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two statuses say the same; what is empty says nothing, so it may be there or not."""
+    return bool(_telling(one) == _telling(other))
+
+
+def _telling(value: Any) -> Any:
+    if isinstance(value, dict):
+        kept = {key: _telling(entry) for key, entry in value.items()}
+        return {key: entry for key, entry in kept.items() if entry not in (None, "", 0, False, {}, [])}
+    if isinstance(value, list | tuple):
+        return [_telling(entry) for entry in value]
+    return value
+
+
+def _ranks(reports: Sequence[GroupReport]) -> int:
+    return sum(said.view.wanted.num_ranks for said in reports)
+
+
+def _is_updated(said: GroupReport) -> bool:
+    return said.view.group.exists and said.view.group.replicas > 0 and not said.view.is_outdated
+
+
+def _role(role: RoleSpec, reports: Sequence[GroupReport]) -> RoleStatus:
+    mine = [said for said in reports if said.view.wanted.role == role.name]
+    ready = [said for said in mine if said.is_ready]
+    return RoleStatus(
+        name=role.name,
+        desired=len(mine),
+        created=sum(said.view.group.exists for said in mine),
+        scheduled=sum(said.is_placed for said in mine),
+        ready=len(ready),
+        updated=sum(_is_updated(said) for said in mine),
+        ready_ranks=_ranks(ready),
+        desired_ranks=_ranks(mine),
+    )
+
+
+def _num_sets(situation: Situation) -> int:
+    """Role sets of which a group exists, those that are going among them."""
+    sets = {view.wanted.role_set for view in situation.views if view.group.exists}
+    by_name = {role.name: role for role in situation.spec.roles}
+    for group, _ in situation.surplus:
+        role = by_name.get(group.role)
+        if group.exists and role is not None and role.replicas > 0:
+            sets.add(topology.role_set(role, group.index))
+    return len(sets)
+
+
+def _num_ready_sets(reports: Sequence[GroupReport]) -> int:
+    sets = {said.view.wanted.role_set for said in reports}
+    return len(sets - {said.view.wanted.role_set for said in reports if not said.is_ready})
+
+
+def _observed_request(situation: Situation) -> str:
+    """The restart that every group has carried out."""
+    requested = situation.requested_restart
+    served = all(
+        view.group.exists and view.group.memory.restart_observed == requested for view in situation.views
+    )
+    return requested if served else text(situation.meta.status, "restart", "observedRequestedAt")

@@ -1,0 +1,137 @@
+"""The operator without kopf and sockets, in loop time: queue, inventory, reconciler over the in-memory API.
+
+News come by lists every second instead of by watches; the cluster's controllers and kubelets take a step
+every 0.2 s. What a test changes, it changes in `api`.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from prometheus_client import CollectorRegistry
+
+from doubles.kubernetes.api import ApiServer, Obj, Write
+from doubles.kubernetes.cluster import FakeCluster
+from doubles.kubernetes.controllers import Controllers
+from doubles.kubernetes.kubelets import Kubelets
+from hortator.operator.client.scheduler import SchedulerAdmin
+from hortator.operator.desired import Options
+from hortator.operator.guard import GuardedCluster
+from hortator.operator.inventory import Inventory
+from hortator.operator.metrics import OperatorMetrics
+from hortator.operator.options import Images
+from hortator.operator.reconciler import Reconciler
+from hortator.operator.recorder import EventRecorder
+from hortator.operator.resync import Resync
+from hortator.operator.work_queue import Key, WorkQueue
+
+SAMPLE = Path(__file__).resolve().parents[2] / "manifests" / "samples" / "llmservice-simulated.yaml"
+NAME = "simulated"
+SERVICE = ("serving.hortator.dev/v1alpha1", "LLMService", "default", NAME)
+STEP_S = 0.2
+RESYNC_S = 1.0
+
+
+class OperatorWorld:
+    """A cluster of twelve nodes with an operator; `async with`."""
+
+    def __init__(self, api: ApiServer | None = None) -> None:
+        self._began_at = asyncio.get_running_loop().time()
+        self.api = api or ApiServer()
+        self.api.now = self.now
+        self.cluster = FakeCluster(self.api)
+        self.controllers = Controllers(self.api)
+        self.kubelets = Kubelets(self.api)
+        for number in range(12):
+            self.kubelets.add_node(f"node-{number}")
+        self.leads_for_s = 1e9
+        self.inventory = Inventory()
+        self.registry = CollectorRegistry()
+        self.metrics = OperatorMetrics(self.registry)
+        self.queue = WorkQueue(self._look)
+        clock = asyncio.get_running_loop().time
+        guarded = GuardedCluster(self.cluster, lambda: self.leads_for_s)
+        self.schedulers = SchedulerAdmin(call_timeout_s=0.2)
+        self.reconciler = Reconciler(
+            cluster=guarded,
+            inventory=self.inventory,
+            schedulers=self.schedulers,
+            recorder=EventRecorder(guarded, now=self.now),
+            metrics=self.metrics,
+            options=Options(images=Images.of_version("1.2.3")),
+            now=self.now,
+            told_at=clock,
+        )
+        self.resync = Resync(
+            self.cluster, self.inventory, namespaces=(), told=self._told, interval_s=RESYNC_S, clock=clock
+        )
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    async def __aenter__(self) -> Self:
+        await self.resync.first(not_yet=lambda _reason: None)
+        self._tasks = [
+            asyncio.create_task(work) for work in (self.queue.run(), self.resync.run(), self._turn())
+        ]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.schedulers.close()
+
+    def now(self) -> datetime:
+        """The wall clock follows the loop's."""
+        passed = asyncio.get_running_loop().time() - self._began_at
+        return datetime(2026, 11, 26, 10, tzinfo=UTC) + timedelta(seconds=passed)
+
+    # --- what a person does and sees ------------------------------------------------------------------
+
+    def create(self, **spec: Any) -> Obj:
+        obj = yaml.safe_load(SAMPLE.read_text())
+        obj["metadata"] = {"name": NAME, "namespace": "default"}
+        obj["spec"] |= spec
+        return self.api.create(obj)
+
+    def edit(self, **spec: Any) -> None:
+        self.api.patch(SERVICE, {"spec": spec})
+
+    def condition(self, kind: str = "Ready") -> Obj:
+        conditions = self.api.get(SERVICE).get("status", {}).get("conditions", [])
+        return next((one for one in conditions if one["type"] == kind), {})
+
+    def reason(self) -> str:
+        return str(self.condition().get("reason", ""))
+
+    async def until(self, what: str, *, within_s: float = 60.0) -> None:
+        """Wait for the reason of Ready."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + within_s
+        while self.reason() != what:
+            assert loop.time() < end, f"{self.reason()} instead of {what} after {within_s} s"
+            await asyncio.sleep(0.1)
+
+    def writes(self, since: int = 0) -> list[Write]:
+        """What the operator has written."""
+        return [write for write in self.api.writes[since:] if write.manager == "hortator-operator"]
+
+    # --- what runs ------------------------------------------------------------------------------------
+
+    async def _look(self, key: Key) -> Any:
+        return await self.reconciler.look(key)
+
+    def _told(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            self.queue.add(key)
+
+    async def _turn(self) -> None:
+        seen = -1
+        while True:
+            if self.api.version != seen:
+                seen = self.api.version
+                self.controllers.step()
+                self.kubelets.step()
+            await asyncio.sleep(STEP_S)
