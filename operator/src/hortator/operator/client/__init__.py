@@ -1,0 +1,1 @@
+"""Clients of the operator: of the Kubernetes API server, and of a service's scheduler."""

@@ -1,0 +1,106 @@
+"""Client of a service's scheduler: what is in flight on each worker, and taking a worker out of service.
+
+A scheduler that is not there yet, or not any more, is no error: nothing is known then. An address that did
+not answer is left alone for a moment, so that a dead scheduler does not slow every look at its service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+
+import grpc
+import grpc.aio
+import structlog
+
+from hortator.operator.observed import WorkerLoad
+from hortator.rpc.scheduling.v1 import scheduling_pb2 as pb
+from hortator.rpc.scheduling.v1 import scheduling_pb2_grpc as rpc
+from hortator.runtime.grpc_server import open_channel
+
+CALL_TIMEOUT_S = 2.0
+SHUN_S = 5.0
+MAX_CHANNELS = 64
+DRAINING = "draining"
+
+
+class SchedulerAdmin:
+    """AdminService of many schedulers, by address (`host:port`). Close it."""
+
+    def __init__(self, *, call_timeout_s: float = CALL_TIMEOUT_S) -> None:
+        """Must be called in a running loop."""
+        self._call_timeout_s = call_timeout_s
+        self._channels: OrderedDict[str, grpc.aio.Channel] = OrderedDict()
+        self._shunned_until: dict[str, float] = {}
+        self._drains: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._log = structlog.get_logger("hortator.operator.client.scheduler")
+
+    async def workers(self, address: str) -> dict[str, WorkerLoad] | None:
+        """All workers by their ids; None when the scheduler does not answer in time."""
+        now = asyncio.get_running_loop().time()
+        if self._shunned_until.get(address, 0.0) > now:
+            return None
+        try:
+            response = await rpc.AdminServiceStub(await self._channel(address)).Snapshot(
+                pb.SnapshotRequest(), timeout=self._call_timeout_s
+            )
+        except grpc.aio.AioRpcError as error:
+            self._shun(address, error)
+            return None
+        return {
+            group.worker_id: WorkerLoad(
+                worker_id=group.worker_id,
+                boot_id=group.boot_id,
+                state=group.state,
+                num_in_flight=group.num_in_flight,
+                num_ranks=len(group.ranks),
+                is_draining=group.state == DRAINING,
+            )
+            for group in response.snapshot.groups
+        }
+
+    def start_drain(self, address: str, worker_id: str, *, timeout_s: float) -> None:
+        """Ask the scheduler to place nothing more on a worker; whether it has, `workers` tells.
+
+        The call lasts as long as the drain, so it goes on in the background; asking twice is one drain.
+        """
+        key = (address, worker_id)
+        if key not in self._drains:
+            task = asyncio.get_running_loop().create_task(self._drain(address, worker_id, timeout_s))
+            self._drains[key] = task
+            task.add_done_callback(lambda _: self._drains.pop(key, None))
+
+    async def close(self) -> None:
+        """Close all channels; drains that have begun go on at the schedulers."""
+        drains = list(self._drains.values())
+        for task in drains:
+            task.cancel()
+        await asyncio.gather(*drains, return_exceptions=True)
+        while self._channels:
+            _, channel = self._channels.popitem()
+            await channel.close()
+
+    async def _drain(self, address: str, worker_id: str, timeout_s: float) -> None:
+        try:
+            stub = rpc.AdminServiceStub(await self._channel(address))
+            request = pb.DrainRequest(worker_id=worker_id, timeout_s=timeout_s)
+            await stub.Drain(request, timeout=timeout_s + self._call_timeout_s)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:  # a worker that left has nothing in flight
+                self._shun(address, error)
+
+    async def _channel(self, address: str) -> grpc.aio.Channel:
+        channel = self._channels.get(address)
+        if channel is None:
+            channel = self._channels[address] = open_channel(address)
+            if len(self._channels) > MAX_CHANNELS:
+                _, oldest = self._channels.popitem(last=False)
+                await oldest.close()
+        self._channels.move_to_end(address)
+        return channel
+
+    def _shun(self, address: str, error: grpc.aio.AioRpcError) -> None:
+        now = asyncio.get_running_loop().time()
+        self._shunned_until = {key: until for key, until in self._shunned_until.items() if until > now}
+        self._shunned_until[address] = now + SHUN_S
+        self._log.debug("no answer from a scheduler", address=address, error=error.code().name)

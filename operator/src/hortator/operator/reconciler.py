@@ -1,0 +1,246 @@
+"""One look at an LLMService: observe, plan, carry out one step. Level-triggered: the past does not matter.
+
+Whatever fails, the next look starts from what is there:
+
+    not the leader any more      nothing is written, nothing is repeated
+    the API server cannot answer again later, with growing pauses, or when it asked for
+    a conflict                   the object has been read again; again soon
+    the service's namespace ends the service is read again; it will go
+    refused for good             told in the conditions, tried again after `REFUSED_RETRY_S` or on news
+    anything else                a defect: logged with its traceback, again later
+
+The status is written after the actions, when it differs from what the object says, so at rest nothing is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import structlog
+
+from hortator.api.parse import parse
+from hortator.api.v1alpha1 import LLMService
+from hortator.operator.client.scheduler import SchedulerAdmin
+from hortator.operator.cluster import (
+    Cluster,
+    ClusterError,
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    NotFoundError,
+    UnavailableError,
+)
+from hortator.operator.desired import Options, desired
+from hortator.operator.execution import Executor, scheduler_address, target
+from hortator.operator.guard import NotLeaderError
+from hortator.operator.inventory import Inventory
+from hortator.operator.metrics import OperatorMetrics
+from hortator.operator.objects import Obj
+from hortator.operator.observed import Meta, WorkerLoad, observe
+from hortator.operator.plan import Action, Emit, Plan, plan
+from hortator.operator.recorder import EventRecorder
+from hortator.operator.status.reasons import Reason
+from hortator.operator.work_queue import Done, Failed, Key
+
+REFUSED_RETRY_S = 60.0
+MAX_QUICK_STEPS = 8
+
+
+class Reconciler:
+    """`look` is what the work queue calls."""
+
+    def __init__(
+        self,
+        *,
+        cluster: Cluster,
+        inventory: Inventory,
+        schedulers: SchedulerAdmin,
+        recorder: EventRecorder,
+        metrics: OperatorMetrics,
+        options: Options,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        told_at: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`cluster` is the guarded one: it refuses writes of a process that does not lead."""
+        self._inventory = inventory
+        self._schedulers = schedulers
+        self._executor = Executor(
+            cluster=cluster, inventory=inventory, schedulers=schedulers, metrics=metrics, told_at=told_at
+        )
+        self._recorder = recorder
+        self._metrics = metrics
+        self._options = options
+        self._now = now
+        self._accepted: dict[Key, tuple[str, LLMService]] = {}
+        """Its uid and the last spec without problems: it keeps serving while a later one has some."""
+        self._num_steps: dict[Key, int] = {}
+        """Looks in a row that wrote something; see `_next_look_s`."""
+        self._log = structlog.get_logger("hortator.operator.reconciler")
+
+    def forget(self, key: Key) -> None:
+        """The service is gone."""
+        self._executor.forget(key)
+        self._accepted.pop(key, None)
+        self._num_steps.pop(key, None)
+        self._metrics.forget(key)
+
+    async def look(self, key: Key) -> Done | Failed:
+        """Look at one service and take the next step. Never raises."""
+        began_at = time.perf_counter()
+        with structlog.contextvars.bound_contextvars(namespace=key[0], service=key[1]):
+            outcome = await self._guarded(key)
+        label = "done" if isinstance(outcome, Done) else "failed"
+        self._metrics.reconcile_seconds.labels(outcome=label).observe(time.perf_counter() - began_at)
+        return outcome
+
+    async def _guarded(self, key: Key) -> Done | Failed:
+        before = self._executor.num_writes(key)
+        outcome = await self._judged(key)
+        if isinstance(outcome, Failed):
+            return replace(outcome, has_progressed=self._executor.num_writes(key) > before)
+        return outcome
+
+    async def _judged(self, key: Key) -> Done | Failed:
+        try:
+            return await self._reconcile(key)
+        except NotLeaderError as error:
+            self._log.info("stopped", reason=str(error))
+            return Done()
+        except ConflictError as error:
+            self._count(error)
+            self._log.info("somebody else wrote", error=str(error))
+            return Failed()
+        except NotFoundError as error:
+            self._count(error)
+            self._log.info("gone meanwhile", error=str(error))
+            return Failed()
+        except UnavailableError as error:
+            self._count(error)
+            self._log.warning("the API server cannot answer", error=str(error))
+            return Failed(retry_after_s=error.retry_after_s)
+        except Exception as error:  # noqa: BLE001  # one service's defect must not stop the others
+            self._count(error)
+            self._log.exception("reconciling failed")
+            return Failed(retry_after_s=5.0)
+
+    async def _reconcile(self, key: Key) -> Done | Failed:
+        service = self._inventory.service(key)
+        if service is None:
+            self.forget(key)
+            return Done()
+        if service["metadata"].get("deletionTimestamp"):
+            return Done()  # garbage collection removes the children
+        step = await self._plan(key, service)
+        actions = [action for action in step.actions if not self._executor.is_pointless(key, action)]
+        refusal: ClusterError | None = None
+        for action in actions:
+            self._log.info("step", action=type(action).__name__, what=_what(action), why=action.why)
+            try:
+                await self._executor.carry_out(key, action)
+            except (InvalidError, ForbiddenError) as error:
+                self._count(error)
+                self._log.warning("the API server refuses", error=str(error))
+                refusal = error
+                break
+        status = _with_refusal(step.status, refusal) if refusal else step.status
+        if status != service.get("status", {}):
+            await self._executor.write_status(key, service, status)
+        self._show(key, status)
+        if refusal is not None:
+            await self._recorder.emit(service, _event_of(refusal))
+            return Done(wake_after_s=REFUSED_RETRY_S)
+        for event in step.events:
+            await self._recorder.emit(service, event)
+        return Done(wake_after_s=self._next_look_s(key, has_acted=bool(actions), step=step))
+
+    def _next_look_s(self, key: Key, *, has_acted: bool, step: Plan) -> float | None:
+        """Soon after a step: own writes are known already, so no news of them will come.
+
+        More and more slowly when step follows step without an end, which only a defect or a quarrel over a
+        field with somebody else makes happen.
+        """
+        if not has_acted:
+            self._num_steps.pop(key, None)
+            return step.wake_after_s
+        count = self._num_steps[key] = self._num_steps.get(key, 0) + 1
+        pause_s = 0.0 if count <= MAX_QUICK_STEPS else min(0.1 * 2.0 ** (count - MAX_QUICK_STEPS), 30.0)
+        return pause_s if step.wake_after_s is None else min(pause_s, step.wake_after_s)
+
+    # --- observe and plan -----------------------------------------------------------------------------
+
+    async def _plan(self, key: Key, service: Obj) -> Plan:
+        metadata = service["metadata"]
+        meta = Meta(
+            namespace=key[0],
+            name=key[1],
+            uid=metadata["uid"],
+            generation=metadata.get("generation", 1),
+            status=service.get("status") or {},
+        )
+        children = self._inventory.children(key)
+        address = scheduler_address(children)
+        loads: Mapping[str, WorkerLoad] = {}
+        if address is not None:
+            loads = await self._schedulers.workers(address) or {}
+        observed = observe([*children, *self._inventory.surroundings(key)], meta=meta, loads=loads)
+        parsed = parse(service)
+        if parsed.service is not None and not parsed.problems:
+            self._accepted[key] = (meta.uid, parsed.service)
+        uid, accepted = self._accepted.get(key, ("", None))
+        if uid != meta.uid:
+            accepted = None
+        wanted = None
+        if accepted is not None:
+            revisions = [child for child in children if child["kind"] == "ControllerRevision"]
+            wanted = desired(accepted, uid=meta.uid, options=self._options, revisions=revisions)
+        return plan(
+            accepted,
+            meta=meta,
+            desired=wanted,
+            problems=parsed.problems,
+            observed=observed,
+            now=self._now(),
+        )
+
+    # --- tell -----------------------------------------------------------------------------------------
+
+    def _show(self, key: Key, status: Obj) -> None:
+        phases: dict[str, int] = {}
+        for group in status.get("groups") or ():
+            phase = group.get("phase") or "Unknown"
+            phases[phase] = phases.get(phase, 0) + 1
+        conditions = status.get("conditions") or ()
+        ready: Obj = next((one for one in conditions if one.get("type") == "Ready"), {})
+        self._metrics.show(
+            key, phases=phases, ready=ready.get("status", "Unknown"), reason=ready.get("reason", "")
+        )
+
+    def _count(self, error: Exception) -> None:
+        self._metrics.errors.labels(error=type(error).__name__.removesuffix("Error")).inc()
+
+
+def _what(action: Action) -> str:
+    ref = target(action)
+    return str(ref) if ref is not None else getattr(action, "worker_id", "")
+
+
+def _reason_of(refusal: ClusterError) -> Reason:
+    return Reason.OPERATOR_FORBIDDEN if isinstance(refusal, ForbiddenError) else Reason.OBJECT_REFUSED
+
+
+def _event_of(refusal: ClusterError) -> Emit:
+    return Emit(type="Warning", reason=_reason_of(refusal), message=str(refusal))
+
+
+def _with_refusal(status: Obj, refusal: ClusterError) -> Obj:
+    """The status, with Ready saying what the API server refuses."""
+    conditions = [dict(condition) for condition in status.get("conditions") or ()]
+    for condition in conditions:
+        if condition.get("type") == "Ready":
+            condition["status"] = "False"
+            condition["reason"] = str(_reason_of(refusal))
+            condition["message"] = str(refusal)
+    return status | {"conditions": conditions}

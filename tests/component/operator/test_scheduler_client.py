@@ -1,0 +1,115 @@
+"""The client of a scheduler's admin service, against a real gRPC server."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import grpc.aio
+import pytest
+
+from hortator.operator.client import scheduler as module
+from hortator.operator.client.scheduler import SchedulerAdmin
+from hortator.rpc.scheduling.v1 import scheduling_pb2 as pb
+from hortator.rpc.scheduling.v1 import scheduling_pb2_grpc as rpc
+from hortator.runtime.grpc_server import GrpcServer
+
+
+class FakeAdmin(rpc.AdminServiceServicer):
+    """A scheduler with one worker."""
+
+    def __init__(self) -> None:
+        self.in_flight = 3
+        self.is_draining = False
+        self.drains: list[tuple[str, float]] = []
+        self.pause_s = 0.0
+        self.num_snapshots = 0
+
+    async def Snapshot(self, request, context):  # noqa: N802
+        self.num_snapshots += 1
+        await asyncio.sleep(self.pause_s)
+        state = "draining" if self.is_draining else "ready"
+        group = pb.GroupState(
+            worker_id="prefill-0", boot_id="4-a1", state=state, num_in_flight=self.in_flight
+        )
+        group.ranks.extend([pb.RankSnapshot(dp_rank=rank) for rank in range(16)])
+        return pb.SnapshotResponse(snapshot=pb.Snapshot(groups=[group]))
+
+    async def Drain(self, request, context):  # noqa: N802
+        self.drains.append((request.worker_id, request.timeout_s))
+        self.is_draining = True
+        while self.in_flight:
+            await asyncio.sleep(0.01)
+        return pb.DrainResponse(drained=True, num_in_flight=0)
+
+
+@pytest.fixture
+def fake() -> FakeAdmin:
+    return FakeAdmin()
+
+
+@pytest.fixture
+async def address(fake: FakeAdmin) -> AsyncIterator[str]:
+    def register(server: grpc.aio.Server) -> None:
+        rpc.add_AdminServiceServicer_to_server(fake, server)
+
+    async with GrpcServer(register=register, service_names=()) as server:
+        yield server.address
+
+
+@pytest.fixture
+async def admin() -> AsyncIterator[SchedulerAdmin]:
+    admin = SchedulerAdmin(call_timeout_s=0.5)
+    yield admin
+    await admin.close()
+
+
+async def test_workers_are_told_with_epoch_and_load(admin: SchedulerAdmin, address: str) -> None:
+    workers = await admin.workers(address)
+    assert workers is not None
+    (worker,) = workers.values()
+    assert (worker.worker_id, worker.epoch, worker.num_in_flight, worker.num_ranks) == ("prefill-0", 4, 3, 16)
+    assert not worker.is_draining
+
+
+async def test_a_drain_is_asked_for_once_and_seen_by_its_effect(
+    admin: SchedulerAdmin, address: str, fake: FakeAdmin
+) -> None:
+    for _ in range(3):
+        admin.start_drain(address, "prefill-0", timeout_s=30.0)
+    async with asyncio.timeout(5):
+        while not fake.drains:
+            await asyncio.sleep(0.01)
+    workers = await admin.workers(address)
+    assert workers is not None
+    assert workers["prefill-0"].is_draining
+    fake.in_flight = 0
+    await asyncio.sleep(0.1)
+    assert fake.drains == [("prefill-0", 30.0)]
+    admin.start_drain(address, "prefill-0", timeout_s=30.0)  # the first is over: asking again is a new drain
+    async with asyncio.timeout(5):
+        while len(fake.drains) < 2:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_scheduler_that_is_not_there_is_no_error_and_is_left_alone(admin: SchedulerAdmin) -> None:
+    assert await admin.workers("127.0.0.1:1") is None
+    began_at = time.monotonic()
+    assert await admin.workers("127.0.0.1:1") is None
+    assert time.monotonic() - began_at < 0.1
+
+
+async def test_a_scheduler_that_does_not_answer_costs_a_limited_time(
+    admin: SchedulerAdmin, address: str, fake: FakeAdmin
+) -> None:
+    fake.pause_s = 30.0
+    began_at = time.monotonic()
+    assert await admin.workers(address) is None
+    assert time.monotonic() - began_at < 2.0
+
+
+async def test_channels_are_bounded(admin: SchedulerAdmin, address: str) -> None:
+    for port in range(2, module.MAX_CHANNELS + 10):
+        admin.start_drain(f"127.0.0.1:{port}", "w", timeout_s=0.01)
+    await asyncio.sleep(0.2)
+    assert await admin.workers(address) is not None
+    assert len(admin._channels) <= module.MAX_CHANNELS
