@@ -1,11 +1,19 @@
 """What the command line looks like: tables and error lines, as committed text."""
 
 import io
+from pathlib import Path
 
+import pytest
 from rich.console import Console
 
-from hortator.cli import simulate, state
+from hortator.api.files import load_llmservice
+from hortator.cli import plan, simulate, state
 from hortator.cli.admin.snapshot import GroupSnapshot, PlacementSnapshot, RankSnapshot, Snapshot
+from hortator.operator.advice import warnings
+from hortator.operator.desired import desired
+from hortator.operator.options import Images, Options
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def rendered(renderable):
@@ -92,3 +100,10 @@ def test_the_comparison_of_policies_marks_the_best_and_the_unstable(golden):
             simulate.table({"slow": figures(1.5), "fast": figures(1.0), "full": figures(9.0, stable=False)})
         ),
     )
+
+
+@pytest.mark.parametrize("name", ["h800-64", "local"])
+def test_the_plan_of_a_sample(golden, name):
+    service = load_llmservice(ROOT / f"manifests/samples/llmservice-{name}.yaml")
+    wanted = desired(service, uid=plan.UNKNOWN_UID, options=Options(images=Images.of_version("0.0.0")))
+    golden(f"plan-{name}.txt", rendered(plan.render(service, wanted, warnings(service))))

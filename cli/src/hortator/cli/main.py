@@ -11,13 +11,13 @@ Rules:
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from hortator.cli.errors import CommandError
+from hortator.cli.entry import run_app
+from hortator.cli.k8s.app import app as k8s_app
 
 app = typer.Typer(
     name="hortator",
@@ -44,6 +44,7 @@ bench_app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(bench_app, name="bench")
+app.add_typer(k8s_app, name="k8s")
 
 FileOption = Annotated[
     Path,
@@ -69,18 +70,7 @@ SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same 
 
 def main() -> NoReturn:
     """Run the command line and exit."""
-    try:
-        app()
-    except CommandError as error:
-        for line in error.lines:
-            print(line if line.startswith("  ") else f"hortator: {line}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except BrokenPipeError:  # `hortator ... | head`
-        sys.stderr.close()
-        raise SystemExit(141) from None
-    raise SystemExit(0)
+    run_app(app, name="hortator")
 
 
 @app.callback(invoke_without_command=True)
@@ -124,6 +114,25 @@ def up(
             file=file, port=port, policy=policy, record=record, log_level=log_level, keep_logs=keep_logs
         )
     )
+
+
+@app.command()
+def validate(
+    file: FileOption,
+    *,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="OLD.yaml", help="What is there now: also check what may not change."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Check an LLMService as the API server and the operator would; exit code 2 when it is refused.
+
+    hortator validate -f new.yaml --against <(kubectl get llms deepseek-v3 -o yaml)
+    """
+    from hortator.cli import validate as command
+
+    raise SystemExit(command.run(file=file, against=against, as_json=json))
 
 
 @app.command()
@@ -311,6 +320,24 @@ def simulate(
         skip_bad=skip_bad,
         json_file=json,
     )
+
+
+@app.command()
+def plan(
+    file: FileOption,
+    *,
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="table, or yaml: the objects as `kubectl` takes them.")
+    ] = "table",
+    registry: Annotated[
+        str, typer.Option(metavar="HOST/PATH", help="Where images come from, if the manifest names none.")
+    ] = "",
+    json: JsonOption = False,
+) -> None:
+    """Show what the operator makes of an LLMService: ranks, pods, objects, warnings. Needs no cluster."""
+    from hortator.cli import plan as command
+
+    command.run(file=file, output=output, registry=registry, as_json=json)
 
 
 @app.command()

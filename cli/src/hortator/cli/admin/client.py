@@ -124,6 +124,8 @@ def _group(message: pb.GroupState) -> GroupSnapshot:
         last_report_age_s=message.last_report_age_s,
         predicted_pass_s=message.predicted_pass_s,
         num_in_flight=message.num_in_flight,
+        is_draining=message.is_draining,
+        drain_acknowledged=message.drain_acknowledged,
         ranks=tuple(
             RankSnapshot(
                 dp_rank=rank.dp_rank,

@@ -36,6 +36,10 @@ class GroupSnapshot:
     predicted_pass_s: float
     num_in_flight: int
     ranks: tuple[RankSnapshot, ...]
+    is_draining: bool = False
+    """Nothing new is placed there."""
+    drain_acknowledged: bool = False
+    """The worker has said so itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
