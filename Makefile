@@ -7,10 +7,10 @@ BIN    := $(VENV)/bin
 PYTHON ?= $(shell hack/find-python)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check generate bench lock clean
+.PHONY: help setup run test check generate bench lab lab-shell lock clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.stamp-package $(VENV)/.stamp-torch  ## make .venv with everything, PyTorch included (also: TORCH_INDEX_URL)
 
@@ -23,13 +23,21 @@ test: setup  ## run the test suite, tier by tier (tests/tiers.toml)
 check: setup  ## format, lint, types, import contracts, protos, generated files
 	@$(BIN)/python hack/check
 
-generate: setup  ## write the generated files again: proto/gen, docs/reference
+generate: setup  ## write the generated files again: proto/gen, docs/reference, manifests
 	@hack/generate-proto
 	@$(BIN)/python hack/generate-docs
+	@$(BIN)/python hack/generate-crds
+	@$(BIN)/python hack/render-manifests
 
 bench: setup  ## measure this machine; writes benchmarks/results/*.json
 	@for name in core service stream policies; do \
 	  $(BIN)/hortator bench $$name --json benchmarks/results/$$name.json || exit 1; done
+
+lab: setup  ## install the Kubernetes lab for the cluster tests (Debian 12, root; asks first; about 10 min once)
+	@PYTHONPATH=e2e $(BIN)/python -m cluster install
+
+lab-shell: setup  ## a shell in a Kubernetes cluster of its own (ARGS="--nodes 8 --true-node --crd FILE")
+	@PYTHONPATH=e2e $(BIN)/python -m cluster shell $(ARGS)
 
 lock: build/lock-env/.stamp  ## write requirements/*.lock again (UPGRADE=1 moves every pin)
 	@build/lock-env/bin/python hack/lock $(if $(UPGRADE),--upgrade)

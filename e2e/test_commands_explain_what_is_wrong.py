@@ -29,7 +29,7 @@ def run(tmp_path, *arguments):
         pytest.param(
             "maxBatchSize: 16", "maxBatchSise: 16", ["spec.roles[0].maxBatchSise", "maxBatchSize"], id="field"
         ),
-        pytest.param("attentionDP: 4", "attentionDP: 3", ["attentionDP", "world size"], id="arithmetic"),
+        pytest.param("attentionDP: 4", "attentionDP: 3", ["attentionDP", "gpusPerNode"], id="arithmetic"),
         pytest.param("backend: Simulated", "backend: TensorRTLLM", ["spec.engine"], id="backend"),
         pytest.param("kind: LLMService", "kind: [", ["YAML"], id="yaml"),
     ],

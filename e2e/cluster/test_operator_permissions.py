@@ -1,0 +1,144 @@
+"""The operator with the roles that manifests/install.yaml gives it, and no others."""
+
+import base64
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster.kube import Obj
+from cluster.operators import SERVICES, Operators, operators_in
+from cluster.processes import wait_until
+from cluster.test_operator import condition, is_ready, sample
+from hortator.operator.permissions import PERMISSIONS, Scope
+
+INSTALL = Path(__file__).resolve().parents[2] / "manifests" / "install.yaml"
+NAMESPACE = "hortator-system"
+APPLIED = {"Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"}
+VERBS = {"POST": "create", "PATCH": "patch", "PUT": "update", "DELETE": "delete"}
+NOT_USED_HERE = {
+    # a service with a cache
+    *(("batch", "jobs", verb) for verb in ("get", "create", "delete")),
+    *(("", "persistentvolumeclaims", verb) for verb in ("get", "create", "patch")),
+    # an object is read again only after a conflict, and a revision goes only after many updates
+    *(
+        (group, resource, "get")
+        for group, resource, verbs in [(one.group, one.resource, one.verbs) for one in PERMISSIONS]
+        if "get" in verbs
+    ),
+    ("apps", "controllerrevisions", "delete"),
+    # a pod is deleted by name only when its node is lost or its epoch was left
+    ("", "pods", "delete"),
+}
+
+
+def granted(*scopes: Scope) -> set[tuple[str, str, str]]:
+    """(group, resource, verb) of what the operator may do in these scopes."""
+    permissions = [one for one in PERMISSIONS if one.scope in scopes]
+    return {(one.group, one.resource, verb) for one in permissions for verb in one.verbs}
+
+
+def is_in_force(lab, group: str, resource: str, verb: str) -> bool:
+    """The API server learns of roles a moment after they were written."""
+    resource, _, subresource = resource.partition("/")
+    asked = {"group": group, "resource": resource, "subresource": subresource, "verb": verb}
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {
+            "user": f"system:serviceaccount:{NAMESPACE}:hortator-operator",
+            "resourceAttributes": asked | {"namespace": NAMESPACE},
+        },
+    }
+    path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+    return lab.client.request("POST", path, review)["status"]["allowed"]
+
+
+@pytest.fixture
+def installed(lab) -> Iterator[None]:
+    """The roles, without the operator's Deployment."""
+    objects = [obj for obj in yaml.safe_load_all(INSTALL.read_text()) if obj and obj["kind"] in APPLIED]
+    for obj in objects:
+        lab.client.apply(obj)
+    wait_until(
+        lambda: all(is_in_force(lab, *one) for one in granted(Scope.SERVED)), what="the roles to be in force"
+    )
+    yield
+    for obj in reversed(objects):
+        lab.client.delete(obj)
+
+
+@pytest.fixture
+def as_operator(lab, installed, faulty_api) -> Path:
+    """A kubeconfig of the operator's service account, through the test's own proxy."""
+    _, kubeconfig = faulty_api
+    account = lab.client.wait(
+        "v1",
+        "ServiceAccount",
+        "hortator-operator",
+        NAMESPACE,
+        lambda found: found and found.get("secrets"),
+    )
+    secret = lab.client.get("v1", "Secret", account["secrets"][0]["name"], NAMESPACE)
+    document = yaml.safe_load(kubeconfig.read_text())
+    document["users"][0]["user"] = {"token": base64.b64decode(secret["data"]["token"]).decode()}
+    path = kubeconfig.with_name("as-operator.kubeconfig")
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+@pytest.fixture
+def operators(lab, as_operator) -> Iterator[Operators]:
+    with operators_in(lab, NAMESPACE, kubeconfig=as_operator) as found:
+        yield found
+
+
+def used(passed) -> set[tuple[str, str, str]]:
+    """(group, resource, verb) of requests."""
+    found = set()
+    for one in passed:
+        path, _, query = one.target.partition("?")
+        match = re.fullmatch(
+            r"/(?:api/v1|apis/([^/]+)/[^/]+)(?:/namespaces/[^/]+)?/([a-z]+)(?:/([^/]+)(/status)?)?", path
+        )
+        if match is None:
+            continue
+        group, resource, name, status = match[1] or "", match[2], match[3], match[4] or ""
+        verb = VERBS.get(one.method) or ("watch" if "watch=true" in query else "get" if name else "list")
+        found.add((group, resource + status, verb))
+        if verb == "patch":  # an apply of what is not there needs both
+            found.add((group, resource + status, "create"))
+    return found
+
+
+def test_the_installed_roles_are_what_is_needed(lab, namespace, fake_nodes, faulty_api, operators) -> None:
+    proxy, _ = faulty_api
+    nodes = fake_nodes(10)
+    operators.start()
+
+    def service_when(until, timeout_s: float = 60.0) -> Obj:
+        return lab.client.wait(*SERVICES, "simulated", namespace, until, timeout_s=timeout_s)
+
+    def patch(**spec: object) -> None:
+        path = lab.client.path(*SERVICES, namespace, "simulated")
+        lab.client.request("PATCH", path, {"spec": spec}, content_type="application/merge-patch+json")
+
+    lab.client.create(sample(namespace, drain={"timeout": "1s"}))
+    service_when(is_ready)
+    nodes.do(namespace, "simulated-d-0-1", "crash", exit_code=1)
+    service_when(lambda found: not is_ready(found))
+    service_when(is_ready)
+    patch(replicas=2)
+    service_when(lambda found: found["status"].get("replicas") == 2)
+    patch(replicas=1)
+    service_when(lambda found: found["status"].get("replicas") == 1 and is_ready(found))
+    patch(suspend=True)
+    service_when(lambda found: condition(found, "Suspended").get("status") == "True")
+    time.sleep(2)
+    passed = proxy.faults.passed()
+    assert [f"{one.method} {one.target}" for one in passed if one.status == 403] == []
+    assert granted(*Scope) - used(passed) - NOT_USED_HERE == set()
+    assert any(one.scope is Scope.NODES for one in PERMISSIONS)

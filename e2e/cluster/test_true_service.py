@@ -1,0 +1,344 @@
+"""A whole service on a true node: operator, scheduler, gateway and workers are containers, tokens are real."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from live_stack import HORTATOR, tokens_in
+
+from cluster.controlplane import kubectl
+from cluster.kube import Obj, documents
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVICES = ("serving.hortator.dev/v1alpha1", "LLMService")
+OPERATOR = "hortator-system"
+BUILD_TIMEOUT_S = 300
+SOON_S = 5.0
+"""Within this time of the API first showing the evidence the status tells the reason."""
+
+pytestmark = pytest.mark.timeout(900)
+
+REAL: Obj = {
+    "model": {"uri": "builtin://moe-shakespeare", "name": "moe-shakespeare"},
+    "engine": {"backend": "TorchMoE"},
+    "topology": "Aggregated",
+    "roles": [
+        {
+            "name": "Aggregated",
+            "nodes": 1,
+            "gpusPerNode": 2,
+            "parallelism": {"attentionDP": 2, "expert": 2},
+            "chunkBudgetTokens": 256,
+            "maxBatchSize": 16,
+            "tokensPerBlock": 16,
+            "kvBlocks": 512,
+            "maxSequenceTokens": 1024,
+        }
+    ],
+    "scheduler": {"replicas": 1},
+    "gateway": {"replicas": 1},
+    "drain": {"timeout": "10s"},
+}
+MODELLED: Obj = REAL | {
+    "model": {"uri": "hf://org/model", "revision": "main", "name": "m"},
+    "engine": {"backend": "Simulated"},
+}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> list[Path]:
+    """What `hack/images` makes of this checkout."""
+    folder = tmp_path_factory.mktemp("images")
+    command = [sys.executable, ROOT / "hack/images", "--output", folder]
+    subprocess.run(command, check=True, timeout=BUILD_TIMEOUT_S)
+    return sorted(folder.glob("*.tar"))
+
+
+@pytest.fixture(scope="module")
+def operator(lab, true_node, images) -> Iterator[str]:
+    """The operator as installed by manifests/install.yaml; its namespace."""
+    for tar in images:
+        true_node.import_image(tar)
+    lab.apply_crd(ROOT / "manifests/crd.yaml")
+    objects = [
+        one
+        for one in documents((ROOT / "manifests/install.yaml").read_text())
+        if one["kind"] != "CustomResourceDefinition"
+    ]
+    for one in objects:
+        lab.client.apply(one)
+    lab.client.wait("apps/v1", "Deployment", "hortator-operator", OPERATOR, has_a_ready_replica, timeout_s=90)
+    yield OPERATOR
+    for one in reversed(objects):
+        lab.client.delete(one)
+
+
+def has_a_ready_replica(deployment: Obj | None) -> bool:
+    return bool((deployment or {}).get("status", {}).get("readyReplicas"))
+
+
+def condition(service: Obj | None, kind: str = "Ready") -> Obj:
+    conditions = ((service or {}).get("status") or {}).get("conditions") or []
+    return next((one for one in conditions if one["type"] == kind), {})
+
+
+def is_serving(service: Obj | None) -> bool:
+    return condition(service).get("status") == "True"
+
+
+def group_of(service: Obj | None) -> Obj:
+    groups = ((service or {}).get("status") or {}).get("groups") or [{}]
+    return groups[0]
+
+
+@dataclass
+class Service:
+    """An LLMService of the test's own."""
+
+    lab: object
+    namespace: str
+    name: str
+    began_at: float = field(default_factory=time.monotonic)
+
+    def get(self) -> Obj:
+        return self.lab.client.get(*SERVICES, self.name, self.namespace)
+
+    def when(self, until: Callable[[Obj | None], object], *, timeout_s: float = 120) -> Obj:
+        try:
+            return self.lab.client.wait(*SERVICES, self.name, self.namespace, until, timeout_s=timeout_s)
+        except TimeoutError:
+            print(
+                self.lab.kubectl(
+                    "get", "pods,statefulsets,deployments", "-A", "-o", "wide", check=False
+                ).stdout
+            )
+            print(self.lab.kubectl("get", "events", "-n", self.namespace, check=False).stdout)
+            print(self.cli("k8s", "explain", self.name).stdout)
+            for pod in self.lab.client.list("v1", "Pod", self.namespace):
+                name = pod["metadata"]["name"]
+                print(
+                    name,
+                    self.lab.kubectl("logs", "-n", self.namespace, name, "--tail=20", check=False).stdout,
+                )
+            print(
+                self.lab.kubectl(
+                    "logs", "-n", OPERATOR, "deploy/hortator-operator", "--tail=40", check=False
+                ).stdout
+            )
+            raise
+
+    def endpoint(self) -> str:
+        """The gateway's Service address."""
+        service = self.lab.client.get("v1", "Service", f"{self.name}-gateway", self.namespace)
+        return f"{service['spec']['clusterIP']}:8080"
+
+    def cli(self, *words: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+        command = [*HORTATOR, *words]
+        if words[0] == "k8s":
+            command += ["--kubeconfig", str(self.lab.kubeconfig), "--namespace", self.namespace]
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+
+    def tokens(self, prompt: str, num: int) -> tuple[list[int], Obj]:
+        """Generate through the gateway's Service; token ids and the completion."""
+        words = [
+            "generate",
+            prompt,
+            "--endpoint",
+            self.endpoint(),
+            "--json",
+            "--ignore-eos",
+            "--max-tokens",
+            str(num),
+        ]
+        result = self.cli(*words)
+        assert result.returncode == 0, result.stderr
+        return tokens_in(json.loads(line) for line in result.stdout.splitlines())
+
+
+@pytest.fixture
+def apply(lab, operator, namespace):
+    """`apply("name", spec)`: an LLMService."""
+    made = []
+
+    def create(name: str, spec: Obj) -> Service:
+        obj = {
+            "apiVersion": SERVICES[0],
+            "kind": SERVICES[1],
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": spec,
+        }
+        made.append(obj)
+        service = Service(lab, namespace, name)
+        lab.client.create(obj)
+        return service
+
+    yield create
+    for obj in made:
+        lab.client.delete(obj)
+
+
+def kubectl_plugin(lab, *words: str) -> subprocess.CompletedProcess[str]:
+    """`kubectl hortator ...`: kubectl finds the plugin on the PATH and the cluster in KUBECONFIG."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        [kubectl(), "hortator", *words],
+        env=os.environ | {"PATH": path, "KUBECONFIG": str(lab.kubeconfig)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def rank_processes(lab, namespace: str, pod: str) -> list[int]:
+    """Process ids of the ranks, as the container counts them: the children of its first process."""
+    code = (
+        "import pathlib\n"
+        "for p in pathlib.Path('/proc').glob('[0-9]*'):\n"
+        "    stat = (p / 'stat').read_text().rpartition(')')[2].split()\n"
+        "    if stat[1] == '1' and b'rank_process' in (p / 'cmdline').read_bytes(): print(p.name)\n"
+    )
+    answer = lab.kubectl("exec", "-n", namespace, pod, "--", "python", "-c", code)
+    return [int(line) for line in answer.stdout.split()]
+
+
+def test_real_pods_stream_real_tokens_and_a_killed_rank_restarts_its_group(lab, apply, namespace):
+    service = apply("real", REAL)
+    ready = service.when(is_serving, timeout_s=180)
+    print(f"ready after {time.monotonic() - service.began_at:.1f} s")
+    assert ready["status"]["display"] == {"groups": "1/1", "ranks": "2/2", "updated": "1/1"}
+    group = group_of(ready)
+    assert group["epoch"] == 1
+    assert group["members"][0]["bootId"].startswith("1-")
+    token_ids, completion = service.tokens("To be, or not to be", 32)
+    assert len(token_ids) == 32
+    assert completion["finish_reason"] == "length"
+
+    shown = service.cli("k8s", "status", "real")
+    assert "aggregated-0  Ready" in shown.stdout, shown.stdout
+    assert service.cli("k8s", "explain", "real").stdout == "real is ready: 1 of 1 groups ready\n"
+    logs = service.cli("k8s", "logs", "real", "--rank", "1", "--tail", "1000")
+    assert '"event": "worker ready"' in logs.stdout, logs.stderr
+
+    plugin = kubectl_plugin(lab, "status", "real", "--namespace", namespace)
+    assert plugin.stdout.splitlines()[0] == shown.stdout.splitlines()[0], plugin.stderr
+
+    ranks = rank_processes(lab, namespace, "real-a-0-0")
+    assert len(ranks) == 2
+    killed_at = time.monotonic()
+    lab.kubectl(
+        "exec", "-n", namespace, "real-a-0-0", "--", "python", "-c", f"import os; os.kill({ranks[1]}, 9)"
+    )
+    service.when(lambda one: group_of(one).get("epoch") == 2)
+    fenced_s = time.monotonic() - killed_at
+    back = service.when(lambda one: is_serving(one) and group_of(one)["epoch"] == 2, timeout_s=120)
+    print(f"epoch 2 after {fenced_s:.1f} s, serving again after {time.monotonic() - killed_at:.1f} s")
+    group = group_of(back)
+    assert group["restarts"] == 1
+    assert group["members"][0]["bootId"].startswith("2-")
+    assert "the engine died" in group["lastFailure"]["message"]
+    again, _ = service.tokens("To be, or not to be", 32)
+    assert again == token_ids  # greedy, and nothing but the group's life has changed
+
+    drained = service.cli("k8s", "drain", "real", "aggregated-0", "--wait", "180", timeout_s=240)
+    assert drained.returncode == 0, drained.stderr
+    group = group_of(service.get())
+    assert (group["epoch"], group["phase"]) == (3, "Ready")
+    assert service.tokens("To be, or not to be", 8)[0] == token_ids[:8]
+    assert service.cli("k8s", "doctor").returncode == 1  # this API server is older than what is supported
+    doctor = json.loads(service.cli("k8s", "doctor", "--json").stdout)
+    assert {check["name"] for check in doctor if check["verdict"] == "failed"} == {"API server"}
+
+
+def test_a_group_of_two_pods_joins_by_name_and_restarts_as_one(lab, apply, namespace):
+    role = MODELLED["roles"][0] | {"nodes": 2, "gpusPerNode": 1}
+    service = apply("pair", MODELLED | {"roles": [role]})
+    group = group_of(service.when(is_serving, timeout_s=150))
+    print(f"two pods ready after {time.monotonic() - service.began_at:.1f} s")
+    assert [(member["index"], member["ranks"], member["ready"]) for member in group["members"]] == [
+        (0, "0", True),
+        (1, "1", True),
+    ]
+    uids = pod_uids(lab, namespace)
+    service.tokens("two oars", 8)
+
+    killed_at = time.monotonic()
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pair-a-0-1", "namespace": namespace}}
+    lab.client.delete(pod, grace_s=0)
+    group = group_of(service.when(lambda one: is_serving(one) and group_of(one)["epoch"] > 1, timeout_s=150))
+    print(f"both pods are new and ready {time.monotonic() - killed_at:.1f} s after one was deleted")
+    assert (group["epoch"], group["restarts"]) == (2, 1)
+    assert not uids & pod_uids(lab, namespace)
+    service.tokens("two oars", 8)
+
+
+def pod_uids(lab, namespace: str) -> set[str]:
+    pods = lab.client.list("v1", "Pod", namespace, labels="app.kubernetes.io/component=engine")
+    return {pod["metadata"]["uid"] for pod in pods}
+
+
+def waiting_reason(pod: Obj) -> str:
+    statuses = pod.get("status", {}).get("containerStatuses") or [{}]
+    return statuses[0].get("state", {}).get("waiting", {}).get("reason", "")
+
+
+def ended_reason(pod: Obj) -> str:
+    statuses = pod.get("status", {}).get("containerStatuses") or [{}]
+    states = (statuses[0].get("state", {}), statuses[0].get("lastState", {}))
+    return next((state["terminated"]["reason"] for state in states if "terminated" in state), "")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "evidence", "reasons", "said"),
+    [
+        (
+            "wrong-image",
+            {"engine": {"backend": "Simulated", "image": "registry.invalid/none:1"}},
+            lambda pod: waiting_reason(pod) in {"ErrImagePull", "ImagePullBackOff"},
+            {"ErrImagePull", "ImagePullBackOff"},
+            "registry.invalid/none:1",
+        ),
+        (
+            "no-secret",
+            {"model": MODELLED["model"] | {"authSecretRef": {"name": "hf-token"}}},
+            lambda pod: waiting_reason(pod) == "CreateContainerConfigError",
+            {"SecretNotFound"},
+            "hf-token",
+        ),
+        (
+            "no-memory",
+            {"roles": [MODELLED["roles"][0] | {"resources": {"memory": "24Mi"}}]},
+            lambda pod: ended_reason(pod) == "OOMKilled",
+            {"OOMKilled"},
+            "memory",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told_within_five_seconds_of_the_evidence(
+    lab, apply, namespace, name, change, evidence, reasons, said
+):
+    service = apply(name, MODELLED | change)
+    seen_at: float | None = None
+    deadline = time.monotonic() + 90
+    while True:
+        pods = lab.client.list("v1", "Pod", namespace, labels="app.kubernetes.io/component=engine")
+        if seen_at is None and any(evidence(pod) for pod in pods):
+            seen_at = time.monotonic()
+        live = service.get()
+        group, ready = group_of(live), condition(live)
+        is_told = group.get("reason") in reasons or group.get("lastFailure", {}).get("reason") in reasons
+        if seen_at is not None and is_told:
+            break
+        assert time.monotonic() < deadline, (seen_at, group, ready)
+        time.sleep(0.1)
+    took_s = time.monotonic() - seen_at
+    print(f"{name}: {took_s:.2f} s after the evidence: {group.get('message')}")
+    assert took_s < SOON_S
+    explained = service.cli("k8s", "explain", name).stdout
+    assert said in explained, explained
