@@ -10,8 +10,9 @@ ready when every member of its epoch has joined with its only boot and the sched
 What must hold whatever happens is checked as it happens, and collected in `broken`:
 
 - Ready is never written as True unless every wanted group has all members of its epoch, joined once and ready;
-- the epoch in a template only grows, and an epoch is admitted at most once;
-- a group that serves is closed or deleted on purpose only with nothing in flight, or when the time is up;
+- the epoch in a template only grows, and the operator admits an epoch at most once;
+- a group that serves with all its members is closed or deleted on purpose only with nothing in flight, or
+  when the time is up;
 - a disruption budget is open only while the group drains with nothing in flight.
 """
 
@@ -121,7 +122,6 @@ class World:
         self.events: list[str] = []
         self._epoch_seen: dict[str, int] = {}
         self._admitted: set[tuple[str, int]] = set()
-        self._replicas: dict[str, int] = {}
         self.last_good: tuple[LLMService, Desired] | None = None
         """What this operator has accepted last; it dies with it."""
         self._desired: tuple[object, Desired] | None = None
@@ -448,10 +448,20 @@ class World:
             self._must_be_drained(name, live, "its budget is opened")
         if obj["kind"] != "StatefulSet" or live is None:
             return
+        if live["spec"]["replicas"] == 0 and obj["spec"]["replicas"] > 0:
+            self._admit(name, live, obj)
         is_closing = live["spec"]["replicas"] > 0 and obj["spec"]["replicas"] == 0
         has_failed = names.ANNOTATION_LAST_FAILURE in obj["metadata"]["annotations"]
         if is_closing and not has_failed:
             self._must_be_drained(name, live, "it is closed")
+
+    def _admit(self, name: str, live: Obj, obj: Obj) -> None:
+        """The operator opens an epoch. (What a person opens by hand is theirs; the workers refuse it.)"""
+        epoch = int(obj["spec"]["template"]["metadata"]["labels"][names.LABEL_EPOCH])
+        admission = live["metadata"]["uid"], epoch
+        if admission in self._admitted:
+            self.broken.append(f"{self.clock}: epoch {epoch} of {name} was admitted twice")
+        self._admitted.add(admission)
 
     def _before_delete(self, ref: Ref) -> None:
         if ref.kind == "StatefulSet":
@@ -464,11 +474,28 @@ class World:
         load = self.loads().get(names.worker_id(parsed.role, parsed.index))
         if load is None or load.num_in_flight == 0 or not self.is_scheduler_answering:
             return
+        if self._is_losing_a_member(name, statefulset):
+            return
         started = statefulset["metadata"].get("annotations", {}).get(names.ANNOTATION_DRAIN_STARTED_AT)
         timeout = float(parse(self.api.get(self.service_key)).service.spec.drain.timeout_s)
         if started and self.clock >= datetime.fromisoformat(started) + timedelta(seconds=timeout):
             return
         self.broken.append(f"{self.clock}: {name} has {load.num_in_flight} requests in flight when {what}")
+
+    def _is_losing_a_member(self, name: str, statefulset: Obj) -> bool:
+        """A pod or its node went by itself, or somebody took it: its requests cannot end there any more."""
+        pods = [self._pod(f"{name}-{ordinal}") for ordinal in range(self._size(name))]
+        return statefulset["spec"]["replicas"] < len(pods) or any(
+            pod is None
+            or "deletionTimestamp" in pod["metadata"]
+            or self._is_lost(pod["spec"].get("nodeName"))
+            for pod in pods
+        )
+
+    def _is_lost(self, node: str | None) -> bool:
+        found = next((one for one in self.api.find("Node") if one["metadata"]["name"] == node), None)
+        conditions = (found or {}).get("status", {}).get("conditions", [])
+        return any(one["type"] == "Ready" and one["status"] != "True" for one in conditions)
 
     def _check(self) -> None:
         for name, statefulset in self.statefulsets().items():
@@ -476,12 +503,6 @@ class World:
             if epoch < self._epoch_seen.get(uid, 0):
                 self.broken.append(f"{self.clock}: epoch of {name} went back to {epoch}")
             self._epoch_seen[uid] = epoch
-            replicas, before = statefulset["spec"]["replicas"], self._replicas.get(uid, 0)
-            if replicas > 0 and before == 0:
-                if (uid, epoch) in self._admitted:
-                    self.broken.append(f"{self.clock}: epoch {epoch} of {name} was admitted twice")
-                self._admitted.add((uid, epoch))
-            self._replicas[uid] = replicas
 
 
 def _key(ref: Ref) -> Key:

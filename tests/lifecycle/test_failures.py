@@ -147,8 +147,24 @@ def test_a_node_that_is_tainted_out_of_service_is_as_good_as_gone():
     assert world.epoch_of("demo-a-1") == 2
 
 
-@pytest.mark.parametrize("replicas", [0, 1, 3])
-def test_a_statefulset_that_somebody_scales_is_taken_back_as_a_whole(replicas):
+def test_replicas_that_somebody_adds_are_taken_back_and_the_group_serves_on():
+    world = settled()
+    world.is_traffic_on = True
+    world.tick()
+    uids = [world._pod(f"demo-a-1-{ordinal}")["metadata"]["uid"] for ordinal in range(2)]
+    world.api.patch(("apps/v1", "StatefulSet", NAMESPACE, "demo-a-1"), {"spec": {"replicas": 3}})
+    world.settle()
+    assert world.statefulsets()["demo-a-1"]["spec"]["replicas"] == 2
+    assert world._pod("demo-a-1-2") is None
+    assert [world._pod(f"demo-a-1-{ordinal}")["metadata"]["uid"] for ordinal in range(2)] == uids
+    assert world.epoch_of("demo-a-1") == 1
+    assert "Warning ReplicasChanged" in world.events
+    assert world.is_ready()
+    assert world.broken == []
+
+
+@pytest.mark.parametrize("replicas", [0, 1])
+def test_a_statefulset_whose_replicas_somebody_takes_away_starts_again_as_a_whole(replicas):
     world = settled()
     world.api.patch(("apps/v1", "StatefulSet", NAMESPACE, "demo-a-1"), {"spec": {"replicas": replicas}})
     world.settle()

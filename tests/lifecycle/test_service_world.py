@@ -127,9 +127,7 @@ class ServiceWorld(RuleBasedStateMachine):
     def somebody_changes_how_many_groups_may_be_away(self, limit):
         self.world.edit({"disruption": {"maxUnavailableGroups": limit}})
 
-    @precondition(
-        lambda self: IS_SOAK and self.world.statefulsets()
-    )  # known to break an invariant, still open
+    @precondition(lambda self: self.world.statefulsets())
     @rule(data=st.data(), replicas=st.integers(0, 3))
     def somebody_scales_a_statefulset_by_hand(self, data, replicas):
         name = data.draw(st.sampled_from(sorted(self.world.statefulsets())), label="group")

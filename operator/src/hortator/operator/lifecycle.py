@@ -16,7 +16,8 @@ What counts as a failure (`find_failure`), for a group that has been admitted:
   deleted, a container of it has restarted, it has ended, or its node is lost;
 - before: the same, except that nothing is known of earlier pods, and only once every member has started:
   while an image is still being pulled somewhere a restart would help nobody;
-- somebody else changed the number of replicas.
+- somebody else took replicas away (added ones are taken back without a restart: the members stay who
+  they are).
 
 Not being ready is no failure by itself: the readiness of a member that runs comes and goes with its
 scheduler.
@@ -104,7 +105,7 @@ def find_failure(
     group: GroupFacts, *, num_members: int, nodes: Mapping[str, NodeFacts], now: datetime
 ) -> Failure | None:
     """The failure of an admitted group that explains the others: the node before its pods, then the first."""
-    if group.memory.admitted_at is None or group.replicas != num_members:
+    if group.memory.admitted_at is None or group.replicas < num_members:
         message = f"replicas of StatefulSet {group.name} were changed to {group.replicas} by somebody else"
         return Failure(reason=Reason.REPLICAS_CHANGED, message=message, at=now, epoch=group.epoch)
     current = {pod.ordinal: pod for pod in group.current_pods}

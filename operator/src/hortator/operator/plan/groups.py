@@ -98,6 +98,8 @@ def _admitted(situation: Situation, view: View) -> Iterator[Item]:
         yield from restarts.after_failure(situation, view, failure)
     elif view.takes_requests and situation.spec.suspend:
         yield from drains.start(situation, group, Reason.SUSPENDING)
+    elif view.group.replicas > view.assessment.num_members:
+        yield from _taken_back(view)
     elif view.stage is Stage.STARTING:
         yield from _starting(situation, view)
     elif view.stage is Stage.SERVING:
@@ -145,6 +147,14 @@ def _starting(situation: Situation, view: View) -> Iterator[Item]:
         if situation.now >= end:
             yield from restarts.after_gang_timeout(situation, view)
         yield from wake(situation.now, end)
+
+
+def _taken_back(view: View) -> Iterator[Item]:
+    """Somebody added replicas, pods that belong to no rank: the members are untouched, the group goes on."""
+    group, num = view.group, view.assessment.num_members
+    why = f"somebody else changed the replicas of StatefulSet {group.name} to {group.replicas}: {num} again"
+    yield Apply(obj=rendering.resized(group, replicas=num), why=why)
+    yield emitted(Reason.REPLICAS_CHANGED, why, is_warning=True)
 
 
 def _members(pods: tuple[PodFacts, ...]) -> dict[int, Member]:

@@ -45,6 +45,11 @@ def noted(group: GroupFacts, *, memory: Memory) -> Obj:
     return _live(group, memory=memory, epoch=group.epoch, replicas=group.replicas)
 
 
+def resized(group: GroupFacts, *, replicas: int) -> Obj:
+    """The live object with as many pods as it should have; for a group that has more."""
+    return _live(group, memory=group.memory, epoch=group.epoch, replicas=replicas)
+
+
 def closed(group: GroupFacts, *, memory: Memory) -> Obj:
     """No pods, and the next epoch: in one write, before any pod of the old one is gone."""
     return _live(group, memory=memory, epoch=next_epoch(group), replicas=0)

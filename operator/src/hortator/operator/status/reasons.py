@@ -170,7 +170,7 @@ ENTRIES: dict[Reason, Entry] = {
         remedy="Read the log of the container before: `kubectl logs --previous POD`.",
     ),
     Reason.REPLICAS_CHANGED: Entry(
-        meaning="Somebody scaled the StatefulSet of a group; groups have all their pods or none.",
+        meaning="Somebody scaled the StatefulSet of a group; a group that lost pods by it starts again.",
         remedy="Scale the LLMService instead: spec.replicas, or replicas of the role.",
     ),
     Reason.RESTART_BACKOFF: Entry(
