@@ -29,6 +29,7 @@ from typing import Literal, TextIO
 
 from hortator.cli.errors import EXIT_FAILED, EXIT_USAGE, CommandError
 from hortator.cli.running import RunningProcess
+from hortator.runtime import grpc_polling
 
 BACKOFF_FIRST_S = 0.5
 BACKOFF_LAST_S = 30.0
@@ -160,7 +161,7 @@ class Child:
             self._process = process = await asyncio.create_subprocess_exec(
                 *command, "--die-with-parent",
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log,
-                start_new_session=True, limit=_MAX_LINE_BYTES,
+                start_new_session=True, limit=_MAX_LINE_BYTES, env=grpc_polling.ENVIRONMENT | os.environ,
             )  # fmt: skip
             try:
                 await self._read(process, log)
