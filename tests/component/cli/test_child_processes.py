@@ -55,6 +55,22 @@ async def test_settings_are_handed_over_as_a_file(program):
     assert "{'key': 1}" in child.log_path.read_text()
 
 
+@pytest.mark.parametrize("set_already", [None, "something-else"])
+async def test_children_wait_for_sockets_as_we_want_unless_the_environment_says_otherwise(
+    program, monkeypatch, set_already
+):
+    monkeypatch.delenv("GRPC_EXPERIMENTS", raising=False)
+    if set_already is not None:
+        monkeypatch.setenv("GRPC_EXPERIMENTS", set_already)
+    child = program("import os\nprint('got', os.environ['GRPC_EXPERIMENTS'], flush=True)\n" + READY + WAIT)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(child.keep_running())
+        await child.wait_ready()
+        await child.stop()
+    wanted = set_already or "-event_engine_client,-event_engine_listener"
+    assert f"got {wanted}\n" in child.log_path.read_text()
+
+
 async def test_a_child_that_ends_before_it_serves_fails_the_start_with_its_last_lines(program):
     child = program("import sys\nsys.stderr.write('port: 70000 is too high\\n')\nsys.exit(2)\n")
     with pytest.raises(CommandError, match="exit code 2 before it was ready") as caught:
