@@ -11,8 +11,8 @@ What must hold whatever happens is checked as it happens, and collected in `brok
 
 - Ready is never written as True unless every wanted group has all members of its epoch, joined once and ready;
 - the epoch in a template only grows, and the operator admits an epoch at most once;
-- a group that serves with all its members is closed or deleted on purpose only with nothing in flight, or
-  when the time is up;
+- a group that serves is closed or deleted on purpose only with nothing in flight, or when the time is up;
+  it may be closed at once while it is losing a member anyway;
 - a disruption budget is open only while the group drains with nothing in flight.
 """
 
@@ -452,11 +452,11 @@ class World:
             self._admit(name, live, obj)
         is_closing = live["spec"]["replicas"] > 0 and obj["spec"]["replicas"] == 0
         has_failed = names.ANNOTATION_LAST_FAILURE in obj["metadata"]["annotations"]
-        if is_closing and not has_failed:
+        if is_closing and not has_failed and not self._is_losing_a_member(name, live):
             self._must_be_drained(name, live, "it is closed")
 
     def _admit(self, name: str, live: Obj, obj: Obj) -> None:
-        """The operator opens an epoch. (What a person opens by hand is theirs; the workers refuse it.)"""
+        """The operator opens an epoch. (One that a person opens by hand is not its doing.)"""
         epoch = int(obj["spec"]["template"]["metadata"]["labels"][names.LABEL_EPOCH])
         admission = live["metadata"]["uid"], epoch
         if admission in self._admitted:
@@ -473,8 +473,6 @@ class World:
             return
         load = self.loads().get(names.worker_id(parsed.role, parsed.index))
         if load is None or load.num_in_flight == 0 or not self.is_scheduler_answering:
-            return
-        if self._is_losing_a_member(name, statefulset):
             return
         started = statefulset["metadata"].get("annotations", {}).get(names.ANNOTATION_DRAIN_STARTED_AT)
         timeout = float(parse(self.api.get(self.service_key)).service.spec.drain.timeout_s)
