@@ -1,0 +1,306 @@
+"""The operator is killed in the middle of its writes, again and again, whatever it is just doing.
+
+HORTATOR_KILLS says how often (`make soak`: 50). Each kill comes after a random number of writes of that life, so it
+lands inside a change and not beside it. After each change an operator is left alone until the service has
+settled, and then every group must have gone through exactly the epochs that the change asked for.
+"""
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from cluster.controlplane import Lab
+from cluster.fakenodes.client import FakeNodes
+from cluster.kube import Obj
+from cluster.kube import is_ready as is_pod_ready
+from cluster.operators import SERVICES, Operator, Operators, operators_in
+from cluster.proxy.server import ApiProxy
+from cluster.recorder import Recorder, recording
+from cluster.results import record
+from cluster.scene import PREFIX, condition, is_ready, reason
+from cluster.test_operator import sample
+
+NUM_KILLS = int(os.environ.get("HORTATOR_KILLS") or "10")
+SEED = 7
+NAME = "simulated"
+GROUPS = {"simulated-p-0": 2, "simulated-p-1": 2, "simulated-d-0": 4}
+MOST_WRITES = 6
+"""Of a life, at most, before it is killed."""
+IDLE_S = 4.0
+"""A life that writes nothing for so long has nothing to do: it is killed all the same."""
+SKEW_S = 0.5
+"""Between the watches of two kinds."""
+SHORT_LEASE = {"lease_duration_s": "2", "lease_renew_deadline_s": "1.5", "lease_retry_s": "0.2"}
+"""Else each life would wait 15 s for the lease of the one before it."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Lives:
+    """Operators, one after the other; what they have written is counted on their way to the API server."""
+
+    operators: Operators
+    proxy: ApiProxy
+    chance: random.Random
+    present: Operator | None = None
+    num_killed: int = 0
+    num_killed_idle: int = 0
+    writes: list[int] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """One lives."""
+        if self.present is None:
+            self.present = self.operators.start(wait=False)
+
+    def end_within_a_change(self) -> None:
+        """Kill the present one after a few more writes."""
+        self.begin()
+        assert self.present is not None
+        wanted = self.chance.randint(1, MOST_WRITES)
+        since = time.monotonic()
+        idle_since = since
+        num_written = 0
+        while num_written < wanted and time.monotonic() - idle_since < IDLE_S:
+            assert self.present.is_alive(), self.present.process.last_lines()
+            seen = self._num_written(since)
+            if seen > num_written:
+                num_written, idle_since = seen, time.monotonic()
+            time.sleep(0.002)
+        self.present.kill()
+        self.present = None
+        self.num_killed += 1
+        self.num_killed_idle += num_written == 0
+        self.writes.append(num_written)
+
+    def _num_written(self, since: float) -> int:
+        passed = self.proxy.faults.passed(since=since, writes=True)
+        return sum("/leases/" not in one.target and "/events" not in one.target for one in passed)
+
+
+@dataclass(slots=True, kw_only=True)
+class Stage:
+    """The service, and what people and machines do to it."""
+
+    lab: Lab
+    nodes: FakeNodes
+    namespace: str
+    record: Recorder
+
+    def create(self) -> None:
+        self.lab.client.create(
+            sample(
+                self.namespace,
+                drain={"timeout": "1s"},
+                restart={"baseDelay": "0s", "maxDelay": "0s", "maxRestarts": 100},
+            )
+        )
+
+    def patch(self, **spec: object) -> None:
+        path = self.lab.client.path(*SERVICES, self.namespace, NAME)
+        self.lab.client.request("PATCH", path, {"spec": spec}, content_type="application/merge-patch+json")
+
+    def crash(self, *pods: str) -> None:
+        for pod in pods:
+            self.nodes.do(self.namespace, pod, "crash", exit_code=137)
+
+    def drain(self, group: str) -> None:
+        annotation = {f"{PREFIX}drain-requested": str(self.epochs()[group])}
+        path = self.lab.client.path("apps/v1", "StatefulSet", self.namespace, group)
+        body = {"metadata": {"annotations": annotation}}
+        self.lab.client.request("PATCH", path, body, content_type="application/merge-patch+json")
+
+    def sets(self) -> list[Obj]:
+        return self.lab.client.list("apps/v1", "StatefulSet", self.namespace)
+
+    def epochs(self) -> dict[str, int]:
+        return {one["metadata"]["name"]: _epoch(one["spec"]["template"]) for one in self.sets()}
+
+    def until(self, holds: Callable[[Obj], object], *, timeout_s: float = 60.0) -> Obj:
+        found = self.lab.client.wait(*SERVICES, NAME, self.namespace, holds, timeout_s=timeout_s)
+        assert found is not None
+        return found
+
+
+def _epoch(labelled: Obj) -> int:
+    return int(labelled["metadata"]["labels"][f"{PREFIX}epoch"])
+
+
+def _is_member(pod: Obj) -> bool:
+    return f"{PREFIX}epoch" in pod["metadata"]["labels"]
+
+
+def serves(service: Obj) -> bool:
+    return is_ready(service) and service["status"]["display"]["ranks"] == "64/64"
+
+
+def is_suspended(service: Obj) -> bool:
+    return condition(service, "Suspended").get("status") == "True"
+
+
+def has_no_groups(service: Obj) -> bool:
+    return reason(service) == "ScaledToZero" and service["status"].get("replicas") == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """Something happens; how the service ends up; which groups are in the next epoch then."""
+
+    name: str
+    do: Callable[[Stage], None]
+    settled: Callable[[Obj], bool] = serves
+    restarted: frozenset[str] = frozenset()
+    groups: frozenset[str] = frozenset(GROUPS)
+
+
+ALL = frozenset(GROUPS)
+CHANGES = [
+    Change(name="create", do=lambda stage: stage.create()),
+    Change(
+        name="a member fails",
+        do=lambda stage: stage.crash("simulated-d-0-1"),
+        settled=lambda service: serves(service) and _in_epoch(service, "simulated-d-0", 2),
+        restarted=frozenset({"simulated-d-0"}),
+    ),
+    Change(
+        name="drain",
+        do=lambda stage: stage.drain("simulated-p-1"),
+        settled=lambda service: serves(service) and _in_epoch(service, "simulated-p-1", 2),
+        restarted=frozenset({"simulated-p-1"}),
+    ),
+    Change(  # (the epoch that comes next is written when the pods go)
+        name="suspend",
+        do=lambda stage: stage.patch(suspend=True),
+        settled=is_suspended,
+        restarted=ALL,
+    ),
+    Change(name="resume", do=lambda stage: stage.patch(suspend=False)),
+    Change(
+        name="restart",
+        do=lambda stage: stage.patch(restart={"requestedAt": "2026-01-02T03:04:05Z"}),
+        settled=lambda service: (
+            serves(service)
+            and (service["status"].get("restart") or {}).get("observedRequestedAt") == "2026-01-02T03:04:05Z"
+        ),
+        restarted=ALL,
+    ),
+    Change(
+        name="members of two groups fail",
+        do=lambda stage: stage.crash("simulated-p-0-0", "simulated-d-0-3"),
+        settled=lambda service: (
+            serves(service)
+            and _in_epoch(service, "simulated-p-0", 4)
+            and _in_epoch(service, "simulated-d-0", 5)
+        ),
+        restarted=frozenset({"simulated-p-0", "simulated-d-0"}),
+    ),
+    Change(
+        name="scale to zero",
+        do=lambda stage: stage.patch(replicas=0),
+        settled=has_no_groups,
+        groups=frozenset(),
+    ),
+]
+
+
+def _in_epoch(service: Obj, group: str, epoch: int) -> bool:
+    return any(one["name"] == group and one["epoch"] == epoch for one in service["status"]["groups"])
+
+
+@pytest.fixture
+def lives(lab, namespace, faulty_api) -> Iterator[Lives]:
+    proxy, kubeconfig = faulty_api
+    settings = {"namespaces": f'["{namespace}"]', "resync_interval_s": "5", **SHORT_LEASE}
+    with operators_in(lab, namespace, kubeconfig=kubeconfig, **settings) as operators:
+        yield Lives(operators=operators, proxy=proxy, chance=random.Random(SEED))
+
+
+@pytest.fixture
+def stage(lab, namespace, fake_nodes, lives) -> Iterator[Stage]:
+    """(After `lives`, which bring the CRD.)"""
+    nodes = fake_nodes(10)
+    with recording(lab.client, namespace) as found:
+        yield Stage(lab=lab, nodes=nodes, namespace=namespace, record=found)
+
+
+@pytest.mark.timeout(240 + 15 * NUM_KILLS)
+def test_a_killed_operator_goes_on_where_the_cluster_stands(stage, lives):
+    began_at = time.monotonic()
+    expected = dict.fromkeys(GROUPS, 1)
+    settled_s: dict[str, float] = {}
+    for number, change in enumerate(CHANGES):
+        lives.begin()
+        change.do(stage)
+        while lives.num_killed < NUM_KILLS * (number + 1) // len(CHANGES):
+            lives.end_within_a_change()
+        lives.begin()
+        left_alone_at = time.monotonic()
+        stage.until(change.settled)
+        settled_s[change.name] = round(time.monotonic() - left_alone_at, 1)
+        stage.record.quiet(("LLMService", "StatefulSet", "Pod"), for_s=2.0)
+        for name in change.restarted:
+            expected[name] += 1
+        assert stage.epochs() == {name: expected[name] for name in change.groups}, change.name
+
+    assert lives.num_killed == NUM_KILLS
+    assert lives.num_killed_idle <= NUM_KILLS // 4, "the kills came when there was nothing to do"
+    assert joined_twice(stage.record) == []
+    assert lies(stage.record) == []
+    record(
+        "operator-kills",
+        seed=SEED,
+        settings={"kills": NUM_KILLS, "changes": [change.name for change in CHANGES]},
+        targets={"false_ready": "0", "joined_twice": "0"},
+        figures={
+            "kills": lives.num_killed,
+            "kills_without_a_write_before": lives.num_killed_idle,
+            "writes_of_killed_operators": sum(lives.writes),
+            "false_ready": 0,
+            "joined_twice": 0,
+            "settled_s": settled_s,
+            "elapsed_s": round(time.monotonic() - began_at, 1),
+        },
+    )
+
+
+def joined_twice(seen: Recorder) -> list[tuple[int, str]]:
+    """(epoch, pod) of pods that were there twice in one epoch."""
+    uids: dict[tuple[int, str], set[str]] = {}
+    for one in seen.all("Pod"):
+        if _is_member(one.obj):
+            uids.setdefault((_epoch(one.obj), one.name), set()).add(one.obj["metadata"]["uid"])
+    return [key for key, found in uids.items() if len(found) > 1]
+
+
+def lies(seen: Recorder) -> list[str]:
+    """Where Ready turned True although a member was missing, was not ready, or was of an old epoch."""
+    found: list[str] = []
+    was_ready = False
+    for one in seen.all("LLMService"):
+        says_ready = is_ready(one.obj)
+        if says_ready and not was_ready:
+            moments = [other.at for other in seen.all("Pod") if one.at - SKEW_S < other.at < one.at + SKEW_S]
+            if not any(_is_whole(seen, at) for at in (one.at - SKEW_S, one.at, *moments)):
+                found.append(f"{one.obj['status']['display']} at {one.at:.3f}")
+        was_ready = says_ready
+    return found
+
+
+def _is_whole(seen: Recorder, at: float) -> bool:
+    """Whether each member of each group was ready in its group's epoch then."""
+    epochs = {one.name: _epoch(one.obj["spec"]["template"]) for one in _present(seen, "StatefulSet", at)}
+    ready = {
+        (one.name.rpartition("-")[0], one.name)
+        for one in _present(seen, "Pod", at)
+        if _is_member(one.obj)
+        and is_pod_ready(one.obj)
+        and _epoch(one.obj) == epochs.get(one.name.rpartition("-")[0])
+    }
+    return {(group, f"{group}-{number}") for group, size in GROUPS.items() for number in range(size)} <= ready
+
+
+def _present(seen: Recorder, kind: str, at: float) -> list:
+    last = {one.name: one for one in seen.all(kind) if one.at <= at}
+    return [one for one in last.values() if not one.is_gone]
