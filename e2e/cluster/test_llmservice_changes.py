@@ -27,7 +27,7 @@ def test_kubectl_get_shows_the_sample_at_a_glance(scene):
     assert head == COLUMNS
     *told, age = row
     model = "hf://deepseek-ai/DeepSeek-V3"
-    assert told == ["simulated", "True", "AllGroupsReady", "3/3", "64/64", "3/3", model]
+    assert told == ["simulated", "True", "AllGroupsReady", "2/2", "32/32", "2/2", model]
     assert re.fullmatch(r"\d+[sm]", age)
 
 

@@ -1,21 +1,16 @@
-"""Each way in which a service does not come up is told in time: why, what is to blame, and what helps.
-
-With HORTATOR_LAB_RESULTS=FOLDER the times go to FOLDER/reasons.json.
-"""
+"""Each way in which a service does not come up is told in time: why, what is to blame, and what helps."""
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.kube import Obj
 from cluster.recorder import Seen
+from cluster.results import record
 from cluster.scene import Scene, condition, has_ended, is_ready, reason, waits_for
-from hortator.cli.bench.result import document, write
 
 LIMIT_S = 5.0
 """From the moment at which the API server first shows the evidence."""
@@ -107,17 +102,12 @@ def in_time() -> Iterator[Callable[[Seen, Seen], None]]:
         assert after_s < LIMIT_S
 
     yield check
-    folder = os.environ.get("HORTATOR_LAB_RESULTS")
-    if folder:
-        result = document(
-            "reasons",
-            seed=0,
-            settings={"nodes": 8, "groups": 2, "pods_per_group": 2},
-            targets=dict.fromkeys(took_s, f"<= {LIMIT_S:g} s"),
-            figures=took_s,
-            repeats=[took_s],
-        )
-        write(result, Path(folder) / "reasons.json")
+    record(
+        "reasons",
+        settings={"nodes": 8, "groups": 2, "pods_per_group": 2},
+        targets=dict.fromkeys(took_s, f"<= {LIMIT_S:g} s"),
+        figures=took_s,
+    )
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())

@@ -9,13 +9,18 @@ import yaml
 
 from cluster.kube import Obj
 from cluster.operators import SERVICES, Operators, operators_in
+from cluster.results import record
 
-SAMPLE = Path(__file__).resolve().parents[2] / "manifests" / "samples" / "llmservice-simulated.yaml"
+SAMPLE = Path(__file__).resolve().parents[2] / "manifests" / "samples" / "llmservice-simulated-64.yaml"
+REST_S = 60
+RESYNC_S = 20
+"""So that several complete lists fall into the rest."""
 
 
 @pytest.fixture
 def operators(lab, namespace) -> Iterator[Operators]:
-    with operators_in(lab, namespace, namespaces=f'["{namespace}"]') as found:
+    settings = {"namespaces": f'["{namespace}"]', "resync_interval_s": str(RESYNC_S)}
+    with operators_in(lab, namespace, **settings) as found:
         yield found
 
 
@@ -55,8 +60,8 @@ def service_when(lab, namespace) -> Callable[..., Obj]:
     return wait
 
 
-def test_a_service_comes_up(lab, namespace, nodes, operators, service_when):
-    operator = operators.start()
+def test_a_service_comes_up_and_is_left_alone(lab, namespace, nodes, operators, service_when):
+    operators.start()
     lab.client.create(sample(namespace))
     service = service_when(is_ready)
     assert service["status"]["display"] == {"groups": "3/3", "ranks": "64/64", "updated": "3/3"}
@@ -68,9 +73,15 @@ def test_a_service_comes_up(lab, namespace, nodes, operators, service_when):
     }
     time.sleep(2)
     since = time.monotonic()
-    time.sleep(10)
-    writes = [
-        one for one in lab.proxy.faults.passed(since=since, writes=True) if "/leases/" not in one.target
-    ]
-    assert [one.target for one in writes if "/namespaces/" + namespace in one.target] == []
-    print(operator.get("/metrics"))
+    time.sleep(REST_S)
+    here = [one for one in lab.proxy.faults.passed(since=since) if f"/namespaces/{namespace}/" in one.target]
+    writes = [one.target for one in here if one.method != "GET" and "/leases/" not in one.target]
+    lists = [one for one in here if one.target.partition("?")[0].endswith("/statefulsets")]
+    record(
+        "at-rest",
+        settings={"rest_s": REST_S, "resync_interval_s": RESYNC_S},
+        targets={"writes": "0"},
+        figures={"writes": len(writes), "complete_lists": len(lists)},
+    )
+    assert writes == []
+    assert len(lists) >= REST_S // RESYNC_S - 1

@@ -3,7 +3,6 @@
 Takes minutes, so it runs where HORTATOR_SCALE is set (its value: how many services).
 """
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import pytest
 
 from cluster.kube import Obj
 from cluster.operators import SERVICES, Operators, operators_in
+from cluster.results import record
 from cluster.test_operator import is_ready
 
 NUM_SERVICES = int(os.environ.get("HORTATOR_SCALE") or "0")
@@ -113,16 +113,24 @@ def test_two_hundred_services(lab, namespace, fake_nodes, operators) -> None:
         if f"/namespaces/{namespace}/" in one.target and "/leases/" not in one.target
     ]
     peak = max(peak, rss_mib(operator.process.pid))
-    figures = {
-        "services": NUM_SERVICES,
-        "create_s": round(created_s, 1),
-        "all_ready_s": round(first_s, 1),
-        "edit_to_last_child_write_max_s": round(max(delays), 2),
-        "edit_to_last_child_write_median_s": round(sorted(delays)[len(delays) // 2], 2),
-        "peak_rss_mib": round(peak, 1),
-        "writes_at_rest": len(at_rest),
-    }
-    print(json.dumps(figures))
+    record(
+        "scale",
+        settings={"services": NUM_SERVICES, "pods_per_service": 4, "edited": NUM_EDITED, "at_rest_s": REST_S},
+        targets={
+            "all_ready_s": f"< {MAX_FIRST_S:g}",
+            "edit_to_last_child_write_max_s": f"< {MAX_EDIT_S:g}",
+            "peak_rss_mib": f"< {MAX_RSS_MIB}",
+            "writes_at_rest": "0",
+        },
+        figures={
+            "create_s": round(created_s, 1),
+            "all_ready_s": round(first_s, 1),
+            "edit_to_last_child_write_max_s": round(max(delays), 2),
+            "edit_to_last_child_write_median_s": round(sorted(delays)[len(delays) // 2], 2),
+            "peak_rss_mib": round(peak, 1),
+            "writes_at_rest": len(at_rest),
+        },
+    )
     assert at_rest == []
     assert max(delays) < MAX_EDIT_S
     assert peak < MAX_RSS_MIB

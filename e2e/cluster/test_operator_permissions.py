@@ -139,6 +139,9 @@ def test_the_installed_roles_are_what_is_needed(lab, namespace, fake_nodes, faul
     service_when(lambda found: condition(found, "Suspended").get("status") == "True")
     time.sleep(2)
     passed = proxy.faults.passed()
-    assert [f"{one.method} {one.target}" for one in passed if one.status == 403] == []
+    # (a namespace that an earlier test left behind refuses all new objects with 403 while it goes)
+    elsewhere = re.compile(rf"/namespaces/(?!{namespace}/|{NAMESPACE}/)")
+    refused = [one for one in passed if one.status == 403 and not elsewhere.search(one.target)]
+    assert [f"{one.method} {one.target}" for one in refused] == []
     assert granted(*Scope) - used(passed) - NOT_USED_HERE == set()
     assert any(one.scope is Scope.NODES for one in PERMISSIONS)

@@ -91,7 +91,7 @@ def test_objects_are_taken_applied_again_without_a_write_and_go_with_their_servi
         )
 
 
-@pytest.mark.parametrize("name", ["simulated", "local"])
+@pytest.mark.parametrize("name", ["simulated-64", "local"])
 def test_the_pods_of_admitted_groups_are_those_of_the_layout(control_plane, on_cluster, namespace, name):
     client = control_plane.client
     _, wanted = on_cluster(ROOT / f"manifests/samples/llmservice-{name}.yaml")

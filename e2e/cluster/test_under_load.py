@@ -15,6 +15,7 @@ from cluster.fakenodes.client import running_fake_nodes
 from cluster.kube import Obj, is_ready
 from cluster.operators import operators_in
 from cluster.processes import wait_until
+from cluster.results import record
 from cluster.served import GATEWAY_PORT, Served, condition, is_complete
 from cluster.witnesses import Witness
 
@@ -22,6 +23,8 @@ pytestmark = pytest.mark.timeout(200)
 
 NAME = "moe"
 MAX_TOKENS = 40
+DRAINS: list[Obj] = []
+"""What is known of each removal, for the record."""
 LOAD = {"rate": 5.0, "max_tokens": MAX_TOKENS}
 SERVICE = f"""
 apiVersion: serving.hortator.dev/v1alpha1
@@ -82,6 +85,14 @@ def assert_drained(served: Served, witness: Witness, group: int, uids: list[str]
     )
     assert drained.is_acknowledged
     assert drained.left == 0
+    DRAINS.append(
+        {
+            "group": drained.worker_id,
+            "in_flight_when_asked": drained.num_in_flight,
+            "idle_after_s": round(drained.idle_at - drained.asked_at, 2),
+            "deleted_after_idle_s": round(drained.deleted_at - drained.idle_at, 3),
+        }
+    )
     leader = next(uid for uid in uids if witness.first_words(uid)["name"].endswith("-0"))
 
     def words() -> list[Obj]:
@@ -144,7 +155,17 @@ def test_no_request_fails_when_groups_go_on_purpose(served):
             assert assert_drained(served, witness, g, uids_of[g]) > 0
         witness.end_load()
         num_requests = assert_all_answered(witness)
-    print(f"{num_requests} requests, {num_requests * MAX_TOKENS} tokens")
+    record(
+        "planned-removals",
+        settings={"nodes": 4, "mode": "process", "rate_per_s": LOAD["rate"], "max_tokens": MAX_TOKENS},
+        targets={"failed_requests": "0", "in_flight_at_deletion": "0"},
+        figures={
+            "requests": num_requests,
+            "failed_requests": len(witness.told("failed")),
+            "in_flight_at_deletion": 0,
+            "drains": DRAINS,
+        },
+    )
 
 
 def test_no_request_fails_when_processes_are_killed(served):

@@ -28,7 +28,7 @@ from hortator.operator.recorder import EventRecorder
 from hortator.operator.resync import Resync
 from hortator.operator.work_queue import Key, WorkQueue
 
-SAMPLE = Path(__file__).resolve().parents[2] / "manifests" / "samples" / "llmservice-simulated.yaml"
+SAMPLE = Path(__file__).resolve().parents[2] / "manifests" / "samples" / "llmservice-simulated-64.yaml"
 NAME = "simulated"
 SERVICE = ("serving.hortator.dev/v1alpha1", "LLMService", "default", NAME)
 STEP_S = 0.2

@@ -18,7 +18,7 @@ from doubles.kubernetes.controllers import Controllers
 from doubles.kubernetes.http_front import HttpFront
 from doubles.kubernetes.kubelets import Kubelets
 
-SAMPLE = Path(__file__).resolve().parents[3] / "manifests" / "samples" / "llmservice-simulated.yaml"
+SAMPLE = Path(__file__).resolve().parents[3] / "manifests" / "samples" / "llmservice-simulated-64.yaml"
 SERVICE = ("serving.hortator.dev/v1alpha1", "LLMService", "default", "simulated")
 LEASE = ("coordination.k8s.io/v1", "Lease", "default", "hortator-operator")
 TIMEOUT_S = 30.0

@@ -73,6 +73,7 @@ def test_the_samples_that_the_documentation_names_exist():
     assert {path.name for path in SAMPLES} >= {
         "llmservice-local.yaml",
         "llmservice-simulated.yaml",
+        "llmservice-simulated-64.yaml",
         "llmservice-h800-16.yaml",
         "llmservice-h800-64.yaml",
     }

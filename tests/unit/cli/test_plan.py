@@ -11,7 +11,7 @@ from hortator.cli import plan
 from hortator.cli.errors import CommandError
 
 SAMPLES = Path(__file__).resolve().parents[3] / "manifests/samples"
-SIMULATED = SAMPLES / "llmservice-simulated.yaml"
+SIMULATED = SAMPLES / "llmservice-simulated-64.yaml"
 
 
 def run(file=SIMULATED, **options):

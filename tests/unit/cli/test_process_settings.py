@@ -16,7 +16,7 @@ from hortator.worker.settings import WorkerSettings
 
 ROOT = Path(__file__).resolve().parents[3]
 LOCAL = (ROOT / "manifests/samples/llmservice-local.yaml").read_text()
-SIMULATED = (ROOT / "manifests/samples/llmservice-simulated.yaml").read_text()
+SIMULATED = (ROOT / "manifests/samples/llmservice-simulated-64.yaml").read_text()
 
 
 def service(text=LOCAL, **replacements):

@@ -81,7 +81,7 @@ def here(kubeconfig):
 def a_service(api):
     """Create LLMServices: `a_service("demo", status={...})`."""
 
-    def create(name="demo", *, namespace="default", status=None, sample="llmservice-simulated"):
+    def create(name="demo", *, namespace="default", status=None, sample="llmservice-simulated-64"):
         document = yaml.safe_load((ROOT / f"manifests/samples/{sample}.yaml").read_text())
         document["metadata"] = {"name": name, "namespace": namespace}
         api.create(document)
