@@ -5,11 +5,13 @@ lands inside a change and not beside it. After each change an operator is left a
 settled, and then every group must have gone through exactly the epochs that the change asked for.
 """
 
+import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
@@ -27,7 +29,6 @@ from cluster.test_operator import sample
 NUM_KILLS = int(os.environ.get("HORTATOR_KILLS") or "10")
 SEED = 7
 NAME = "simulated"
-GROUPS = {"simulated-p-0": 2, "simulated-p-1": 2, "simulated-d-0": 4}
 MOST_WRITES = 6
 """Of a life, at most, before it is killed."""
 IDLE_S = 4.0
@@ -132,81 +133,97 @@ def _is_member(pod: Obj) -> bool:
     return f"{PREFIX}epoch" in pod["metadata"]["labels"]
 
 
-def serves(service: Obj) -> bool:
-    return is_ready(service) and service["status"]["display"]["ranks"] == "64/64"
+def serves(service: Obj, epochs: Mapping[str, int]) -> bool:
+    """Every group is ready, in the epoch that it should be in (0: in any)."""
+    status = service.get("status") or {}
+    told = {one["name"]: one["epoch"] for one in status.get("groups", [])}
+    return (
+        is_ready(service)
+        and status["display"]["groups"] == f"{len(epochs)}/{len(epochs)}"
+        and told.keys() == epochs.keys()
+        and all(epochs[name] in {0, epoch} for name, epoch in told.items())
+    )
 
 
-def is_suspended(service: Obj) -> bool:
+def is_suspended(service: Obj, _: Mapping[str, int]) -> bool:
     return condition(service, "Suspended").get("status") == "True"
 
 
-def has_no_groups(service: Obj) -> bool:
+def has_no_groups(service: Obj, _: Mapping[str, int]) -> bool:
     return reason(service) == "ScaledToZero" and service["status"].get("replicas") == 0
+
+
+def named(num_role_sets: int) -> dict[str, int]:
+    """The groups of so many role sets, and their members."""
+    prefill = {f"{NAME}-p-{index}": 2 for index in range(2 * num_role_sets)}
+    return prefill | {f"{NAME}-d-{index}": 4 for index in range(num_role_sets)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """Something happens; how the service ends up; which groups are in the next epoch then."""
+    """Something happens; how the service ends up; which groups are in the next epoch then (None: all)."""
 
     name: str
-    do: Callable[[Stage], None]
-    settled: Callable[[Obj], bool] = serves
-    restarted: frozenset[str] = frozenset()
-    groups: frozenset[str] = frozenset(GROUPS)
+    do: Callable[[Stage, int], None]
+    """With the number of the round."""
+    settled: Callable[[Obj, Mapping[str, int]], bool] = serves
+    restarted: Collection[str] | None = ()
+    num_role_sets: int = 1
 
 
-ALL = frozenset(GROUPS)
-CHANGES = [
-    Change(name="create", do=lambda stage: stage.create()),
+def _has_settled(change: Change, epochs: Mapping[str, int], service: Obj) -> bool:
+    return change.settled(service, epochs)
+
+
+CREATE = Change(name="create", do=lambda stage, _: stage.create())
+ROUND = [
     Change(
         name="a member fails",
-        do=lambda stage: stage.crash("simulated-d-0-1"),
-        settled=lambda service: serves(service) and _in_epoch(service, "simulated-d-0", 2),
-        restarted=frozenset({"simulated-d-0"}),
+        do=lambda stage, _: stage.crash("simulated-d-0-1"),
+        restarted={"simulated-d-0"},
     ),
-    Change(
-        name="drain",
-        do=lambda stage: stage.drain("simulated-p-1"),
-        settled=lambda service: serves(service) and _in_epoch(service, "simulated-p-1", 2),
-        restarted=frozenset({"simulated-p-1"}),
-    ),
+    Change(name="drain", do=lambda stage, _: stage.drain("simulated-p-1"), restarted={"simulated-p-1"}),
     Change(  # (the epoch that comes next is written when the pods go)
         name="suspend",
-        do=lambda stage: stage.patch(suspend=True),
+        do=lambda stage, _: stage.patch(suspend=True),
         settled=is_suspended,
-        restarted=ALL,
+        restarted=None,
     ),
-    Change(name="resume", do=lambda stage: stage.patch(suspend=False)),
+    Change(name="resume", do=lambda stage, _: stage.patch(suspend=False)),
+    Change(name="scale up", do=lambda stage, _: stage.patch(replicas=2), num_role_sets=2),
     Change(
         name="restart",
-        do=lambda stage: stage.patch(restart={"requestedAt": "2026-01-02T03:04:05Z"}),
-        settled=lambda service: (
-            serves(service)
-            and (service["status"].get("restart") or {}).get("observedRequestedAt") == "2026-01-02T03:04:05Z"
-        ),
-        restarted=ALL,
+        do=lambda stage, number: stage.patch(restart={"requestedAt": f"2026-01-02T03:04:{number:02d}Z"}),
+        restarted=None,
+        num_role_sets=2,
     ),
+    Change(name="scale down", do=lambda stage, _: stage.patch(replicas=1)),
     Change(
         name="members of two groups fail",
-        do=lambda stage: stage.crash("simulated-p-0-0", "simulated-d-0-3"),
-        settled=lambda service: (
-            serves(service)
-            and _in_epoch(service, "simulated-p-0", 4)
-            and _in_epoch(service, "simulated-d-0", 5)
-        ),
-        restarted=frozenset({"simulated-p-0", "simulated-d-0"}),
+        do=lambda stage, _: stage.crash("simulated-p-0-0", "simulated-d-0-3"),
+        restarted={"simulated-p-0", "simulated-d-0"},
     ),
     Change(
-        name="scale to zero",
-        do=lambda stage: stage.patch(replicas=0),
-        settled=has_no_groups,
-        groups=frozenset(),
+        name="another image",
+        do=lambda stage, number: stage.patch(engine={"image": f"example.com/engine:{number}"}),
+        restarted=None,
     ),
 ]
+SCALE_TO_ZERO = Change(
+    name="scale to zero",
+    do=lambda stage, _: stage.patch(replicas=0),
+    settled=has_no_groups,
+    num_role_sets=0,
+)
 
 
-def _in_epoch(service: Obj, group: str, epoch: int) -> bool:
-    return any(one["name"] == group and one["epoch"] == epoch for one in service["status"]["groups"])
+def changes() -> Iterator[tuple[int, Change]]:
+    """As many rounds as the kills need."""
+    num_rounds = math.ceil((NUM_KILLS - 1) / len(ROUND))
+    yield 0, CREATE
+    for number in range(num_rounds):
+        yield from ((number, change) for change in ROUND)
+    yield 0, SCALE_TO_ZERO
 
 
 @pytest.fixture
@@ -220,29 +237,32 @@ def lives(lab, namespace, faulty_api) -> Iterator[Lives]:
 @pytest.fixture
 def stage(lab, namespace, fake_nodes, lives) -> Iterator[Stage]:
     """(After `lives`, which bring the CRD.)"""
-    nodes = fake_nodes(10)
+    nodes = fake_nodes(16)
     with recording(lab.client, namespace) as found:
         yield Stage(lab=lab, nodes=nodes, namespace=namespace, record=found)
 
 
-@pytest.mark.timeout(240 + 15 * NUM_KILLS)
+@pytest.mark.timeout(240 + 20 * NUM_KILLS)
 def test_a_killed_operator_goes_on_where_the_cluster_stands(stage, lives):
     began_at = time.monotonic()
-    expected = dict.fromkeys(GROUPS, 1)
-    settled_s: dict[str, float] = {}
-    for number, change in enumerate(CHANGES):
+    expected: dict[str, int] = {}
+    settled_s: dict[str, list[float]] = {}
+    for number, change in changes():
         lives.begin()
-        change.do(stage)
-        while lives.num_killed < NUM_KILLS * (number + 1) // len(CHANGES):
+        change.do(stage, number)
+        if lives.num_killed < NUM_KILLS:  # once a change: later ones would find it made
             lives.end_within_a_change()
         lives.begin()
         left_alone_at = time.monotonic()
-        stage.until(change.settled)
-        settled_s[change.name] = round(time.monotonic() - left_alone_at, 1)
+        restarted = expected.keys() if change.restarted is None else change.restarted
+        groups = named(change.num_role_sets)
+        expected = {name: expected.get(name, 0) + (name in restarted) for name in groups}
+        stage.until(partial(_has_settled, change, expected))
+        settled_s.setdefault(change.name, []).append(round(time.monotonic() - left_alone_at, 1))
         stage.record.quiet(("LLMService", "StatefulSet", "Pod"), for_s=2.0)
-        for name in change.restarted:
-            expected[name] += 1
-        assert stage.epochs() == {name: expected[name] for name in change.groups}, change.name
+        found = stage.epochs()
+        assert found == {name: epoch or found.get(name) for name, epoch in expected.items()}, change.name
+        expected = found
 
     assert lives.num_killed == NUM_KILLS
     assert lives.num_killed_idle <= NUM_KILLS // 4, "the kills came when there was nothing to do"
@@ -251,7 +271,7 @@ def test_a_killed_operator_goes_on_where_the_cluster_stands(stage, lives):
     record(
         "operator-kills",
         seed=SEED,
-        settings={"kills": NUM_KILLS, "changes": [change.name for change in CHANGES]},
+        settings={"kills": NUM_KILLS, "changes": [change.name for _, change in changes()]},
         targets={"false_ready": "0", "joined_twice": "0"},
         figures={
             "kills": lives.num_killed,
@@ -259,7 +279,7 @@ def test_a_killed_operator_goes_on_where_the_cluster_stands(stage, lives):
             "writes_of_killed_operators": sum(lives.writes),
             "false_ready": 0,
             "joined_twice": 0,
-            "settled_s": settled_s,
+            "settled_max_s": {name: max(times) for name, times in settled_s.items()},
             "elapsed_s": round(time.monotonic() - began_at, 1),
         },
     )
@@ -282,13 +302,14 @@ def lies(seen: Recorder) -> list[str]:
         says_ready = is_ready(one.obj)
         if says_ready and not was_ready:
             moments = [other.at for other in seen.all("Pod") if one.at - SKEW_S < other.at < one.at + SKEW_S]
-            if not any(_is_whole(seen, at) for at in (one.at - SKEW_S, one.at, *moments)):
+            groups = named(one.obj["spec"].get("replicas", 1))
+            if not any(_is_whole(seen, groups, at) for at in (one.at - SKEW_S, one.at, *moments)):
                 found.append(f"{one.obj['status']['display']} at {one.at:.3f}")
         was_ready = says_ready
     return found
 
 
-def _is_whole(seen: Recorder, at: float) -> bool:
+def _is_whole(seen: Recorder, groups: Mapping[str, int], at: float) -> bool:
     """Whether each member of each group was ready in its group's epoch then."""
     epochs = {one.name: _epoch(one.obj["spec"]["template"]) for one in _present(seen, "StatefulSet", at)}
     ready = {
@@ -298,7 +319,7 @@ def _is_whole(seen: Recorder, at: float) -> bool:
         and is_pod_ready(one.obj)
         and _epoch(one.obj) == epochs.get(one.name.rpartition("-")[0])
     }
-    return {(group, f"{group}-{number}") for group, size in GROUPS.items() for number in range(size)} <= ready
+    return {(group, f"{group}-{number}") for group, size in groups.items() for number in range(size)} <= ready
 
 
 def _present(seen: Recorder, kind: str, at: float) -> list:
