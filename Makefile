@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PYTHON ?= $(shell hack/find-python)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check generate bench lab lab-shell lock clean
+.PHONY: help setup run test check generate bench lab soak lab-shell lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ bench: setup  ## measure this machine; writes benchmarks/results/*.json
 
 lab: setup  ## install the Kubernetes lab for the cluster tests (Debian 12, root; asks first; about 10 min once)
 	@PYTHONPATH=e2e $(BIN)/python -m cluster install
+
+soak: setup  ## what takes too long for `make test`, on the lab: about an hour; writes benchmarks/results/cluster/*.json
+	@$(BIN)/python hack/soak
 
 lab-shell: setup  ## a shell in a Kubernetes cluster of its own (ARGS="--nodes 8 --true-node --crd FILE")
 	@PYTHONPATH=e2e $(BIN)/python -m cluster shell $(ARGS)

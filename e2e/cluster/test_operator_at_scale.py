@@ -1,36 +1,46 @@
-"""Two hundred services with four pods each: how long until all are up, how fast an edit arrives, how much memory.
+"""Many services with four pods each: how long until all are up, how fast an edit arrives, how much memory.
 
-Takes minutes, so it runs where HORTATOR_SCALE is set (its value: how many services).
+HORTATOR_SCALE says how many (`make soak`: 200); few, and a short rest, unless it is set. The operator watches the
+whole cluster, Nodes too, as it is installed.
 """
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from cluster.kube import Obj
 from cluster.operators import SERVICES, Operators, operators_in
+from cluster.processes import wait_until
+from cluster.proxy.faults import Passed
 from cluster.results import record
+from cluster.scene import is_ready as is_ready_as_specified
 from cluster.test_operator import is_ready
 
-NUM_SERVICES = int(os.environ.get("HORTATOR_SCALE") or "0")
-NUM_EDITED = 20
+NUM_SERVICES = int(os.environ.get("HORTATOR_SCALE") or "20")
+NUM_EDITED = min(20, NUM_SERVICES)
 MAX_RSS_MIB = 400
 MAX_EDIT_S = 5.0
+GUARD = 3
+"""On a busy machine, with few services, the time of an edit is only guarded, at so many times its limit."""
 MAX_FIRST_S = 600.0
-REST_S = 60
-
-pytestmark = [
-    pytest.mark.skipif(not NUM_SERVICES, reason="set HORTATOR_SCALE to a number of services"),
-    pytest.mark.timeout(1500),
+REST_S = 60 if NUM_SERVICES >= 200 else 10
+EDITS: list[Obj] = [
+    {"gateway": {"replicas": 2}},
+    {"scheduler": {"policy": "immediate-least-delay"}},
+    {"gateway": {"replicas": 1, "resources": {"cpu": "300m"}}},
+    {"replicas": 2},
 ]
+"""What changes in the edited services, in turn: Deployments with and without new pods, one more group."""
+
+pytestmark = pytest.mark.timeout(1500)
 
 
 @pytest.fixture
 def operators(lab, namespace) -> Iterator[Operators]:
-    with operators_in(lab, namespace, namespaces=f'["{namespace}"]') as found:
+    with operators_in(lab, namespace) as found:
         yield found
 
 
@@ -57,22 +67,32 @@ def small(namespace: str, number: int) -> Obj:
     }
 
 
-def rss_mib(pid: int) -> float:
+def peak_rss_mib(pid: int) -> float:
     status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def test_two_hundred_services(lab, namespace, fake_nodes, operators) -> None:
+def last_of_the_edit(passed: Sequence[Passed], name: str, since: float) -> float:
+    """When the last child was written because of an edit.
+
+    A new StatefulSet is created and admitted; what is written to it later, and to its pods, follows their start.
+    """
+    writes = [one for one in passed if one.at >= since and f"/{name}-" in one.target]
+    writes = [one for one in writes if "/llmservices/" not in one.target and "/pods/" not in one.target]
+    of_sets = [one for one in writes if "/statefulsets/" in one.target]
+    assert writes, f"no child of {name} was written"
+    return max(one.at for one in writes if one not in of_sets[2:])
+
+
+def test_many_services(lab, namespace, fake_nodes, operators) -> None:
     fake_nodes(max(4, NUM_SERVICES // 3))
     operator = operators.start()
     began_at = time.monotonic()
     for number in range(NUM_SERVICES):
         lab.client.create(small(namespace, number))
     created_s = time.monotonic() - began_at
-    peak = 0.0
     while True:
         services = lab.client.list(*SERVICES, namespace)
-        peak = max(peak, rss_mib(operator.process.pid))
         num_ready = sum(is_ready(service) for service in services)
         if num_ready == NUM_SERVICES:
             break
@@ -81,28 +101,21 @@ def test_two_hundred_services(lab, namespace, fake_nodes, operators) -> None:
     first_s = time.monotonic() - began_at
 
     edited: dict[str, float] = {}
-    for number in range(min(NUM_EDITED, NUM_SERVICES)):
+    for number in range(NUM_EDITED):
         name = f"s{number:03d}"
         edited[name] = time.monotonic()
         path = lab.client.path(*SERVICES, namespace, name)
-        body = {"spec": {"gateway": {"replicas": 2}}}
+        body = {"spec": EDITS[number % len(EDITS)]}
         lab.client.request("PATCH", path, body, content_type="application/merge-patch+json")
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        gateways = [lab.client.get("apps/v1", "Deployment", f"{name}-gateway", namespace) for name in edited]
-        if all(one["spec"]["replicas"] == 2 and one["status"].get("readyReplicas") == 2 for one in gateways):
-            break
-        time.sleep(0.5)
+
+    def are_through() -> bool:
+        services = [lab.client.get(*SERVICES, name, namespace) for name in edited]
+        return all(is_ready_as_specified(service) for service in services)
+
+    wait_until(are_through, what="the edited services are ready", timeout_s=60)
     time.sleep(3)
-    delays = []
-    for name, at in edited.items():
-        writes = [
-            one.at
-            for one in lab.proxy.faults.passed(since=at, writes=True)
-            if f"/{name}-" in one.target and "llmservices" not in one.target
-        ]
-        assert writes, f"no child of {name} was written"
-        delays.append(max(writes) - at)
+    passed = lab.proxy.faults.passed(since=began_at, writes=True)
+    delays_s = sorted(last_of_the_edit(passed, name, at) - at for name, at in edited.items())
 
     time.sleep(10)
     since = time.monotonic()
@@ -112,10 +125,16 @@ def test_two_hundred_services(lab, namespace, fake_nodes, operators) -> None:
         for one in lab.proxy.faults.passed(since=since, writes=True)
         if f"/namespaces/{namespace}/" in one.target and "/leases/" not in one.target
     ]
-    peak = max(peak, rss_mib(operator.process.pid))
+    peak = peak_rss_mib(operator.process.pid)
     record(
         "scale",
-        settings={"services": NUM_SERVICES, "pods_per_service": 4, "edited": NUM_EDITED, "at_rest_s": REST_S},
+        settings={
+            "services": NUM_SERVICES,
+            "pods_per_service": 4,
+            "edited": NUM_EDITED,
+            "edits": EDITS,
+            "at_rest_s": REST_S,
+        },
         targets={
             "all_ready_s": f"< {MAX_FIRST_S:g}",
             "edit_to_last_child_write_max_s": f"< {MAX_EDIT_S:g}",
@@ -125,12 +144,12 @@ def test_two_hundred_services(lab, namespace, fake_nodes, operators) -> None:
         figures={
             "create_s": round(created_s, 1),
             "all_ready_s": round(first_s, 1),
-            "edit_to_last_child_write_max_s": round(max(delays), 2),
-            "edit_to_last_child_write_median_s": round(sorted(delays)[len(delays) // 2], 2),
+            "edit_to_last_child_write_max_s": round(delays_s[-1], 2),
+            "edit_to_last_child_write_median_s": round(delays_s[len(delays_s) // 2], 2),
             "peak_rss_mib": round(peak, 1),
             "writes_at_rest": len(at_rest),
         },
     )
     assert at_rest == []
-    assert max(delays) < MAX_EDIT_S
+    assert delays_s[-1] < MAX_EDIT_S * (1 if NUM_SERVICES >= 200 else GUARD)
     assert peak < MAX_RSS_MIB
