@@ -18,13 +18,13 @@ import pytest
 from cluster.controlplane import Lab
 from cluster.fakenodes.client import FakeNodes
 from cluster.kube import Obj
-from cluster.kube import is_ready as is_pod_ready
 from cluster.operators import SERVICES, Operator, Operators, operators_in
 from cluster.proxy.server import ApiProxy
 from cluster.recorder import Recorder, recording
 from cluster.results import record
 from cluster.scene import PREFIX, condition, is_ready, reason
 from cluster.test_operator import sample
+from cluster.truth import epoch_of, groups_of_sample, joined_twice, lies
 
 NUM_KILLS = int(os.environ.get("HORTATOR_KILLS") or "10")
 SEED = 7
@@ -33,8 +33,6 @@ MOST_WRITES = 6
 """Of a life, at most, before it is killed."""
 IDLE_S = 4.0
 """A life that writes nothing for so long has nothing to do: it is killed all the same."""
-SKEW_S = 0.5
-"""Between the watches of two kinds."""
 SHORT_LEASE = {"lease_duration_s": "2", "lease_renew_deadline_s": "1.5", "lease_retry_s": "0.2"}
 """Else each life would wait 15 s for the lease of the one before it."""
 
@@ -117,20 +115,12 @@ class Stage:
         return self.lab.client.list("apps/v1", "StatefulSet", self.namespace)
 
     def epochs(self) -> dict[str, int]:
-        return {one["metadata"]["name"]: _epoch(one["spec"]["template"]) for one in self.sets()}
+        return {one["metadata"]["name"]: epoch_of(one["spec"]["template"]) for one in self.sets()}
 
     def until(self, holds: Callable[[Obj], object], *, timeout_s: float = 60.0) -> Obj:
         found = self.lab.client.wait(*SERVICES, NAME, self.namespace, holds, timeout_s=timeout_s)
         assert found is not None
         return found
-
-
-def _epoch(labelled: Obj) -> int:
-    return int(labelled["metadata"]["labels"][f"{PREFIX}epoch"])
-
-
-def _is_member(pod: Obj) -> bool:
-    return f"{PREFIX}epoch" in pod["metadata"]["labels"]
 
 
 def serves(service: Obj, epochs: Mapping[str, int]) -> bool:
@@ -151,12 +141,6 @@ def is_suspended(service: Obj, _: Mapping[str, int]) -> bool:
 
 def has_no_groups(service: Obj, _: Mapping[str, int]) -> bool:
     return reason(service) == "ScaledToZero" and service["status"].get("replicas") == 0
-
-
-def named(num_role_sets: int) -> dict[str, int]:
-    """The groups of so many role sets, and their members."""
-    prefill = {f"{NAME}-p-{index}": 2 for index in range(2 * num_role_sets)}
-    return prefill | {f"{NAME}-d-{index}": 4 for index in range(num_role_sets)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,7 +239,7 @@ def test_a_killed_operator_goes_on_where_the_cluster_stands(stage, lives):
         lives.begin()
         left_alone_at = time.monotonic()
         restarted = expected.keys() if change.restarted is None else change.restarted
-        groups = named(change.num_role_sets)
+        groups = groups_of_sample(change.num_role_sets)
         expected = {name: expected.get(name, 0) + (name in restarted) for name in groups}
         stage.until(partial(_has_settled, change, expected))
         settled_s.setdefault(change.name, []).append(round(time.monotonic() - left_alone_at, 1))
@@ -283,45 +267,3 @@ def test_a_killed_operator_goes_on_where_the_cluster_stands(stage, lives):
             "elapsed_s": round(time.monotonic() - began_at, 1),
         },
     )
-
-
-def joined_twice(seen: Recorder) -> list[tuple[int, str]]:
-    """(epoch, pod) of pods that were there twice in one epoch."""
-    uids: dict[tuple[int, str], set[str]] = {}
-    for one in seen.all("Pod"):
-        if _is_member(one.obj):
-            uids.setdefault((_epoch(one.obj), one.name), set()).add(one.obj["metadata"]["uid"])
-    return [key for key, found in uids.items() if len(found) > 1]
-
-
-def lies(seen: Recorder) -> list[str]:
-    """Where Ready turned True although a member was missing, was not ready, or was of an old epoch."""
-    found: list[str] = []
-    was_ready = False
-    for one in seen.all("LLMService"):
-        says_ready = is_ready(one.obj)
-        if says_ready and not was_ready:
-            moments = [other.at for other in seen.all("Pod") if one.at - SKEW_S < other.at < one.at + SKEW_S]
-            groups = named(one.obj["spec"].get("replicas", 1))
-            if not any(_is_whole(seen, groups, at) for at in (one.at - SKEW_S, one.at, *moments)):
-                found.append(f"{one.obj['status']['display']} at {one.at:.3f}")
-        was_ready = says_ready
-    return found
-
-
-def _is_whole(seen: Recorder, groups: Mapping[str, int], at: float) -> bool:
-    """Whether each member of each group was ready in its group's epoch then."""
-    epochs = {one.name: _epoch(one.obj["spec"]["template"]) for one in _present(seen, "StatefulSet", at)}
-    ready = {
-        (one.name.rpartition("-")[0], one.name)
-        for one in _present(seen, "Pod", at)
-        if _is_member(one.obj)
-        and is_pod_ready(one.obj)
-        and _epoch(one.obj) == epochs.get(one.name.rpartition("-")[0])
-    }
-    return {(group, f"{group}-{number}") for group, size in groups.items() for number in range(size)} <= ready
-
-
-def _present(seen: Recorder, kind: str, at: float) -> list:
-    last = {one.name: one for one in seen.all(kind) if one.at <= at}
-    return [one for one in last.values() if not one.is_gone]
