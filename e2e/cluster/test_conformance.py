@@ -7,6 +7,8 @@ import pytest
 from cluster.controlplane import ControlPlane
 from doubles.kubernetes.conformance import *  # noqa: F403  # the tests
 from doubles.kubernetes.conformance import Server, new_namespace
+from doubles.kubernetes.workloads import *  # noqa: F403  # the tests
+from doubles.kubernetes.workloads import AtWork
 from hortator.operator.client.configuration import load_configuration, open_session
 from hortator.operator.client.kubernetes import KubernetesCluster
 
@@ -18,3 +20,8 @@ async def server(control_plane: ControlPlane) -> AsyncIterator[Server]:
     async with open_session(configuration) as session, new_namespace(cluster) as namespace:
         yield Server(cluster=cluster, session=session, url=configuration.host, namespace=namespace)
     await cluster.close()
+
+
+@pytest.fixture
+def cluster_at_work(server: Server) -> AtWork:
+    return AtWork(server=server, step=lambda: None, pause_s=0.1)
