@@ -12,7 +12,7 @@ from hortator.scheduler.core.events import (
     WorkerDraining,
     WorkerLost,
 )
-from hortator.scheduler.core.model import AbortReason, Phase
+from hortator.scheduler.core.model import AbortReason, LatencyClass, Phase
 
 
 @pytest.fixture
@@ -40,6 +40,27 @@ def test_decode_ready_requests_are_gathered_for_the_window_and_placed_in_one_rou
     }
     assert s.machine.requests["a"].group_id == "d0"
     assert s.group("p0").in_flight == {}
+
+
+def test_a_latency_critical_request_does_not_wait_for_the_decode_window(s, dispatched):
+    """It bypasses every hold, this one too."""
+    s.arrive("a", 300, now=0.0, latency_class=LatencyClass.CRITICAL)
+    (batch,) = dispatched(s.finish_prefill("a", now=1.0))
+    assert (batch.group_id, batch.phase) == ("d0", Phase.DECODE)
+    assert s.where["a"][0] == "d0"
+    assert batch.placements[0].hold_s == 0.0
+
+
+def test_a_latency_critical_request_closes_a_decode_window_that_is_open(s, members):
+    """What was gathered goes with it in one round; the next window opens with the next request."""
+    for name, fields in (("a", {}), ("b", {"latency_class": LatencyClass.CRITICAL}), ("c", {})):
+        s.arrive(name, 300, now=0.0, **fields)
+        s.report("p0", now=0.0)
+    assert s.finish_prefill("a", now=1.0) == []
+    (batch,) = members(s.finish_prefill("b", now=1.0005))
+    assert sorted(batch) == ["a", "b"]
+    assert s.finish_prefill("c", now=1.001) == []
+    assert s.machine.next_wakeup() == pytest.approx(1.003)
 
 
 def test_the_immediate_policies_place_decode_at_once(machine):

@@ -267,7 +267,9 @@ class SchedulerMachine:
         self._leave_group(request)
         request.waiting_since = now
         self._wait_for_decode(request)
-        if self._decode_due_at is None:
+        if request.critical:
+            self._decode_due_at = now  # holds nothing, and lets those go that a window holds
+        elif self._decode_due_at is None:
             window_s = self.settings.decode_window_s if self._policy.gathers_decode else 0.0
             self._decode_due_at = now + window_s
 
