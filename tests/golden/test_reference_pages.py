@@ -40,3 +40,40 @@ def test_every_metric_says_what_it_is_and_is_named_for_its_component(fresh):
     assert len(rows) > 40
     assert all(row[0].startswith("| `hortator_") for row in rows)
     assert not [row[0] for row in rows if not row[-1].rstrip("| ").strip()]
+
+
+LABELS_OF_THE_SCHEDULER = {
+    "aborts_total": "`reason`",
+    "balance_ratio": "`phase`",
+    "batches_total": "`phase`",
+    "chunk_utilization_ratio": "`phase`",
+    "core_errors_total": "`event`",
+    "events_total": "`event`",
+    "forward_pass_seconds": "`phase`",
+    "hold_seconds": "`phase`",
+    "messages_dropped_total": "`reason`",
+    "placements_total": "`policy`, `phase`",
+    "probes_total": "`ep_group`",
+    "rank_batch_size": "`ep_group`, `dp_rank`",
+    "rank_kv_blocks_used": "`ep_group`, `dp_rank`",
+    "rank_prefill_load_tokens": "`ep_group`, `dp_rank`",
+    "rejections_total": "`reason`",
+    "requests_total": "`outcome`",
+    "split_batches_total": "`ep_group`",
+    "split_members_total": "`ep_group`",
+    "waiting_requests": "`phase`",
+    "workers": "`phase`, `state`",
+    "workers_lost_total": "`ep_group`",
+}
+
+
+def test_every_label_of_a_scheduler_metric_is_on_the_page(fresh):
+    """Its counters and histograms are of our own kind; who writes a query needs their labels as well."""
+    prefix = "| `hortator_scheduler_"
+    rows = [
+        line.removeprefix(prefix).split(" | ")
+        for line in (fresh / "metrics.md").read_text().splitlines()
+        if line.startswith(prefix)
+    ]
+    labels = {row[0].rstrip("`"): row[2].strip() for row in rows}
+    assert {name: of for name, of in labels.items() if of} == LABELS_OF_THE_SCHEDULER

@@ -31,12 +31,12 @@ class Count:
 
 
 class Counts(Collector):
-    """A counter metric: one `Count` per combination of label values."""
+    """A counter metric: one `Count` per combination of label values (of `label_names`, in that order)."""
 
     def __init__(self, registry: CollectorRegistry, name: str, text: str, labels: Sequence[str] = ()) -> None:
         self._name = name
         self._text = text
-        self._labels = tuple(labels)
+        self.label_names = tuple(labels)
         self._counts: dict[tuple[str, ...], Count] = {}
         if not labels:
             self.of()
@@ -46,18 +46,18 @@ class Counts(Collector):
         """The count of these label values; keep it, looking it up costs more than adding."""
         count = self._counts.get(values)
         if count is None:
-            if len(values) != len(self._labels):
-                raise ValueError(f"{self._name} has the labels {self._labels}, got {values}")
+            if len(values) != len(self.label_names):
+                raise ValueError(f"{self._name} has the labels {self.label_names}, got {values}")
             count = self._counts[values] = Count()
         return count
 
     def describe(self) -> Iterator[Metric]:
         """Name and help without values."""
-        yield CounterMetricFamily(self._name, self._text, labels=self._labels)
+        yield CounterMetricFamily(self._name, self._text, labels=self.label_names)
 
     def collect(self) -> Iterator[Metric]:
         """What a scrape sees."""
-        family = CounterMetricFamily(self._name, self._text, labels=self._labels)
+        family = CounterMetricFamily(self._name, self._text, labels=self.label_names)
         for values, count in list(self._counts.items()):
             family.add_metric(values, count.value)
         yield family
@@ -81,7 +81,7 @@ class Distribution:
 
 
 class Distributions(Collector):
-    """A histogram metric: one `Distribution` per combination of label values."""
+    """A histogram metric: one `Distribution` per combination of label values (of `label_names`)."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Distributions(Collector):
     ) -> None:
         self._name = name
         self._text = text
-        self._labels = tuple(labels)
+        self.label_names = tuple(labels)
         self._bounds = (*buckets, math.inf)
         self._bound_texts = [*(repr(float(bound)) for bound in buckets), "+Inf"]
         self._distributions: dict[tuple[str, ...], Distribution] = {}
@@ -105,18 +105,18 @@ class Distributions(Collector):
         """The distribution of these label values; keep it, looking it up costs more than observing."""
         distribution = self._distributions.get(values)
         if distribution is None:
-            if len(values) != len(self._labels):
-                raise ValueError(f"{self._name} has the labels {self._labels}, got {values}")
+            if len(values) != len(self.label_names):
+                raise ValueError(f"{self._name} has the labels {self.label_names}, got {values}")
             distribution = self._distributions[values] = Distribution(self._bounds)
         return distribution
 
     def describe(self) -> Iterator[Metric]:
         """Name and help without values."""
-        yield HistogramMetricFamily(self._name, self._text, labels=self._labels)
+        yield HistogramMetricFamily(self._name, self._text, labels=self.label_names)
 
     def collect(self) -> Iterator[Metric]:
         """What a scrape sees."""
-        family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
+        family = HistogramMetricFamily(self._name, self._text, labels=self.label_names)
         for values, distribution in list(self._distributions.items()):
             total = 0
             buckets: list[tuple[str, float]] = []
