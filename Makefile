@@ -63,7 +63,7 @@ $(VENV)/.stamp-package: pyproject.toml $(VENV)/.stamp-lock
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.stamp-torch: hack/install-torch $(VENV)/.stamp-lock
+$(VENV)/.stamp-torch: pyproject.toml hack/install-torch $(VENV)/.stamp-lock
 	@$(BIN)/python hack/install-torch
 	@touch $@
 
