@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -125,13 +126,23 @@ class FakeEngine:
             for rank in range(DP_SIZE)
         )
 
-    def start_pass(self) -> None:
+    def start_pass(self, **columns) -> None:
+        """`columns` are fields of the ranks' loads: `removed_blocks=((7,), ())`."""
         self.forward_pass_id += 1
         self._passes.put_nowait(
-            ForwardPassStarted(forward_pass_id=self.forward_pass_id, ranks=self.rank_loads(), predicted_s=0.5)
+            ForwardPassStarted(
+                forward_pass_id=self.forward_pass_id, ranks=self._ranks(columns), predicted_s=0.5
+            )
         )
 
-    def end_pass(self) -> None:
+    def _ranks(self, columns):
+        """The loads now, and for each rank what `columns` say."""
+        return tuple(
+            replace(load, **{name: values[load.dp_rank] for name, values in columns.items()})
+            for load in self.rank_loads()
+        )
+
+    def end_pass(self, **columns) -> None:
         for request_id, entry in list(self.running.items()):
             request, index = entry
             self._outputs.put_nowait(
@@ -150,7 +161,7 @@ class FakeEngine:
                 del self.running[request_id]
                 self._finish(entry, FinishReason.LENGTH)
         self._passes.put_nowait(
-            ForwardPassEnded(forward_pass_id=self.forward_pass_id, duration_s=0.5, ranks=self.rank_loads())
+            ForwardPassEnded(forward_pass_id=self.forward_pass_id, duration_s=0.5, ranks=self._ranks(columns))
         )
 
     def run_pass(self) -> None:

@@ -118,6 +118,11 @@ async def test_a_lost_gateway_shrinks_the_batch_of_the_others(an_engine, a_worke
     assert engine.batches == [["r2#0"]]
 
 
+def _changes(states):
+    """(DP rank, stored, removed) of every rank with changes."""
+    return [(change.dp_rank, list(change.stored), list(change.removed)) for change in states.blocks_changed]
+
+
 class TestReports:
     async def test_the_first_message_says_everything(self, an_engine, a_worker, scheduler):
         worker = await a_worker(an_engine(), scheduler_addresses=(scheduler.address,), phase="prefill")
@@ -147,6 +152,53 @@ class TestReports:
         ended = await scheduler.report("forward_pass_ended")
         assert ended.forward_pass_ended.duration_s == 0.5
         assert list(ended.forward_pass_ended.rank_states.prefill_load_tokens) == [0, 0]
+
+    async def test_what_each_rank_ran_is_told_in_the_order_of_the_ranks(self, an_engine, a_worker, scheduler):
+        """The scheduler learns pass times and chunk utilization from it."""
+        engine = an_engine()
+        worker = await a_worker(engine, scheduler_addresses=(scheduler.address,))
+        await until(lambda: worker.links.num_up == 1)
+        engine.start_pass()
+        engine.end_pass(pass_prefill_tokens=(48, 16), pass_decode_tokens=(2, 5))
+        ended = (await scheduler.report("forward_pass_ended")).forward_pass_ended
+        assert list(ended.pass_prefill_tokens) == [48, 16]
+        assert list(ended.pass_decode_tokens) == [2, 5]
+
+    async def test_blocks_that_became_reusable_or_went_are_told_with_the_pass(
+        self, an_engine, a_worker, scheduler
+    ):
+        """With the start what was evicted to form it, with the end what it computed; ranks without changes: nothing."""
+        engine = an_engine()
+        worker = await a_worker(engine, scheduler_addresses=(scheduler.address,))
+        await until(lambda: worker.links.num_up == 1)
+        engine.start_pass(removed_blocks=((), (2**63 + 5,)))
+        engine.end_pass(stored_blocks=((11, 12), (13,)), removed_blocks=((9,), ()))
+        started = (await scheduler.report("forward_pass_started")).forward_pass_started
+        assert _changes(started.rank_states) == [(1, [], [2**63 + 5])]
+        ended = (await scheduler.report("forward_pass_ended")).forward_pass_ended
+        assert _changes(ended.rank_states) == [(0, [11, 12], [9]), (1, [13], [])]
+
+    async def test_a_scheduler_that_comes_later_is_told_all_blocks_that_are_there(
+        self, an_engine, a_worker, scheduler
+    ):
+        """In its hello: what is stored and was not removed since."""
+        engine = an_engine()
+        worker = await a_worker(engine, scheduler_addresses=(scheduler.address,))
+        await until(lambda: worker.links.num_up == 1)
+        assert _changes((await scheduler.report("hello")).hello.rank_states) == []
+        engine.start_pass()
+        engine.end_pass(stored_blocks=((11, 12), (13,)))
+        engine.start_pass(removed_blocks=((12,), ()))
+        engine.end_pass(stored_blocks=((14,), ()))
+        await scheduler.report("forward_pass_ended", 1)
+        port = int(scheduler.address.rpartition(":")[2])
+        await scheduler.stop()
+        await scheduler.start(port)
+        second = await scheduler.report("hello", 1)
+        told = [
+            (rank, sorted(stored), removed) for rank, stored, removed in _changes(second.hello.rank_states)
+        ]
+        assert told == [(0, [11, 14], []), (1, [13], [])]
 
     async def test_sequence_numbers_have_no_gap_and_heartbeats_fill_silence(
         self, an_engine, a_worker, scheduler
