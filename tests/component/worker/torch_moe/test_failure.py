@@ -58,17 +58,52 @@ async def test_a_killed_rank_ends_the_group(start_engine, a_request, prompts, is
             await driver.engine.submit([request])
 
 
-async def test_a_rank_that_hangs_ends_the_group_after_the_collective_timeout(
-    start_engine, a_request, prompts
-):
-    """A stopped rank is alive but answers nobody; its peer gives up after 3 s."""
-    async with start_engine(dp_size=2, collective_timeout_s=3.0) as driver:
+async def test_a_rank_that_hangs_ends_the_group_within_15_s(start_engine, a_request, prompts):
+    """A stopped rank is alive but answers nobody; its peer gives up after the default timeout, 10 s."""
+    async with start_engine(dp_size=2) as driver:
         pids = driver.engine.rank_pids
         os.kill(pids[1], signal.SIGSTOP)
         began_at = time.monotonic()
         (answer,) = await driver.run(a_request(prompts[0], max_tokens=5))
         assert answer.end.reason is FinishReason.FAILED
         assert await all_gone(pids, within_s=15 - (time.monotonic() - began_at))
+        assert "DP rank 0 failed: " in str(driver.output_error)
+
+
+async def test_every_rank_runs_on_one_thread(start_engine):
+    """Ranks share the cores; more threads in each would only fight for them."""
+    async with start_engine(dp_size=2) as driver:
+        for pid in driver.engine.rank_pids:
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            assert {b"OMP_NUM_THREADS=1", b"MKL_NUM_THREADS=1"} <= set(environment)
+
+
+def test_a_rank_takes_one_thread_whatever_the_process_was_set_to():
+    script = """
+import torch
+from hortator.worker.engines.torch_moe import TorchMoEConfig
+from hortator.worker.engines.torch_moe.plan import RankSetup
+from hortator.worker.engines.torch_moe.rank import Rank
+
+torch.set_num_threads(3)
+print(torch.get_num_threads())
+config = TorchMoEConfig(dp_size=1)
+Rank(
+    RankSetup(
+        dp_rank=0,
+        dp_size=1,
+        parent_pid=0,
+        weights_path=str(config.weights_path),
+        store_path="",
+        kv_blocks=2,
+        tokens_per_block=16,
+        collective_timeout_s=config.collective_timeout_s,
+    )
+)
+print(torch.get_num_threads())
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    assert done.stdout.split() == [b"3", b"1"]
 
 
 async def test_closing_leaves_no_process_and_ends_running_requests(start_engine, a_request, prompts):

@@ -26,11 +26,24 @@ def test_dp_size_must_divide_the_experts():
 
 @pytest.mark.parametrize(
     "field",
-    ["dp_size", "chunk_budget_tokens", "max_batch_size", "kv_blocks", "tokens_per_block", "start_timeout_s"],
+    [
+        "dp_size",
+        "chunk_budget_tokens",
+        "max_batch_size",
+        "kv_blocks",
+        "tokens_per_block",
+        "collective_timeout_s",
+        "start_timeout_s",
+    ],
 )
 def test_sizes_and_times_must_be_positive(field):
     with pytest.raises(ValueError, match=field):
         TorchMoEConfig(**{field: 0})
+
+
+def test_a_group_gives_up_on_a_silent_rank_after_10_s():
+    """The library's own default is 30 minutes."""
+    assert TorchMoEConfig().collective_timeout_s == 10
 
 
 def test_the_builtin_weights_are_small_enough_to_commit_and_say_what_they_are():
