@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hortator.api import processes
 from hortator.api.v1alpha1 import LLMService, RoleSpec
 from hortator.scheduler.core.commands import Command
 from hortator.scheduler.core.events import Event
@@ -80,6 +81,9 @@ def pass_cost(service: LLMService, role: RoleSpec) -> PassCost:
 def plan_groups(service: LLMService, *, seed: int = 0, prefill_only: bool = False) -> list[GroupPlan]:
     """One plan per EP group of the service, named `prefill-0`, `decode-1`, ..."""
     plans: list[GroupPlan] = []
+    max_sequence_tokens = processes.sequence_limit(
+        service, model_sequence_tokens=processes.SIMULATED_SEQUENCE_TOKENS
+    )
     for role in service.spec.roles:
         phase = PHASES[role.name]
         if prefill_only and phase is Phase.DECODE:
@@ -94,7 +98,7 @@ def plan_groups(service: LLMService, *, seed: int = 0, prefill_only: bool = Fals
                 max_batch_size=role.max_batch_size,
                 kv_blocks_total=kv_blocks,
                 tokens_per_block=role.tokens_per_block,
-                max_sequence_tokens=role.max_sequence_tokens or 131_072,
+                max_sequence_tokens=max_sequence_tokens,
                 seed=seed * 1000 + len(plans),
             )
             spec = GroupSpec(
@@ -115,14 +119,9 @@ def plan_groups(service: LLMService, *, seed: int = 0, prefill_only: bool = Fals
 
 def scheduler_settings(study: Study, policy: str) -> SchedulerSettings:
     """The manifest's scheduler section as the core's settings."""
-    spec = study.service.spec.scheduler
     values: dict[str, Any] = {
+        **processes.scheduler_core(study.service),
         "policy": policy,
-        "interval_s": spec.interval_s,
-        "max_hold_s": spec.max_hold_s,
-        "max_waiting_requests": spec.queue.max_requests,
-        "max_waiting_tokens": spec.queue.max_tokens,
-        "queue_timeout_s": spec.queue.timeout_s,
         "decode_reservation": not study.prefill_only,
     }
     values.update(study.settings)
@@ -223,29 +222,6 @@ def simulate(
     figures = summarize(recorder, num_groups=len(plans))
     figures["events"] = cluster.num_events
     return figures
-
-
-def simulate_policies(
-    study: Study, policies: Sequence[str], *, on_progress: Callable[[str, float], None] | None = None
-) -> dict[str, object]:
-    """The same workload under each policy: the JSON document of `hortator simulate`."""
-    results: dict[str, object] = {}
-    for policy in policies:
-        report = None if on_progress is None else _named(on_progress, policy)
-        results[policy] = simulate(study, policy, on_progress=report)
-    return {
-        "service": study.service.metadata.name,
-        "load": study.workload.load,
-        "seed": study.seed,
-        "prefill_only": study.prefill_only,
-        "wall_s": study.workload.wall_s,
-        "tiles": study.workload.num_tiles,
-        "policies": results,
-    }
-
-
-def _named(on_progress: Callable[[str, float], None], policy: str) -> OnProgress:
-    return lambda share: on_progress(policy, share)
 
 
 def _reporting(requests: Sequence[TraceRequest], on_progress: OnProgress) -> Iterator[TraceRequest]:

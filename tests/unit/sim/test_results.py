@@ -1,0 +1,125 @@
+"""The figures of a virtual run, from records with literal times."""
+
+import pytest
+
+from hortator.sim.results import Recorder, RequestRecord, is_stable, percentiles, summarize
+
+
+def a_record(number, *, arrived_at, waits_s=0.0, decodes_s=0.0, output=1, **fields):
+    """A request that is dispatched at once, has its first token after `waits_s`, the last `decodes_s` later."""
+    first = arrived_at + waits_s
+    times = {
+        "dispatched_at": arrived_at,
+        "first_token_at": first,
+        "second_token_at": first + decodes_s / 2 if output > 1 else float("nan"),
+        "finished_at": first + decodes_s,
+    }
+    return RequestRecord(
+        request_id=f"r{number}",
+        arrived_at=arrived_at,
+        num_prompt_tokens=100,
+        num_output_tokens=output,
+        **(times | fields),
+    )
+
+
+def a_run(*waits_s):
+    """One arrival a second; a request that waits w seconds, as all around it do, sees ceil(w) in the queue, itself too."""
+    return [a_record(at, arrived_at=float(at), waits_s=wait_s) for at, wait_s in enumerate(waits_s)]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([], (0.0, 0.0, 0.0, 0.0, 0.0)),
+        ([3.0], (3.0, 3.0, 3.0, 3.0, 3.0)),
+        # Between neighbours in proportion: p90 of four is at place 2.7, so 3 + 0.7.
+        ([4.0, 1.0, 3.0, 2.0], (2.5, 2.5, 3.7, 3.97, 4.0)),
+        (range(100, -1, -1), (50.0, 50.0, 90.0, 99.0, 100.0)),
+        ([1.0] * 99 + [101.0], (2.0, 1.0, 1.0, 2.0, 101.0)),
+    ],
+)
+def test_percentiles_of_literal_values(values, expected):
+    figures = percentiles(list(values))
+    assert list(figures) == ["mean", "p50", "p90", "p99", "max"]
+    assert tuple(figures.values()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("second_s", "last_s", "expected"),
+    [
+        pytest.param(2.5, 2.5, True, id="3 in the queue, and 3 at the end"),
+        pytest.param(2.5, 5.5, True, id="3, and 6: twice as many is not more than twice"),
+        pytest.param(2.5, 6.5, False, id="3, and 7"),
+        pytest.param(5.5, 2.5, True, id="a queue that shrinks"),
+        pytest.param(0.5, 1.5, True, id="1, and 2"),
+        pytest.param(0.5, 2.5, False, id="1, and 3"),
+    ],
+)
+def test_a_run_is_unstable_when_the_last_fifth_queues_more_than_twice_what_the_second_does(
+    second_s, last_s, expected
+):
+    """100 arrivals, one a second; what they wait changes in the middle."""
+    assert is_stable(a_run(*[second_s] * 60, *[last_s] * 40)) is expected
+
+
+def test_a_queue_that_grows_all_the_time_is_unstable():
+    """Served at half the rate of arrival."""
+    assert not is_stable([a_record(at, arrived_at=float(at), waits_s=1.0 + at) for at in range(100)])
+
+
+def test_requests_that_never_start_are_in_the_queue_and_rejected_ones_are_not():
+    run = a_run(*[0.5] * 100)
+    nan = float("nan")
+    stuck = [a_record(200 + i, arrived_at=80.0 + i, first_token_at=nan, finished_at=nan) for i in range(20)]
+    together = sorted([*run, *stuck], key=lambda record: record.arrived_at)
+    assert not is_stable(together)
+    for record in stuck:
+        record.rejected = "queue_full_requests"
+    assert is_stable(together)
+
+
+def test_fewer_than_50_requests_say_nothing():
+    assert is_stable([a_record(at, arrived_at=float(at), waits_s=1.0 + at) for at in range(49)])
+
+
+@pytest.fixture
+def recorder():
+    """Warm-up until 10 s; then two requests that end, one that is rejected and one that is not done."""
+    recorder = Recorder(warmup_s=10.0)
+    nan = float("nan")
+    for record in (
+        a_record(0, arrived_at=5.0, waits_s=100.0),
+        a_record(1, arrived_at=10.0, waits_s=1.0, decodes_s=4.0, output=5),
+        a_record(2, arrived_at=11.0, waits_s=3.0, decodes_s=6.0, output=3, dispatched_at=11.5),
+        a_record(3, arrived_at=12.0, first_token_at=nan, finished_at=nan, dispatched_at=nan),
+        a_record(4, arrived_at=13.0, first_token_at=nan, finished_at=nan),
+    ):
+        recorder.arrive(record)
+    recorder.reject("r3", "queue_full_requests")
+    recorder.end(50.0)
+    return recorder
+
+
+def test_a_summary_counts_who_arrived_after_the_warm_up(recorder):
+    figures = summarize(recorder, num_groups=2)
+    assert (figures["requests"], figures["completed"], figures["rejected"]) == (4, 2, 1)
+    assert figures["ttft_s"] == pytest.approx({"mean": 2.0, "p50": 2.0, "p90": 2.8, "p99": 2.98, "max": 3.0})
+    assert figures["hold_s"]["mean"] == pytest.approx(0.25)
+    assert figures["e2e_s"]["max"] == pytest.approx(9.0)
+    assert figures["first_gap_s"]["mean"] == pytest.approx(2.5)  # 2 and 3 s
+    assert figures["tpot_s"]["mean"] == pytest.approx(2.0)  # 4 s over 4 tokens, 6 s over 2
+    assert figures["output_tokens_per_s"] == pytest.approx(8 / 50)
+    assert figures["prefill_tokens_per_s"] == pytest.approx(
+        300 / 50
+    )  # warm-up requests were computed as well
+    assert figures["virtual_s"] == 50.0
+    assert figures["stable"] is True
+
+
+def test_a_summary_says_that_a_run_was_unstable():
+    recorder = Recorder()
+    for record in a_run(*[2.5] * 60, *[6.5] * 40):
+        recorder.arrive(record)
+    recorder.end(200.0)
+    assert summarize(recorder, num_groups=1)["stable"] is False
