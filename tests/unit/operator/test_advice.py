@@ -10,15 +10,15 @@ def paths(service):
 
 
 def test_a_sample_that_runs_anywhere_needs_few_words(sample):
-    assert paths(sample("simulated")) == ["spec.roles[1].replicas"]
+    assert paths(sample("simulated-64")) == ["spec.roles[1].replicas"]
 
 
 @pytest.mark.parametrize(
     ("name", "values", "path"),
     [
-        ("simulated", {"spec.scheduler.replicas": 2}, "spec.scheduler.replicas"),
-        ("simulated", {"spec.suspend": True}, "spec.suspend"),
-        ("simulated", {"spec.replicas": 0}, "spec.roles[0].replicas"),
+        ("simulated-64", {"spec.scheduler.replicas": 2}, "spec.scheduler.replicas"),
+        ("simulated-64", {"spec.suspend": True}, "spec.suspend"),
+        ("simulated-64", {"spec.replicas": 0}, "spec.roles[0].replicas"),
         ("h800-16", {"spec.model.revision": None}, "spec.model.revision"),
         ("h800-16", {}, "spec.engine.backend"),
         ("h800-16", {}, "spec.gateway"),
@@ -46,8 +46,8 @@ def test_a_field_that_does_not_do_all_it_says_is_named(sample, changed, name, va
 @pytest.mark.parametrize(
     ("name", "values", "path"),
     [
-        ("simulated", {"spec.roles.1.replicas": 2}, "spec.roles[1].replicas"),
-        ("simulated", {"spec.scheduler.replicas": 1}, "spec.scheduler.replicas"),
+        ("simulated-64", {"spec.roles.1.replicas": 2}, "spec.roles[1].replicas"),
+        ("simulated-64", {"spec.scheduler.replicas": 1}, "spec.scheduler.replicas"),
         ("h800-16", {"spec.model.revision": "abc"}, "spec.model.revision"),
         ("h800-16", {"spec.roles.0.shmSize": "64Gi"}, "spec.roles[0].shmSize"),
         ("h800-16", {"spec.roles.0.maxSequenceTokens": 4096}, "spec.roles[0].maxSequenceTokens"),

@@ -16,7 +16,7 @@ from hortator.worker.engines.simulated.config import SimulatedConfig
 from hortator.worker.engines.torch_moe.config import TorchMoEConfig
 from hortator.worker.settings import WorkerSettings
 
-NAMES = ("h800-16", "h800-64", "local", "simulated")
+NAMES = ("h800-16", "h800-64", "local", "simulated-64")
 ADMITTED = {"epoch": 3, "replicas": 2, "annotations": {}}
 
 
@@ -166,7 +166,7 @@ def test_processes_are_probed_on_their_admin_port(everything):
 
 
 def test_a_group_starts_at_once_and_is_never_updated_by_itself(sample, wanted):
-    group = wanted(sample("simulated")).groups[0]
+    group = wanted(sample("simulated-64")).groups[0]
     made = group.statefulset(epoch=1, replicas=0, annotations={})
     admitted = group.statefulset(**ADMITTED)
     assert made["spec"]["replicas"] == 0
@@ -179,20 +179,20 @@ def test_a_group_starts_at_once_and_is_never_updated_by_itself(sample, wanted):
 
 
 def test_the_epoch_is_a_label_of_the_pod_template_only(sample, wanted):
-    obj = wanted(sample("simulated")).groups[0].statefulset(**ADMITTED)
+    obj = wanted(sample("simulated-64")).groups[0].statefulset(**ADMITTED)
     assert obj["spec"]["template"]["metadata"]["labels"][names.LABEL_EPOCH] == "3"
     assert names.LABEL_EPOCH not in obj["metadata"]["labels"]
     assert names.LABEL_EPOCH not in obj["spec"]["selector"]["matchLabels"]
 
 
 def test_annotations_are_those_given(sample, wanted):
-    group = wanted(sample("simulated")).groups[0]
+    group = wanted(sample("simulated-64")).groups[0]
     obj = group.statefulset(epoch=1, replicas=2, annotations={names.ANNOTATION_RESTARTS: "[]"})
     assert obj["metadata"]["annotations"] == {names.ANNOTATION_RESTARTS: "[]"}
 
 
 def test_a_domain_binds_all_members_to_a_node_label(sample, wanted, changed):
-    service = changed(sample("simulated"), {"spec.roles.0.nodeSelector": {"pool": "a"}})
+    service = changed(sample("simulated-64"), {"spec.roles.0.nodeSelector": {"pool": "a"}})
     group = wanted(service).groups[0]
     bound = group.statefulset(**ADMITTED, domain=("rack", "r1"))["spec"]["template"]["spec"]
     assert bound["nodeSelector"] == {"pool": "a", "rack": "r1"}
@@ -200,13 +200,13 @@ def test_a_domain_binds_all_members_to_a_node_label(sample, wanted, changed):
 
 
 def test_a_budget_is_closed_or_open_for_the_whole_group(sample, wanted):
-    group = wanted(sample("simulated")).group("Decode", 0)
+    group = wanted(sample("simulated-64")).group("Decode", 0)
     assert [group.pdb(is_open=is_open)["spec"]["maxUnavailable"] for is_open in (False, True)] == [0, 4]
     assert group.pdb(is_open=False)["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 
 def test_an_identity_gets_its_content_at_its_creation(sample, wanted):
-    secret = wanted(sample("simulated")).groups[0].identity
+    secret = wanted(sample("simulated-64")).groups[0].identity
     assert not {"data", "stringData"} & secret.keys()
     assert with_token(secret, "t0k3n")["stringData"] == {"token": "t0k3n"}
     assert "stringData" not in secret
@@ -216,7 +216,7 @@ def test_an_identity_gets_its_content_at_its_creation(sample, wanted):
 def test_one_pod_per_role_set_is_the_scale_unit(sample, changed, wanted, nodes):
     """The pods that a template labels, and those that the operator labels itself, are one per role set."""
     service = changed(
-        sample("simulated"),
+        sample("simulated-64"),
         {
             "spec.replicas": 3,
             "spec.roles.0.nodes": nodes,
@@ -236,19 +236,19 @@ def test_one_pod_per_role_set_is_the_scale_unit(sample, changed, wanted, nodes):
 
 
 def test_a_role_without_groups_is_no_scale_unit(sample, changed, wanted):
-    service = changed(sample("simulated"), {"spec.roles.0.replicas": 0, "spec.replicas": 2})
+    service = changed(sample("simulated-64"), {"spec.roles.0.replicas": 0, "spec.replicas": 2})
     assert topology.scale_unit_pods(service) == ("simulated-d-0-0", "simulated-d-1-0")
 
 
 def test_a_suspended_service_wants_the_same(sample, changed, wanted):
-    service = sample("simulated")
+    service = sample("simulated-64")
     assert list(wanted(changed(service, {"spec.suspend": True})).objects()) == list(wanted(service).objects())
 
 
 def test_only_backends_on_gpus_request_them(sample, wanted):
     for name, limits in (
         ("h800-64", {"memory": "512Gi", "nvidia.com/gpu": "8"}),
-        ("simulated", {"memory": "512Mi"}),
+        ("simulated-64", {"memory": "512Mi"}),
         ("local", {"memory": "1536Mi"}),
     ):
         container = engine_pod(wanted(sample(name)))["spec"]["containers"][0]
@@ -259,13 +259,13 @@ def test_members_on_gpus_are_on_nodes_of_their_own(sample, changed, wanted):
     affinity = engine_pod(wanted(sample("h800-16")))["spec"]["affinity"]
     (term,) = affinity["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     assert term["labelSelector"]["matchLabels"] == names.group_selector("deepseek-v3", "Aggregated", 0)
-    on_cpus = engine_pod(wanted(sample("simulated")))["spec"]["affinity"]["podAntiAffinity"]
+    on_cpus = engine_pod(wanted(sample("simulated-64")))["spec"]["affinity"]["podAntiAffinity"]
     assert list(on_cpus) == ["preferredDuringSchedulingIgnoredDuringExecution"]
 
 
 @pytest.mark.parametrize("mode", ["Required", "Preferred"])
 def test_members_keep_to_one_topology_domain(sample, changed, wanted, mode):
-    service = changed(sample("simulated"), {"spec.placement": {"topologyKey": "rack", "mode": mode}})
+    service = changed(sample("simulated-64"), {"spec.placement": {"topologyKey": "rack", "mode": mode}})
     affinity = engine_pod(wanted(service), index=1)["spec"]["affinity"]["podAffinity"]
     if mode == "Required":
         (term,) = affinity["requiredDuringSchedulingIgnoredDuringExecution"]
@@ -282,7 +282,7 @@ def test_a_group_of_one_needs_no_affinity(sample, wanted):
 
 def test_what_a_role_says_of_its_pods_is_in_them(sample, changed, wanted):
     service = changed(
-        sample("simulated"),
+        sample("simulated-64"),
         {
             "spec.roles.0.shmSize": "1Gi",
             "spec.roles.0.resources": {"cpu": "3", "memory": "2Gi"},
@@ -320,7 +320,7 @@ def test_what_a_role_says_of_its_pods_is_in_them(sample, changed, wanted):
 
 
 def test_a_pod_knows_itself_by_its_own_fields(sample, wanted):
-    env = engine_pod(wanted(sample("simulated")))["spec"]["containers"][0]["env"]
+    env = engine_pod(wanted(sample("simulated-64")))["spec"]["containers"][0]["env"]
     fields = {
         entry["name"]: entry["valueFrom"]["fieldRef"]["fieldPath"]
         for entry in env
@@ -336,7 +336,7 @@ def test_a_pod_knows_itself_by_its_own_fields(sample, wanted):
 
 
 def test_processes_find_each_other_by_service_names(sample, wanted):
-    result = wanted(sample("simulated"))
+    result = wanted(sample("simulated-64"))
     found = environment(engine_pod(result, index=2))
     assert found["HORTATOR_WORKER_WORKER_ID"] == "decode-0"
     assert found["HORTATOR_WORKER_LEADER_ADDRESS"] == "simulated-d-0-0.simulated-d-0.default.svc:7072"
@@ -347,7 +347,7 @@ def test_processes_find_each_other_by_service_names(sample, wanted):
 
 def test_a_cluster_domain_is_appended_to_every_host_name(sample, wanted):
     options = Options(images=Images.of_version("1.2.3"), cluster_domain="cluster.local")
-    found = environment(engine_pod(wanted(sample("simulated"), options=options)))
+    found = environment(engine_pod(wanted(sample("simulated-64"), options=options)))
     assert found["HORTATOR_WORKER_LEADER_ADDRESS"].endswith("simulated-p-0.default.svc.cluster.local:7072")
     assert (
         "simulated-scheduler.default.svc.cluster.local:7070" in found["HORTATOR_WORKER_SCHEDULER_ADDRESSES"]
@@ -356,7 +356,7 @@ def test_a_cluster_domain_is_appended_to_every_host_name(sample, wanted):
 
 def test_pods_that_share_a_host_listen_on_their_own_address(sample, wanted):
     options = Options(images=Images.of_version("1.2.3"), listen="PodIP")
-    for owner, container in containers(wanted(sample("simulated"), options=options)):
+    for owner, container in containers(wanted(sample("simulated-64"), options=options)):
         found = [entry for entry in container["env"] if entry["name"].endswith("HOST")]
         hosts = [entry for entry in found if not entry["name"].endswith("ADVERTISE_HOST")]
         assert len(hosts) == 2, owner
@@ -364,14 +364,14 @@ def test_pods_that_share_a_host_listen_on_their_own_address(sample, wanted):
 
 
 def test_one_scheduler_runs_whatever_is_asked_for(sample, changed, wanted):
-    result = wanted(changed(sample("simulated"), {"spec.scheduler.replicas": 3}))
+    result = wanted(changed(sample("simulated-64"), {"spec.scheduler.replicas": 3}))
     deployments = {obj["metadata"]["name"]: obj["spec"] for obj in by_kind(result, "Deployment")}
     assert deployments["simulated-scheduler"]["replicas"] == 1
     assert deployments["simulated-scheduler"]["strategy"] == {"type": "Recreate"}
 
 
 def test_a_namespace_is_that_of_the_service(sample, changed, wanted):
-    result = wanted(changed(sample("simulated"), {"metadata.namespace": "llm"}))
+    result = wanted(changed(sample("simulated-64"), {"metadata.namespace": "llm"}))
     assert {obj["metadata"]["namespace"] for obj in result.objects()} == {"llm"}
     assert ".llm.svc:" in environment(engine_pod(result))["HORTATOR_WORKER_LEADER_ADDRESS"]
 
@@ -386,7 +386,7 @@ def settings_of(settings_type, template, monkeypatch, **of_pod):
 
 def test_the_scheduler_accepts_its_variables(sample, changed, wanted, monkeypatch):
     service = changed(
-        sample("simulated"), {"spec.scheduler.interval": "10ms", "spec.scheduler.policy": "fixed-batch"}
+        sample("simulated-64"), {"spec.scheduler.interval": "10ms", "spec.scheduler.policy": "fixed-batch"}
     )
     scheduler = by_kind(wanted(service), "Deployment")[0]["spec"]["template"]
     settings = settings_of(SchedulerProcessSettings, scheduler, monkeypatch)
@@ -411,8 +411,8 @@ def test_the_gateway_accepts_its_variables(sample, wanted, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "config"),
-    [("simulated", SimulatedConfig), ("local", TorchMoEConfig)],
-    ids=["simulated", "torch"],
+    [("simulated-64", SimulatedConfig), ("local", TorchMoEConfig)],
+    ids=["simulated-64", "torch"],
 )
 def test_the_worker_accepts_its_variables(sample, wanted, monkeypatch, name, config):
     of_pod = {"HORTATOR_WORKER_POD_NAME": "x-p-0-0", "HORTATOR_WORKER_EPOCH": "3"}
@@ -495,6 +495,8 @@ def test_weights_on_a_given_claim_are_read_there(sample, changed, wanted):
 
 def test_the_mark_of_a_frozen_template_is_no_text_of_a_manifest(sample, changed, wanted):
     """A value that looks like a template of another kind stays as it is."""
-    service = changed(sample("simulated"), {"spec.engine.env": [{"name": "A", "value": "{GROUP} $(B) %s"}]})
+    service = changed(
+        sample("simulated-64"), {"spec.engine.env": [{"name": "A", "value": "{GROUP} $(B) %s"}]}
+    )
     assert environment(engine_pod(wanted(service)))["A"] == "{GROUP} $(B) %s"
     assert engine_manifest.GROUP_NAME.startswith("@@")

@@ -60,14 +60,14 @@ CHANGES_ON_GPUS = [  # the modelled engine does not look at these
 ]
 CASES = [
     pytest.param(name, values, id=next(iter(values)))
-    for name, changes in (("simulated", CHANGES), ("h800-16", CHANGES_ON_GPUS))
+    for name, changes in (("simulated-64", CHANGES), ("h800-16", CHANGES_ON_GPUS))
     for values in changes
 ]
 
 
 @pytest.mark.parametrize("values", STAYS, ids=lambda values: next(iter(values)))
 def test_what_no_pod_sees_replaces_no_pod(sample, changed, values):
-    before = sample("simulated")
+    before = sample("simulated-64")
     after = changed(before, values)
     assert [revision_hash(after, role) for role in after.spec.roles] == [
         revision_hash(before, role) for role in before.spec.roles
@@ -92,13 +92,13 @@ def test_a_new_revision_has_another_template(sample, changed, wanted, name, valu
 @pytest.mark.parametrize("values", STAYS, ids=lambda values: next(iter(values)))
 def test_the_same_revision_has_the_same_template(sample, changed, wanted, values):
     """Nothing reaches the pods that does not count."""
-    before = sample("simulated")
+    before = sample("simulated-64")
     templates = [wanted(service).groups[0].template for service in (before, changed(before, values))]
     assert templates[0] == templates[1]
 
 
 def test_a_change_of_one_role_leaves_the_other_alone(sample, changed, wanted):
-    before = sample("simulated")
+    before = sample("simulated-64")
     after = changed(before, {"spec.roles.1.chunkBudgetTokens": 1})
     assert wanted(after).group("Prefill", 0).revision == wanted(before).group("Prefill", 0).revision
     assert wanted(after).group("Decode", 0).revision != wanted(before).group("Decode", 0).revision
@@ -106,12 +106,12 @@ def test_a_change_of_one_role_leaves_the_other_alone(sample, changed, wanted):
 
 def test_the_hashes_of_a_sample_are_those_of_earlier_versions(sample):
     """These texts may change only in a release whose notes say that every engine is replaced."""
-    service = sample("simulated")
+    service = sample("simulated-64")
     assert [revision_hash(service, role) for role in service.spec.roles] == ["bp8qqwtfrm", "xvb8x792lf"]
 
 
 def test_an_upgraded_operator_uses_the_frozen_template(sample, wanted):
-    service = sample("simulated")
+    service = sample("simulated-64")
     before = wanted(service)
     assert wanted(service, options=UPGRADED).groups[0].template != before.groups[0].template
     after = wanted(service, options=UPGRADED, revisions=before.revisions)
@@ -122,14 +122,14 @@ def test_an_upgraded_operator_uses_the_frozen_template(sample, wanted):
 
 
 def test_the_frozen_template_of_another_service_of_the_same_name_does_not_count(sample, wanted):
-    service = sample("simulated")
+    service = sample("simulated-64")
     old = wanted(service, uid="uid-0").revisions
     assert wanted(service, options=UPGRADED, revisions=old).revisions[0]["data"] != old[0]["data"]
 
 
 def test_the_history_of_a_statefulset_is_not_ours(sample, wanted):
     """Its controller makes ControllerRevisions of its own, with all labels of the pod template."""
-    service = sample("simulated")
+    service = sample("simulated-64")
     before = wanted(service)
     statefulset = before.groups[0].statefulset(epoch=1, replicas=2, annotations={})
     theirs = {
@@ -149,7 +149,7 @@ def test_the_history_of_a_statefulset_is_not_ours(sample, wanted):
 
 
 def test_revisions_are_numbered_in_the_order_they_come(sample, changed, wanted):
-    first = sample("simulated")
+    first = sample("simulated-64")
     second = changed(first, {"spec.engine.image": "mine:2"})
     known = wanted(first).revisions
     later = wanted(second, revisions=known).revisions
@@ -159,7 +159,7 @@ def test_revisions_are_numbered_in_the_order_they_come(sample, changed, wanted):
 
 
 def test_a_group_can_start_anew_with_the_revision_it_ran(sample, changed, wanted):
-    first = sample("simulated")
+    first = sample("simulated-64")
     known = wanted(first).revisions
     now = wanted(changed(first, {"spec.engine.image": "mine:2"}), revisions=known)
     again = now.groups[0].statefulset(epoch=2, replicas=2, annotations={}, revision=known[0])
@@ -169,7 +169,7 @@ def test_a_group_can_start_anew_with_the_revision_it_ran(sample, changed, wanted
 
 
 def test_a_frozen_template_is_json_and_has_no_value_of_a_single_group(sample, wanted):
-    data = wanted(sample("simulated")).revisions[0]["data"]
+    data = wanted(sample("simulated-64")).revisions[0]["data"]
     assert json.loads(json.dumps(data)) == data
     text = json.dumps(data)
     assert "simulated-p-0" not in text
@@ -178,7 +178,7 @@ def test_a_frozen_template_is_json_and_has_no_value_of_a_single_group(sample, wa
 
 
 def test_a_revision_says_which_fields_it_came_from(sample, wanted):
-    service = sample("simulated")
+    service = sample("simulated-64")
     fields = wanted(service).revisions[1]["data"]["fields"]
     assert fields == pod_fields(service, service.spec.roles[1])
     assert fields["role"]["parallelism"] == {"attentionDP": 32, "expert": 32}
