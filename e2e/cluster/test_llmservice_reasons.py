@@ -212,6 +212,63 @@ def test_a_quota_that_refuses_pods_is_told(scene, in_time):
     assert "Raise the quota" in scene.explain()
 
 
+def test_what_keeps_the_download_of_the_model_from_running_is_told(scene, in_time):
+    """Its claim finds no volume, then its pod no secret; then it runs, and the groups start."""
+    scene.nodes.script(
+        scene.namespace,
+        "llm-prefetch-*",
+        missing_secret="hf-token",  # noqa: S106
+        succeed_after_s=0.5,
+    )
+    cache = {"create": {"size": "1Gi", "storageClassName": scene.namespace}}
+    scene.create(model={"uri": "hf://deepseek-ai/DeepSeek-V3", "cache": cache})
+    evidence = scene.record.first("Pod", lambda pod: _is_of_download(pod) and _is_unplaced(pod))
+    told = scene.when(lambda service: reason(service) == "PVCNotBound")
+    in_time(told, evidence)
+    assert "unbound immediate PersistentVolumeClaims" in condition(told.obj)["message"]
+    assert "Check the claim's storage class" in scene.explain()
+    with _volume(scene, storage_class=scene.namespace):
+        evidence = scene.record.first(
+            "Pod", lambda pod: _is_of_download(pod) and waits_for(pod, "CreateContainerConfigError")
+        )
+        told = scene.when(lambda service: reason(service) == "SecretNotFound")
+        in_time(told, evidence)
+        said = condition(told.obj, "ModelReady")["message"]
+        assert "Secret hf-token does not exist" in said
+        assert "llm-prefetch-" in said
+        assert "Create the Secret" in scene.explain()
+        assert scene.pods(role="aggregated") == []
+        scene.nodes.do(scene.namespace, evidence.name, "go_on")
+        scene.until(is_ready)
+
+
+def _is_of_download(pod: Obj) -> bool:
+    name: str = pod["metadata"]["name"]
+    return name.startswith("llm-prefetch-")
+
+
+@contextlib.contextmanager
+def _volume(scene: Scene, *, storage_class: str) -> Iterator[None]:
+    """A volume for the one claim that asks for this class, within the block."""
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": scene.namespace},
+        "spec": {
+            "capacity": {"storage": "1Gi"},
+            "accessModes": ["ReadWriteMany"],
+            "storageClassName": storage_class,
+            "persistentVolumeReclaimPolicy": "Retain",
+            "hostPath": {"path": "/weights"},
+        },
+    }
+    made = scene.lab.client.create(volume)
+    try:
+        yield
+    finally:
+        scene.lab.client.delete(made)
+
+
 def _is_unplaced(pod: Obj) -> bool:
     return any(
         one["type"] == "PodScheduled" and one["status"] == "False"

@@ -23,6 +23,8 @@ class Controllers:
         self.api = api
         self.refuse_pod: Callable[[Obj], str] = lambda _pod: ""
         """Why the API server refuses a pod (a quota, a policy); empty: it takes it."""
+        self.unbound_claims: set[str] = set()
+        """Names of PersistentVolumeClaims that no volume is found for."""
         self._names = itertools.count()
 
     def settle(self, *others: Callable[[], object]) -> None:
@@ -157,6 +159,9 @@ class Controllers:
             if pod["spec"].get("nodeName") or not _is_living(pod) or pod["spec"].get("schedulingGates"):
                 continue
             nodes = self.api.find("Node")
+            if self.unbound_claims & _claims(pod):
+                self._cannot_place(pod, len(nodes), "pod has unbound immediate PersistentVolumeClaims")
+                continue
             reasons: dict[str, int] = {}
             for node in nodes:
                 why = self._why_not(pod, node)
@@ -166,15 +171,12 @@ class Controllers:
                 reasons[why] = reasons.get(why, 0) + 1
             else:
                 told = ", ".join(f"{count} {why}" for why, count in sorted(reasons.items()))
-                self._set_condition(
-                    pod,
-                    {
-                        "type": "PodScheduled",
-                        "status": "False",
-                        "reason": "Unschedulable",
-                        "message": f"0/{len(nodes)} nodes are available: {told}.",
-                    },
-                )
+                self._cannot_place(pod, len(nodes), told)
+
+    def _cannot_place(self, pod: Obj, num_nodes: int, told: str) -> None:
+        message = f"0/{num_nodes} nodes are available: {told}."
+        condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+        self._set_condition(pod, condition)
 
     def _why_not(self, pod: Obj, node: Obj) -> str:
         if node.get("spec", {}).get("unschedulable"):
@@ -340,6 +342,11 @@ def _requests(pod: Obj) -> dict[str, float]:
         for name, amount in (resources.get("limits", {}) | resources.get("requests", {})).items():
             sums[name] = sums.get(name, 0.0) + quantity(amount)
     return sums
+
+
+def _claims(pod: Obj) -> set[str]:
+    volumes = pod["spec"].get("volumes", [])
+    return {one["persistentVolumeClaim"]["claimName"] for one in volumes if "persistentVolumeClaim" in one}
 
 
 def _affine(pod: Obj, labels: dict[str, str]) -> bool:

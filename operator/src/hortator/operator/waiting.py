@@ -17,7 +17,7 @@ from hortator.operator.observed import GroupFacts, Memory
 from hortator.operator.observed.pods import is_device
 from hortator.operator.observed.reading import seconds_later
 from hortator.operator.situation import Situation, View, fresh
-from hortator.operator.status.evidence import Finding, of_device
+from hortator.operator.status.evidence import Finding, of_device, of_job
 from hortator.operator.status.reasons import Reason
 
 GANG_RETRY_S = 10.0
@@ -93,12 +93,9 @@ def model_wait(situation: Situation) -> Finding | None:
         return None
     name = prefetch["metadata"]["name"]
     job = situation.observed.jobs.get(name)
-    if job is not None and job.is_complete:
-        return None
-    if job is not None and job.is_failed:
-        message = f"Job {name} failed: {job.message or 'it ended without saying why'}"
-        return Finding(reason=Reason.MODEL_DOWNLOAD_FAILED, message=message)
-    return Finding(reason=Reason.MODEL_DOWNLOADING, message=f"Job {name} fills the model cache")
+    if job is None:
+        return Finding(reason=Reason.MODEL_DOWNLOADING, message=f"Job {name} is being created")
+    return None if job.is_complete else of_job(job)
 
 
 def device_group_being_placed(situation: Situation) -> View | None:

@@ -209,6 +209,9 @@ class JobFacts:
     is_failed: bool
     message: str
     pods: tuple[PodFacts, ...]
+    """Its own: a Job that was deleted for another revision may have left some of the same name."""
+    events: tuple[WarningEvent, ...]
+    """About the Job itself: pods that it could not create."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

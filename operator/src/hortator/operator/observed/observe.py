@@ -6,7 +6,7 @@
   the rest;
 - Nodes, and every Pod of every namespace that stands on one: what is free;
 - StatefulSets of groups of other services: who else has been promised nodes;
-- Warning Events about the pods and StatefulSets of the service.
+- Warning Events about the pods, StatefulSets and Jobs of the service.
 
 It is total: an object that is not an object, or not one of those, is passed over.
 """
@@ -224,10 +224,17 @@ def _deployment(obj: Obj, pods: Sequence[Obj], events: _Events) -> DeploymentFac
 def _job(obj: Obj, pods: Sequence[Obj], events: _Events) -> JobFacts:
     conditions = [entry for entry in items(obj, "status", "conditions") if text(entry, "status") == "True"]
     by_type = {text(entry, "type"): entry for entry in conditions}
+    uid = text(obj, "metadata", "uid")
+    own = [pod for pod in pods if _is_owned_by(pod, uid)]
     return JobFacts(
         name=text(obj, "metadata", "name"),
         is_complete="Complete" in by_type,
         is_failed="Failed" in by_type,
         message=text(by_type.get("Failed", {}), "message"),
-        pods=_of_component(pods, obj, events),
+        pods=_of_component(own, obj, events),
+        events=tuple(_about(obj, "Job", events)),
     )
+
+
+def _is_owned_by(obj: Obj, uid: str) -> bool:
+    return any(text(owner, "uid") == uid for owner in items(obj, "metadata", "ownerReferences"))

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from hortator.operator.lifecycle import has_everything_started
-from hortator.operator.observed import Ending, GroupFacts, PodFacts, WarningEvent
+from hortator.operator.observed import Ending, GroupFacts, JobFacts, PodFacts, WarningEvent
 from hortator.operator.observed.reading import seconds_later
 from hortator.operator.status.reasons import Reason, blame
 
@@ -88,6 +88,42 @@ def of_pod(pod: PodFacts) -> Finding | None:
 def of_pods(pods: Sequence[PodFacts]) -> list[Finding]:
     """`of_pod` for those that have something to say."""
     return [finding for pod in pods if (finding := of_pod(pod)) is not None]
+
+
+def of_job(job: JobFacts) -> Finding:
+    """What the download into the model cache waits for, of a Job that is not complete."""
+    if job.is_failed:
+        message = f"Job {job.name} failed: {job.message or 'it ended without saying why'}"
+        return Finding(reason=Reason.MODEL_DOWNLOAD_FAILED, message=message)
+    staying = [pod for pod in job.pods if not pod.is_deleting and pod.phase != "Succeeded"]
+    living = [pod for pod in staying if pod.phase != "Failed"]
+    found = [of_evicted(pod) or of_pod(pod) for pod in living or staying]
+    blocking = worst([one for one in found if one is not None and one.reason is not Reason.PODS_CREATING])
+    if not living:
+        created = [pod.created_at for pod in job.pods if pod.created_at is not None]
+        blocking = refusal(job.events, since=max(created, default=None)) or blocking
+    if blocking is not None:
+        return replace(blocking, message=f"{blocking.message} (Job {job.name} fills the model cache)")
+    said = [one.message for one in found if one is not None] + [_again(pod) for pod in living if pod.ending]
+    message = ": ".join([f"Job {job.name} fills the model cache", *said[:1]])
+    return Finding(reason=Reason.MODEL_DOWNLOADING, message=message)
+
+
+def of_evicted(pod: PodFacts) -> Finding | None:
+    """What a pod tells that its node has thrown out; None of any other."""
+    if pod.status_reason != "Evicted":
+        return None
+    return _finding(pod, Reason.POD_EVICTED, f"pod {pod.ref.name} was evicted: {pod.status_message}")
+
+
+def _again(pod: PodFacts) -> str:
+    """Of a pod that runs once more."""
+    ending = pod.ending
+    if ending is None:
+        return ""
+    how = "ran out of memory" if ending.reason == "OOMKilled" else f"ended with exit code {ending.exit_code}"
+    said = f": {ending.message.strip()}" if ending.message.strip() else ""
+    return f"pod {pod.ref.name} runs again, restarts: {pod.num_restarts}; the last time it {how}{said}"
 
 
 def refusal(events: Sequence[WarningEvent], *, since: datetime | None) -> Finding | None:

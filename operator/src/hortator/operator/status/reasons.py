@@ -137,7 +137,8 @@ ENTRIES: dict[Reason, Entry] = {
         remedy="Read the Job's log, correct spec.model, then delete the Job: it is made again.",
     ),
     Reason.MODEL_DOWNLOADING: Entry(
-        meaning="The Job that fills the model cache is at work; groups start when it is done.",
+        meaning="The Job that fills the model cache is at work; groups start when it is done. What keeps its "
+        "pod from running is told by the reason of that.",
         remedy=_WAIT,
     ),
     Reason.NODE_LOST: Entry(
@@ -147,7 +148,8 @@ ENTRIES: dict[Reason, Entry] = {
     ),
     Reason.OOM_KILLED: Entry(
         meaning="A container used more memory than its limit.",
-        remedy="Raise resources.memory of the role, or lower maxBatchSize or kvBlocks.",
+        remedy="Raise resources.memory of the role, or lower maxBatchSize or kvBlocks. A download has 4Gi: "
+        "where that is too little fill the volume yourself, with spec.model.cache.prefetch: false.",
     ),
     Reason.RANK_BOOTSTRAP_TIMEOUT: Entry(
         meaning="A rank gave up waiting for the others, or an engine did not start within startupTimeout.",
@@ -166,7 +168,7 @@ ENTRIES: dict[Reason, Entry] = {
         remedy="Nothing to do. To restart on purpose set spec.restart.requestedAt: it drains first.",
     ),
     Reason.CONTAINER_FAILED: Entry(
-        meaning="A container of the group has ended; the whole group starts again.",
+        meaning="A container has ended: the whole group starts again, a download into the cache by itself.",
         remedy="Read the log of the container before: `kubectl logs --previous POD`.",
     ),
     Reason.REPLICAS_CHANGED: Entry(
