@@ -23,13 +23,12 @@ NOT_USED_HERE = {
     # a service with a cache
     *(("batch", "jobs", verb) for verb in ("get", "create", "delete")),
     *(("", "persistentvolumeclaims", verb) for verb in ("get", "create", "patch")),
-    # an object is read again only after a conflict, and a revision goes only after many updates
+    # an object is read again only after a conflict
     *(
         (group, resource, "get")
         for group, resource, verbs in [(one.group, one.resource, one.verbs) for one in PERMISSIONS]
         if "get" in verbs
     ),
-    ("apps", "controllerrevisions", "delete"),
     # a pod is deleted by name only when its node is lost or its epoch was left
     ("", "pods", "delete"),
 }

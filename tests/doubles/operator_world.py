@@ -5,7 +5,7 @@ every 0.2 s. What a test changes, it changes in `api`.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -31,22 +31,26 @@ from hortator.operator.work_queue import Key, WorkQueue
 SAMPLE = Path(__file__).resolve().parents[2] / "manifests" / "samples" / "llmservice-simulated-64.yaml"
 NAME = "simulated"
 SERVICE = ("serving.hortator.dev/v1alpha1", "LLMService", "default", NAME)
+NODES = tuple(f"node-{number}" for number in range(12))
 STEP_S = 0.2
 RESYNC_S = 1.0
 
 
 class OperatorWorld:
-    """A cluster of twelve nodes with an operator; `async with`."""
+    """A cluster of twelve nodes with an operator; `async with`.
 
-    def __init__(self, api: ApiServer | None = None) -> None:
+    With the `api` of another world, and no `nodes` to be added to it: the next operator over the same cluster.
+    """
+
+    def __init__(self, api: ApiServer | None = None, *, nodes: Sequence[str] = NODES) -> None:
         self._began_at = asyncio.get_running_loop().time()
         self.api = api or ApiServer()
         self.api.now = self.now
         self.cluster = FakeCluster(self.api)
         self.controllers = Controllers(self.api)
         self.kubelets = Kubelets(self.api)
-        for number in range(12):
-            self.kubelets.add_node(f"node-{number}")
+        for name in nodes:
+            self.kubelets.add_node(name)
         self.leads_for_s = 1e9
         self.inventory = Inventory()
         self.registry = CollectorRegistry()

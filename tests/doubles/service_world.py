@@ -10,6 +10,7 @@ ready when every member of its epoch has joined with its only boot and the sched
 What must hold whatever happens is checked as it happens, and collected in `broken`:
 
 - Ready is never written as True unless every wanted group has all members of its epoch, joined once and ready;
+- Available is never written as True when a role had no group with all pods ready as the operator looked;
 - the epoch in a template only grows, and the operator admits an epoch at most once;
 - a group that serves is closed or deleted on purpose only with nothing in flight, or when the time is up;
   it may be closed at once while it is losing a member anyway;
@@ -31,6 +32,7 @@ from doubles.kubernetes.kubelets import Act, End, Finish, Kubelets, Run, Wait
 from hortator.api.parse import parse
 from hortator.api.v1alpha1 import LLMService
 from hortator.operator import names
+from hortator.operator.accepted import Accepted, accepted
 from hortator.operator.desired import Desired, Options, desired
 from hortator.operator.manifests.group import with_token
 from hortator.operator.objects import Ref
@@ -122,9 +124,8 @@ class World:
         self.events: list[str] = []
         self._epoch_seen: dict[str, int] = {}
         self._admitted: set[tuple[str, int]] = set()
-        self.last_good: tuple[LLMService, Desired] | None = None
-        """What this operator has accepted last; it dies with it."""
         self._desired: tuple[object, Desired] | None = None
+        self._could_serve = False
         self.service_key: Key = key_of(self.api.create(manifest))
 
     def clone(self) -> World:
@@ -206,6 +207,7 @@ class World:
 
     def look(self) -> Plan | None:
         """Observe, plan, carry out. None when the operator was killed, or somebody else was faster."""
+        self._could_serve = self._has_a_ready_group_per_role()
         try:
             step = self.plan()
             for action in step.actions:
@@ -214,7 +216,6 @@ class World:
                 self._write_status(step.status)
             self.events += [f"{event.type} {event.reason}" for event in step.events]
         except KilledError:
-            self.last_good = None
             return None
         except ApiError as error:
             if error.status == 409:
@@ -224,31 +225,35 @@ class World:
 
     def plan(self) -> Plan:
         """What the operator would do now."""
-        meta, service, problems, observed = self._seen()
-        wanted = self._wanted(service, meta) if service is not None and not problems else None
-        if wanted is not None and service is not None:
-            self.last_good = service, wanted
-        elif self.last_good is not None:
-            service, wanted = self.last_good
+        meta, service, wanted, problems, observed = self._seen()
         return plan(service, meta=meta, desired=wanted, problems=problems, observed=observed, now=self.clock)
 
-    def _wanted(self, service: LLMService, meta: Meta) -> Desired:
+    def _wanted(self, kept: Accepted, uid: str) -> Desired:
         revisions = self.api.find("ControllerRevision")
-        key = meta.generation, tuple(one["metadata"]["uid"] for one in revisions)
+        key = kept.generation, tuple(one["metadata"]["uid"] for one in revisions)
         if self._desired is None or self._desired[0] != key:
-            self._desired = key, desired(service, uid=meta.uid, options=OPTIONS, revisions=revisions)
+            self._desired = (
+                key,
+                desired(
+                    kept.service, uid=uid, options=OPTIONS, generation=kept.generation, revisions=revisions
+                ),
+            )
         return self._desired[1]
 
     def explain(self) -> str:
-        meta, service, problems, observed = self._seen()
-        wanted = self._wanted(service, meta) if service is not None and not problems else None
+        meta, service, wanted, problems, observed = self._seen()
         return explain(
             service, meta=meta, desired=wanted, problems=problems, observed=observed, now=self.clock
         )
 
-    def _seen(self) -> tuple[Meta, LLMService | None, tuple, Observed]:
+    def _kept(self) -> Accepted | None:
+        """The spec that is carried out."""
         obj = self.api.get(self.service_key)
-        parsed = parse(obj)
+        return accepted(obj, parse(obj), known=self.api.find("ControllerRevision"))
+
+    def _seen(self) -> tuple[Meta, LLMService | None, Desired | None, tuple, Observed]:
+        obj = self.api.get(self.service_key)
+        parsed, kept = parse(obj), self._kept()
         meta = Meta(
             namespace=NAMESPACE,
             name=obj["metadata"]["name"],
@@ -258,7 +263,8 @@ class World:
         )
         objects = [one for kind in _OBSERVED_KINDS for one in self.api.find(kind)]
         observed = observe(objects, meta=meta, loads=self.loads())
-        return meta, parsed.service, tuple(parsed.problems), observed
+        wanted = self._wanted(kept, meta.uid) if kept is not None else None
+        return meta, kept.service if kept is not None else None, wanted, tuple(parsed.problems), observed
 
     def _carry_out(self, action: Action) -> None:
         self.actions.append(action)
@@ -289,6 +295,9 @@ class World:
         ready = next(one for one in status["conditions"] if one["type"] == "Ready")
         if ready["status"] == "True" and not self.is_truly_ready():
             self.broken.append(f"{self.clock}: Ready is written as True: {self.truth()}")
+        available = next(one for one in status["conditions"] if one["type"] == "Available")
+        if available["status"] == "True" and not self._could_serve:
+            self.broken.append(f"{self.clock}: Available is written as True, and no group of a role is ready")
         head = {"apiVersion": self.service_key[0], "kind": self.service_key[1]}
         body = head | {"metadata": {"name": self.service_key[3], "namespace": NAMESPACE}, "status": status}
         self.api.apply(body, manager=names.FIELD_MANAGER, force=True, subresource="status")
@@ -415,9 +424,8 @@ class World:
 
     def truth(self) -> dict[str, bool]:
         """By wanted group: all members of the template's epoch are there, joined once, and ready."""
-        meta, service, _, _ = self._seen()
-        assert service is not None
-        wanted = self._wanted(service, meta)
+        wanted = self._seen()[2]
+        assert wanted is not None
         found: dict[str, bool] = {}
         for group in wanted.groups:
             statefulset = self.statefulsets().get(group.name)
@@ -440,6 +448,15 @@ class World:
                 and self._is_complete(group.name, epoch)
             )
         return found
+
+    def _has_a_ready_group_per_role(self) -> bool:
+        served: dict[str, bool] = {}
+        for name, statefulset in self.statefulsets().items():
+            pods = [self._pod(f"{name}-{ordinal}") for ordinal in range(self._size(name))]
+            is_up = bool(pods) and all(pod is not None and is_pod_ready(pod) for pod in pods)
+            role = statefulset["metadata"]["labels"][names.LABEL_ROLE]
+            served[role] = served.get(role, False) or is_up
+        return bool(served) and all(served.values())
 
     def _before_apply(self, obj: Obj) -> None:
         name = obj["metadata"]["name"]
@@ -475,7 +492,9 @@ class World:
         if load is None or load.num_in_flight == 0 or not self.is_scheduler_answering:
             return
         started = statefulset["metadata"].get("annotations", {}).get(names.ANNOTATION_DRAIN_STARTED_AT)
-        timeout = float(parse(self.api.get(self.service_key)).service.spec.drain.timeout_s)
+        kept = self._kept()
+        assert kept is not None
+        timeout = float(kept.service.spec.drain.timeout_s)
         if started and self.clock >= datetime.fromisoformat(started) + timedelta(seconds=timeout):
             return
         self.broken.append(f"{self.clock}: {name} has {load.num_in_flight} requests in flight when {what}")

@@ -70,6 +70,9 @@ class ServiceWorld(RuleBasedStateMachine):
                 return
 
     @rule(num_ticks=st.integers(1, 8))
+    def the_operator_dies_all_the_time(self, num_ticks):
+        self.the_operator_dies_after_each_write(num_ticks)
+
     def the_operator_dies_after_each_write(self, num_ticks):
         self.world.kills_always = True
         for _ in range(num_ticks):
@@ -122,6 +125,14 @@ class ServiceWorld(RuleBasedStateMachine):
     @rule(is_valid=st.booleans())
     def somebody_breaks_or_repairs_the_spec(self, is_valid):
         self.world.edit({"drain": {"timeout": "10s" if is_valid else "10 seconds"}})
+
+    @precondition(lambda self: self._running_pods())
+    @rule(data=st.data(), num_ticks=st.integers(1, 6))
+    def an_engine_crashes_beside_a_broken_spec_and_an_operator_that_starts(self, data, num_ticks):
+        """No operator of this world remembers anything: what it carries out is in the cluster."""
+        self.world.edit({"drain": {"timeout": "10 seconds"}})
+        self.world.crash(data.draw(st.sampled_from(self._running_pods()), label="pod"))
+        self.the_operator_dies_after_each_write(num_ticks)
 
     @rule(limit=st.integers(0, 2))
     def somebody_changes_how_many_groups_may_be_away(self, limit):

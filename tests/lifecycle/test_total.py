@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doubles.service_world import OPTIONS, World, a_manifest
+from hortator.api.parse import parse
+from hortator.operator.accepted import accepted
 from hortator.operator.desired import desired
 from hortator.operator.observed import observe
 from hortator.operator.plan import plan
@@ -47,7 +49,7 @@ def _a_world():
 
 
 WORLD = _a_world()
-META, SERVICE, PROBLEMS, _ = WORLD._seen()
+META, SERVICE, _, PROBLEMS, _ = WORLD._seen()
 KINDS = ("StatefulSet", "Pod", "Service", "PodDisruptionBudget", "Deployment", "ControllerRevision", "Node")
 OBJECTS = [obj for kind in KINDS for obj in WORLD.api.find(kind)]
 WANTED = desired(SERVICE, uid=META.uid, options=OPTIONS)
@@ -66,6 +68,11 @@ def test_garbage_never_raises(data):
     arguments = {"meta": META, "desired": WANTED, "problems": (), "observed": observed, "now": WORLD.clock}
     plan(SERVICE, **arguments)
     explain(SERVICE, **arguments)
+    invalid = {
+        "apiVersion": "?",
+        "metadata": {"name": META.name, "namespace": META.namespace, "uid": META.uid},
+    }
+    accepted(invalid, parse(invalid), known=[one for one in objects if "data" in one])
 
 
 @given(st.lists(GARBAGE, max_size=5))

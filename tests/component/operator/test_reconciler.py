@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from doubles.kubernetes.api import ApiError, ApiServer, Obj
+from doubles.kubernetes.kubelets import Wait
 from doubles.operator_world import SERVICE, OperatorWorld
 from hortator.operator.objects import Ref
 
@@ -180,6 +181,29 @@ async def test_an_invalid_object_is_not_accepted_and_what_runs_goes_on(world: Op
     assert len({pod["metadata"]["uid"] for pod in world.api.find("Pod")} - before) == 4
     assert all(pod["status"]["phase"] == "Running" for pod in world.api.find("Pod"))
     assert world.reason() == "InvalidSpec"
+
+
+async def test_an_operator_that_starts_beside_an_invalid_object_goes_on_with_the_last_good_one() -> None:
+    async with OperatorWorld() as first:
+        first.create()
+        await first.until("AllGroupsReady")
+        first.edit(drain={"timeout": "soon"})
+        await first.until("InvalidSpec")
+    async with OperatorWorld(first.api, nodes=()) as world:
+        assert world.condition("Available")["status"] == "True"
+        uids = {pod["metadata"]["uid"] for pod in world.api.find("Pod")}
+        world.kubelets.end("default", "simulated-d-0-1")
+        await asyncio.sleep(2)
+        told = [one["reason"] for one in world.api.find("Event")]
+        assert "GroupRestarting" in told
+        await asyncio.sleep(10)
+        assert len({pod["metadata"]["uid"] for pod in world.api.find("Pod")} - uids) == 4
+        assert world.condition("WorkersReady")["status"] == "True"
+        assert (world.reason(), world.condition("Accepted")["status"]) == ("InvalidSpec", "False")
+        world.kubelets.script = lambda _pod: Wait(reason="CrashLoopBackOff")
+        world.kubelets.step()
+        await asyncio.sleep(10)
+        assert world.condition("Available")["status"] == "False"
 
 
 class ForgetfulApi(ApiServer):

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hortator.api.files import load_llmservice
+from hortator.api.parse import parse
 from hortator.api.v1alpha1 import LLMService
 from hortator.operator import names
+from hortator.operator.accepted import accepted
 from hortator.operator.desired import desired
 from hortator.operator.options import Images, Options
 
@@ -46,6 +48,7 @@ def test_children_of_two_services_share_no_name(one, other):
             names.cache_name(service),
             names.prefetch_name(service),
             names.account_name(service),
+            names.accepted_name(service, 1, "uid"),
         }
 
     assert one == other or not children(one) & children(other)
@@ -124,3 +127,25 @@ def test_every_service_has_an_answer_and_always_the_same(service, changes):
     assert one == other
     found = [(obj["kind"], obj["metadata"]["name"]) for obj in one.objects()]
     assert len(set(found)) == len(found)
+
+
+@given(st.data(), st.sampled_from(SERVICES), unseen, st.integers(1, 2**40))
+def test_a_spec_is_read_from_its_record_as_it_was_accepted(data, service, others, generation):
+    kept = changed(service, others | data.draw(seen(service)))
+    wanted = desired(kept, uid="u", options=OPTIONS, generation=generation)
+    metadata = {
+        "name": wanted.owner.name,
+        "namespace": wanted.owner.namespace,
+        "uid": "u",
+        "generation": generation + 1,
+    }
+    invalid = {
+        "apiVersion": "serving.hortator.dev/v1alpha1",
+        "kind": "LLMService",
+        "metadata": metadata,
+        "spec": 7,
+    }
+    record = json.loads(json.dumps(wanted.record))
+    found = accepted(invalid, parse(invalid), known=[*wanted.revisions, record])
+    assert (found.service.spec, found.generation) == (kept.spec, generation)
+    assert desired(found.service, uid="u", options=OPTIONS, generation=generation).groups == wanted.groups

@@ -41,7 +41,7 @@ def test_json_has_the_layout_the_warnings_and_the_objects(capsys):
     last = document["groups"][2]["members"][3]
     assert last == {"ordinal": 3, "pod": "simulated-d-0-3", "ranks": list(range(24, 32))}
     assert [line["field"] for line in document["warnings"]] == ["spec.roles[1].replicas"]
-    assert len(document["objects"]) == 19
+    assert len(document["objects"]) == 20
 
 
 def test_images_come_from_a_registry(capsys):

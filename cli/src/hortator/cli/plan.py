@@ -2,7 +2,8 @@
 
 First the layout, which DP ranks run on which pod and what its node must have; then every object; then what is
 worth a warning. With `-o yaml` the objects themselves, with warnings on standard error. Two things are known
-only on a cluster: the nodes, and the uid of the LLMService, which the names of identity Secrets depend on.
+only on a cluster: the nodes, and the uid of the LLMService, which the names of identity Secrets and of the
+record of the spec depend on.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from hortator.api.files import ManifestError, load_llmservice
 from hortator.api.v1alpha1 import LLMService, RoleSpec
 from hortator.cli.console import stderr, stdout
 from hortator.cli.errors import CommandError
+from hortator.operator.accepted import is_record
 from hortator.operator.advice import warnings
 from hortator.operator.desired import Desired, DesiredGroup, desired
 from hortator.operator.objects import Obj
@@ -136,9 +138,10 @@ def _objects(wanted: Desired) -> Table:
 
 
 def _name(obj: Obj) -> str:
-    """A Secret's name ends with a hash of the uid, which no manifest has."""
+    """Some names end with a hash of the uid, which no manifest has."""
     name: str = obj["metadata"]["name"]
-    return f"{name.rpartition('-')[0]}-*" if obj["kind"] == "Secret" else name
+    has_uid = obj["kind"] == "Secret" or (obj["kind"] == "ControllerRevision" and is_record(obj))
+    return f"{name.rpartition('-')[0]}-*" if has_uid else name
 
 
 def _what(obj: Obj) -> str:
@@ -157,7 +160,7 @@ def _what(obj: Obj) -> str:
         case "Job":
             return " ".join(spec["template"]["spec"]["containers"][0]["command"])
         case "ControllerRevision":
-            return "frozen pod template"
+            return "the spec, kept while a later one is invalid" if is_record(obj) else "frozen pod template"
         case "PodDisruptionBudget":
             return "no pod is evicted until its group is drained"
         case "Secret":

@@ -1,6 +1,6 @@
 """What should be there for one LLMService: every object, and builders for what depends on the moment.
 
-    desired(service, uid=..., options=..., revisions=...) -> Desired
+    desired(service, uid=..., options=..., generation=..., revisions=...) -> Desired
 
 Pure and total: every LLMService that `hortator.api` accepts has an answer, and the same input has the same
 one. What changes over a group's life (its epoch, whether it is admitted, the operator's notes on it) is not
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from hortator.api.v1alpha1 import LLMService, RoleName
 from hortator.operator import names, topology
+from hortator.operator.accepted import record_of
 from hortator.operator.manifests import accounts, cache, disruption, gateway, group, scheduler
 from hortator.operator.manifests.metadata import Owner
 from hortator.operator.objects import Obj
@@ -101,6 +102,10 @@ class Desired:
     """Everything that should be there for one LLMService."""
 
     owner: Owner
+    record: Obj
+    """The ControllerRevision that keeps this very spec, for an operator that starts beside an invalid one."""
+    generation: int
+    """Of the LLMService when it said this."""
     groups: tuple[DesiredGroup, ...]
     """Role by role, by index."""
     shared: tuple[Obj, ...]
@@ -119,6 +124,7 @@ class Desired:
 
     def objects(self, *, epoch: int = 1) -> Iterator[Obj]:
         """Every object of a service whose groups are all admitted: what `hortator plan` prints."""
+        yield self.record
         yield from self.shared
         if self.prefetch is not None:
             yield self.prefetch
@@ -128,8 +134,14 @@ class Desired:
             yield one.statefulset(epoch=epoch, replicas=one.num_members, annotations={})
 
 
-def desired(service: LLMService, *, uid: str, options: Options, revisions: Sequence[Obj] = ()) -> Desired:
-    """`uid` is the LLMService's; `revisions` are the ControllerRevisions that exist, whose templates win."""
+def desired(
+    service: LLMService, *, uid: str, options: Options, generation: int = 1, revisions: Sequence[Obj] = ()
+) -> Desired:
+    """What should be there.
+
+    `uid` and `generation` are those of the LLMService when it said this; `revisions` are the
+    ControllerRevisions that exist, whose templates win.
+    """
     owner = Owner.of(service, uid)
     wanted = {
         role.name: revision_of(service, role, owner=owner, options=options, known=revisions)
@@ -138,6 +150,8 @@ def desired(service: LLMService, *, uid: str, options: Options, revisions: Seque
     claim = cache.claim(service, owner=owner)
     return Desired(
         owner=owner,
+        generation=generation,
+        record=record_of(service, generation=generation, owner=owner),
         groups=tuple(
             _group(service, one, wanted[one.role_name], owner=owner) for one in topology.groups(service)
         ),

@@ -9,7 +9,8 @@ name of 40 characters (its CRD bound), groups counted over at most 1024 x 1024 a
     ControllerRevision                   <svc>-p-<10 chars>      40 + 2 + 1 + 10    = 53
     Deployment, its pod-template-hash    <svc>-scheduler-<10>    40 + 10 + 1 + 10   = 61
 
-The identity Secret (`<svc>-p-<g>-identity-<6>`) is neither and has room to 253. A Deployment's pods add five
+The identity Secret (`<svc>-p-<g>-identity-<6>`) and the record of a spec (`<svc>-accepted-<n>-<6>`) are
+neither and have room to 253. A Deployment's pods add five
 more characters, for which the API server shortens the base to 58. The kind of a child is told by its ending,
 so no service's child can have the name of another service's child.
 
@@ -60,6 +61,7 @@ COMPONENT_ENGINE = "engine"
 COMPONENT_SCHEDULER = "scheduler"
 COMPONENT_GATEWAY = "gateway"
 COMPONENT_CACHE = "cache"
+COMPONENT_ACCEPTED = "accepted-spec"
 
 ENGINE_CONTAINER = "engine"
 
@@ -153,6 +155,11 @@ def prefetch_name(service: str) -> str:
 def revision_name(service: str, role: RoleName, revision: str) -> str:
     """Of the ControllerRevision that holds the frozen pod template of a role."""
     return f"{service}-{role_letter(role)}-{revision}"
+
+
+def accepted_name(service: str, generation: int, uid: str) -> str:
+    """Of the ControllerRevision that keeps an accepted spec; `uid` and `generation` are the LLMService's."""
+    return f"{service}-accepted-{generation}-{digest(uid, length=IDENTITY_HASH_LENGTH)}"
 
 
 def account_name(service: str) -> str:

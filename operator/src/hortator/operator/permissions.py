@@ -84,7 +84,7 @@ PERMISSIONS: tuple[Permission, ...] = (
         group="apps",
         resource="controllerrevisions",
         verbs=(*READ, "create", "delete"),
-        why="frozen pod templates: made once, never changed, old ones go",
+        why="frozen pod templates and the spec that was accepted last: made once, never changed, old ones go",
     ),
     Permission(
         group="",

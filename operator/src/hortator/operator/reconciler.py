@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 import structlog
 
 from hortator.api.parse import parse
-from hortator.api.v1alpha1 import LLMService
+from hortator.operator.accepted import accepted
 from hortator.operator.client.scheduler import SchedulerAdmin
 from hortator.operator.cluster import (
     Cluster,
@@ -74,8 +74,6 @@ class Reconciler:
         self._metrics = metrics
         self._options = options
         self._now = now
-        self._accepted: dict[Key, tuple[str, LLMService]] = {}
-        """Its uid and the last spec without problems: it keeps serving while a later one has some."""
         self._num_steps: dict[Key, int] = {}
         """Looks in a row that wrote something; see `_next_look_s`."""
         self._log = structlog.get_logger("hortator.operator.reconciler")
@@ -83,7 +81,6 @@ class Reconciler:
     def forget(self, key: Key) -> None:
         """The service is gone."""
         self._executor.forget(key)
-        self._accepted.pop(key, None)
         self._num_steps.pop(key, None)
         self._metrics.forget(key)
 
@@ -187,17 +184,19 @@ class Reconciler:
             loads = await self._schedulers.workers(address) or {}
         observed = observe([*children, *self._inventory.surroundings(key)], meta=meta, loads=loads)
         parsed = parse(service)
-        if parsed.service is not None and not parsed.problems:
-            self._accepted[key] = (meta.uid, parsed.service)
-        uid, accepted = self._accepted.get(key, ("", None))
-        if uid != meta.uid:
-            accepted = None
+        revisions = [child for child in children if child["kind"] == "ControllerRevision"]
+        kept = accepted(service, parsed, known=revisions)
         wanted = None
-        if accepted is not None:
-            revisions = [child for child in children if child["kind"] == "ControllerRevision"]
-            wanted = desired(accepted, uid=meta.uid, options=self._options, revisions=revisions)
+        if kept is not None:
+            wanted = desired(
+                kept.service,
+                uid=meta.uid,
+                options=self._options,
+                generation=kept.generation,
+                revisions=revisions,
+            )
         return plan(
-            accepted,
+            kept.service if kept is not None else None,
             meta=meta,
             desired=wanted,
             problems=parsed.problems,

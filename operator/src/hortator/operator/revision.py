@@ -29,6 +29,7 @@ from hortator.operator.digest import digest
 from hortator.operator.manifests import cache, engine
 from hortator.operator.manifests.metadata import Owner, child
 from hortator.operator.objects import Obj
+from hortator.operator.observed.reading import items, text
 from hortator.operator.options import Options
 
 
@@ -110,8 +111,7 @@ def role_of(obj: Obj) -> RoleName | None:
 
 def is_owned_by(obj: Obj, uid: str) -> bool:
     """Whether an object is a child of the LLMService with this uid, and not of an earlier one of its name."""
-    owners = obj.get("metadata", {}).get("ownerReferences", [])
-    return any(owner.get("uid") == uid for owner in owners)
+    return any(text(owner, "uid") == uid for owner in items(obj, "metadata", "ownerReferences"))
 
 
 def _cache(service: LLMService) -> Obj | None:

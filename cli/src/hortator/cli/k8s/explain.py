@@ -16,6 +16,7 @@ from hortator.api.parse import parse
 from hortator.cli.k8s.client import open_cluster
 from hortator.cli.k8s.options import ClusterOptions
 from hortator.cli.k8s.service import Surroundings, find_service, surroundings
+from hortator.operator.accepted import accepted
 from hortator.operator.desired import desired
 from hortator.operator.objects import Obj
 from hortator.operator.observed import Meta, WorkerLoad, observe
@@ -47,13 +48,19 @@ def explained(service: Obj, around: Surroundings, *, now: datetime) -> str:
         status=status,
     )
     parsed = parse(service)
+    revisions = [child for child in around.children if child["kind"] == "ControllerRevision"]
+    kept = accepted(service, parsed, known=revisions)
     wanted = None
-    if parsed.service is not None and not parsed.problems:
-        revisions = [child for child in around.children if child["kind"] == "ControllerRevision"]
-        images = Images.of_version(version("hortator"))
-        wanted = desired(parsed.service, uid=meta.uid, options=Options(images=images), revisions=revisions)
+    if kept is not None:
+        wanted = desired(
+            kept.service,
+            uid=meta.uid,
+            options=Options(images=Images.of_version(version("hortator"))),
+            generation=kept.generation,
+            revisions=revisions,
+        )
     return explain(
-        parsed.service,
+        kept.service if kept is not None else None,
         meta=meta,
         desired=wanted,
         problems=parsed.problems,

@@ -7,7 +7,8 @@ Rules:
 2. One step: what a plan asks for may be done now, and nothing of it waits for an effect of the rest. A group
    gets at most one write to its StatefulSet. Doing the same plan twice, or half of it, harms nothing.
 3. Rest: with nothing to do there are no actions, and the status is written only when it says something new.
-4. A spec that breaks a rule changes nothing: it is not accepted, and the last one that was keeps serving.
+4. A spec that breaks a rule changes nothing: it is not accepted, and the last one that was (`accepted`) is
+   carried out instead.
 5. Total: no state of the cluster makes it raise.
 
 Order inside a plan: what is shared, what is one too many, each group's own step, starts, drains.
@@ -16,7 +17,6 @@ Order inside a plan: what is shared, what is one too many, each group's own step
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from datetime import datetime
 
 from hortator.api.problem import Problem
@@ -32,7 +32,7 @@ from hortator.operator.plan.groups import next_step
 from hortator.operator.plan.removal import removals
 from hortator.operator.plan.shared import shared_objects
 from hortator.operator.situation import Situation, situation_of
-from hortator.operator.status.report import invalid_status, is_same, status_of
+from hortator.operator.status.report import invalid_status, is_same, status_of, unknown_status
 
 
 def plan(
@@ -47,14 +47,15 @@ def plan(
     """The next step for one LLMService.
 
     With `problems`, `service` and `desired` are those of the last spec that was accepted, if it is known:
-    that one keeps serving, and the status says that the present one is refused. Otherwise nothing is touched.
+    that one is carried out, and the status says that the present one is refused. Otherwise nothing is
+    touched.
     """
     if service is None or desired is None:
-        return _plan((), meta=meta, status=invalid_status(meta, problems=problems, now=now), now=now)
+        return _plan((), meta=meta, status=unknown_status(meta, problems=problems, now=now), now=now)
     situation = situation_of(service, meta=meta, desired=desired, observed=observed, now=now)
     status = status_of(situation)
     if problems:
-        status = invalid_status(replace(meta, status=status), problems=problems, before=meta.status, now=now)
+        status = invalid_status(status, meta=meta, problems=problems, now=now)
     return _plan(_items(situation), meta=meta, status=status, now=now)
 
 

@@ -1,8 +1,10 @@
 """What all groups share: accounts, revisions, scheduler, gateway, cache.
 
-Each object is applied when it is missing or says something else, in the order of `desired.shared`. Revisions
-and the prefetch Job never change: they are created, and a Job of another revision is deleted first. Revisions
-that nothing runs any more are kept up to a limit, for a look at what was.
+The record of the spec comes first: whatever is done is done for a spec that is kept (`accepted`). Each object
+is applied when it is missing or says something else, in the order of `desired.shared`. Records, revisions and
+the prefetch Job never change: they are created, and a Job of another revision is deleted first. Records of
+earlier specs go when that of this one is there; revisions that nothing runs any more are kept up to a limit,
+for a look at what was.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hortator.operator import names
+from hortator.operator.accepted import is_record
 from hortator.operator.objects import Obj, Ref, ref_of
 from hortator.operator.observed.reading import number, text, texts
 from hortator.operator.plan.actions import Create, Delete, Item
@@ -22,12 +25,14 @@ REVISION_HISTORY = 5
 
 def shared_objects(situation: Situation) -> Iterator[Item]:
     """Bring what is shared to what is wanted."""
+    yield from _created(situation, situation.desired.record, "keeps the spec that is carried out")
     for obj in situation.desired.revisions:
         yield from _created(situation, obj, "holds the pod template of a revision")
     for obj in situation.desired.shared:
         yield from applied(situation, obj)
     yield from _prefetch(situation)
     yield from _old_revisions(situation)
+    yield from _old_records(situation)
 
 
 def _created(situation: Situation, obj: Obj, what: str) -> Iterator[Item]:
@@ -66,12 +71,28 @@ def _old_revisions(situation: Situation) -> Iterator[Item]:
     }
     unused = [
         (number(obj, "revision"), ref)
-        for ref, obj in observed.objects.items()
-        if ref.kind == "ControllerRevision" and ref not in observed.leftovers and ref.name not in in_use
+        for ref in _revisions(situation)
+        if ref.name not in in_use and not is_record(obj := observed.objects[ref])
     ]
     unused.sort(key=lambda entry: (-entry[0], entry[1].name))
     for _, ref in unused[REVISION_HISTORY:]:
         yield from _deleted(situation, ref, "is older than the history that is kept")
+
+
+def _old_records(situation: Situation) -> Iterator[Item]:
+    current = ref_of(situation.desired.record)
+    for ref in _revisions(situation):
+        is_older = ref != current and is_record(situation.observed.objects[ref])
+        if is_older and current in situation.observed.objects:
+            yield from _deleted(situation, ref, "keeps a spec that is not carried out any more")
+
+
+def _revisions(situation: Situation) -> list[Ref]:
+    """Our ControllerRevisions."""
+    observed = situation.observed
+    return [
+        ref for ref in observed.objects if ref.kind == "ControllerRevision" and ref not in observed.leftovers
+    ]
 
 
 def _revision(obj: Obj) -> str:

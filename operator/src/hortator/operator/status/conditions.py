@@ -31,6 +31,18 @@ from hortator.operator.status.groups import MAX_MESSAGE, GroupReport
 from hortator.operator.status.reasons import Reason
 from hortator.operator.waiting import model_wait
 
+OBSERVED = (
+    "ModelReady",
+    "Scheduled",
+    "WorkersReady",
+    "SchedulerReady",
+    "Available",
+    "Progressing",
+    "Degraded",
+    "Stalled",
+    "Suspended",
+)
+"""The conditions that follow from what is there, not from what the object says."""
 _MOVING = {"Waiting", "Starting", "Restarting", "Draining"}
 
 

@@ -28,11 +28,17 @@ def explain(
     observed: Observed,
     now: datetime,
 ) -> str:
-    """What blocks an LLMService, and the fix. Total; ends with a newline."""
-    if service is None or desired is None or problems:
-        lines = _invalid(meta, problems)
+    """What blocks an LLMService, and the fix. Total; ends with a newline.
+
+    With `problems`, `service` and `desired` are those of the last accepted spec, None if none is known.
+    """
+    lines: list[str] = []
+    if problems or service is None or desired is None:
+        lines += _invalid(meta, problems)
+    if service is not None and desired is not None:
+        lines += _accepted(situation_of(service, meta=meta, desired=desired, observed=observed, now=now))
     else:
-        lines = _accepted(situation_of(service, meta=meta, desired=desired, observed=observed, now=now))
+        lines.append("what runs is not looked after: no spec that was accepted earlier is known")
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -50,6 +56,8 @@ def _accepted(situation: Situation) -> Iterator[str]:
     ready = by_type["Ready"]
     num_ready = sum(said.is_ready for said in reports)
     counted = f"{num_ready} of {len(reports)} groups ready"
+    if situation.meta.generation != situation.desired.generation:
+        yield f"the spec of generation {situation.desired.generation}, accepted last, is carried out:"
     if ready.status == "True":
         yield f"{situation.meta.name} is ready: {counted}"
     else:

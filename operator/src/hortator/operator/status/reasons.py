@@ -84,7 +84,8 @@ _WAIT = "Wait."
 
 ENTRIES: dict[Reason, Entry] = {
     Reason.INVALID_SPEC: Entry(
-        meaning="The LLMService breaks a rule. What runs is left as it is.",
+        meaning="The LLMService breaks a rule. The last spec that was accepted goes on being carried out; if "
+        "none ever was, nothing is done.",
         remedy="Correct the field that the message names; `hortator validate -f FILE` checks beforehand.",
     ),
     Reason.OPERATOR_FORBIDDEN: Entry(

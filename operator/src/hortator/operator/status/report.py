@@ -22,9 +22,13 @@ from hortator.operator.objects import Obj
 from hortator.operator.observed import Meta
 from hortator.operator.observed.reading import items, text
 from hortator.operator.situation import Situation
-from hortator.operator.status.conditions import Verdict, conditions, verdicts
+from hortator.operator.status.conditions import OBSERVED, Verdict, conditions, verdicts
 from hortator.operator.status.groups import GroupReport, group_status, report
 from hortator.operator.status.reasons import Reason
+
+_NOBODY_LOOKS = "no spec that was accepted earlier is known: nothing is observed or done until one is valid"
+
+_LASTING = {"selector", "endpoints", "restart"}
 
 
 def status_of(situation: Situation) -> Obj:
@@ -63,26 +67,46 @@ def status_of(situation: Situation) -> Obj:
     ).as_dict()
 
 
-def invalid_status(
-    meta: Meta, *, problems: Sequence[Problem], now: datetime, before: Obj | None = None
-) -> Obj:
-    """The status of an object that breaks a rule: `meta.status`, but not accepted and therefore not ready.
+def invalid_status(said: Obj, *, meta: Meta, problems: Sequence[Problem], now: datetime) -> Obj:
+    """The status of an object that breaks a rule while its last accepted spec is carried out.
 
-    `before` is what the object says now, where that is not `meta.status`: times of conditions come from it.
+    `said` is what is observed of that one; the object itself is not accepted, and therefore not ready.
     """
+    refused = _refused(meta, problems, now)
+    kept = [entry for entry in items(said, "conditions") if text(entry, "type") not in {"Ready", "Accepted"}]
+    return dict(said) | {"conditions": refused + kept}
+
+
+def unknown_status(meta: Meta, *, problems: Sequence[Problem], now: datetime) -> Obj:
+    """The status of an object that breaks a rule when nothing says what was accepted before: nobody looks.
+
+    Of what the object says now only that stays which nothing that happens makes untrue.
+    """
+    unknown = [
+        Verdict(type=kind, status="Unknown", reason=Reason.INVALID_SPEC, message=_NOBODY_LOOKS)
+        for kind in OBSERVED
+    ]
+    lasting = {name: value for name, value in meta.status.items() if name in _LASTING}
+    return lasting | {
+        "observedGeneration": meta.generation,
+        "conditions": _refused(meta, problems, now) + _dumped(unknown, meta, now),
+    }
+
+
+def _refused(meta: Meta, problems: Sequence[Problem], now: datetime) -> list[Obj]:
     said = "; ".join(str(problem) for problem in problems) or "the object cannot be read"
     refused = [
         Verdict(type=kind, status="False", reason=Reason.INVALID_SPEC, message=said)
         for kind in ("Ready", "Accepted")
     ]
-    past = meta.status if before is None else before
-    new = [
+    return _dumped(refused, meta, now)
+
+
+def _dumped(found: Sequence[Verdict], meta: Meta, now: datetime) -> list[Obj]:
+    return [
         one.model_dump(mode="json", by_alias=True, exclude_none=True)
-        for one in conditions(refused, before=past, generation=meta.generation, now=now)
+        for one in conditions(found, before=meta.status, generation=meta.generation, now=now)
     ]
-    others = items(meta.status, "conditions")
-    kept = [entry for entry in others if text(entry, "type") not in {"Ready", "Accepted"}]
-    return dict(meta.status) | {"observedGeneration": meta.generation, "conditions": new + kept}
 
 
 def is_same(one: Any, other: Any) -> bool:
