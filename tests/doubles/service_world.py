@@ -3,8 +3,8 @@
 The world moves in ticks: the operator looks (and can be killed after any write), controllers and kubelets take a
 step, engines join or end, requests finish, a second passes. Everything is deterministic.
 
-Engines: each run of a container is a boot. A boot joins the epoch in its pod's label; the second boot of a rank
-in an epoch is refused and ends, and when any boot of an epoch has ended the others end as well. A member is
+Engines: each run of a container is a boot. A boot joins the epoch in its pod's label, of the incarnation that its
+environment names (so do the processes of a pod: that is all they know); the second boot of a rank in it is refused and ends, and when any boot of an epoch has ended the others end as well. A member is
 ready when every member of its epoch has joined with its only boot and the scheduler is up.
 
 What must hold whatever happens is checked as it happens, and collected in `broken`:
@@ -104,8 +104,8 @@ class World:
         for name, arguments in (nodes or {"n-0": {}}).items():
             self.kubelets.add_node(name, **arguments)
         self.broken: list[str] = []
-        self.epochs: dict[tuple[str, int], Epoch] = {}
-        """By uid of the StatefulSet and number: a group that is made anew counts from 1 again."""
+        self.epochs: dict[tuple[str, str, int], Epoch] = {}
+        """By group, incarnation and number: a group that is made anew counts from 1 again."""
         self.num_refused = 0
         """Second boots of a rank in an epoch."""
         self.acts: dict[str, Act | None] = {}
@@ -321,13 +321,14 @@ class World:
             return found
         for group, statefulset in self.statefulsets().items():
             number = self.epoch_of(group)
-            epoch = self.epochs.get((statefulset["metadata"]["uid"], number))
+            made = _incarnation(statefulset["spec"]["template"])
+            epoch = self.epochs.get((group, made, number))
             if epoch is None or epoch.is_over or not self._is_complete(group, epoch):
                 continue
             parsed = names.parse_group_name(group)
             assert parsed is not None
             worker_id = names.worker_id(parsed.role, parsed.index)
-            boot_id = f"{number}-{epoch.joined[0].pod_uid[:8]}"
+            boot_id = f"{number}-{made}-{epoch.joined[0].pod_uid[:8]}"
             found[worker_id] = WorkerLoad(
                 worker_id=worker_id,
                 boot_id=boot_id,
@@ -358,7 +359,7 @@ class World:
             return self.acts[name] or End()
         group, ordinal = name.rpartition("-")[0], int(name.rpartition("-")[2])
         number = int(pod["metadata"]["labels"][names.LABEL_EPOCH])
-        epoch = self.epochs.setdefault((pod["metadata"]["ownerReferences"][0]["uid"], number), Epoch())
+        epoch = self.epochs.setdefault((group, _incarnation(pod), number), Epoch())
         status = (pod.get("status", {}).get("containerStatuses") or [{}])[0]
         boot = Boot(pod_uid=pod["metadata"]["uid"], run=status.get("restartCount", 0))
         first = epoch.joined.setdefault(ordinal, boot)
@@ -443,7 +444,12 @@ class World:
                     and pod["metadata"]["labels"][names.LABEL_EPOCH] == str(number)
                     for pod in pods
                 )
-                and (epoch := self.epochs.get((statefulset["metadata"]["uid"], number))) is not None
+                and (
+                    epoch := self.epochs.get(
+                        (group.name, _incarnation(statefulset["spec"]["template"]), number)
+                    )
+                )
+                is not None
                 and not epoch.is_over
                 and self._is_complete(group.name, epoch)
             )
@@ -520,6 +526,12 @@ class World:
             if epoch < self._epoch_seen.get(uid, 0):
                 self.broken.append(f"{self.clock}: epoch of {name} went back to {epoch}")
             self._epoch_seen[uid] = epoch
+
+
+def _incarnation(pod: Obj) -> str:
+    """What the processes of a pod are told of the group's making."""
+    env = pod["spec"]["containers"][0]["env"]
+    return next((one.get("value", "") for one in env if one["name"] == "HORTATOR_WORKER_INCARNATION"), "")
 
 
 def _key(ref: Ref) -> Key:

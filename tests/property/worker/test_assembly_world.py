@@ -39,9 +39,14 @@ class AssemblyWorld(RuleBasedStateMachine):
         self.assembly = Assembly(leader, LIMITS, now=0.0)
         self.take(self.assembly.start())
 
-    def place(self, ordinal: int, epoch: int, *, worker_id: str = "w") -> GroupPlace:
+    def place(self, ordinal: int, epoch: int, *, worker_id: str = "w", made: str = "x") -> GroupPlace:
         return GroupPlace(
-            worker_id=worker_id, group_size=self.size, ordinal=ordinal, epoch=epoch, pod_name=f"p-{ordinal}"
+            worker_id=worker_id,
+            group_size=self.size,
+            ordinal=ordinal,
+            epoch=epoch,
+            pod_name=f"p-{ordinal}",
+            incarnation=made,
         )
 
     def take(self, commands: list) -> None:
@@ -64,10 +69,11 @@ class AssemblyWorld(RuleBasedStateMachine):
                     pass
 
     @rule(ordinal=st.integers(0, 4), epoch=st.sampled_from([EPOCH - 1, EPOCH, EPOCH, EPOCH, EPOCH + 1]),
-          boot=st.sampled_from("abc"), worker_id=st.sampled_from(["w", "w", "w", "other"]))  # fmt: skip
-    def join(self, ordinal: int, epoch: int, boot: str, worker_id: str) -> None:
+          boot=st.sampled_from("abc"), worker_id=st.sampled_from(["w", "w", "w", "other"]),
+          made=st.sampled_from("xxxy"))  # fmt: skip
+    def join(self, ordinal: int, epoch: int, boot: str, worker_id: str, made: str) -> None:
         self.next_link += 1
-        member = Member(place=self.place(ordinal, epoch, worker_id=worker_id), boot_id=boot)
+        member = Member(place=self.place(ordinal, epoch, worker_id=worker_id, made=made), boot_id=boot)
         self.open_links[self.next_link] = member
         self.take(self.assembly.handle(Joined(link=self.next_link, member=member), self.now))
 
@@ -109,6 +115,7 @@ class AssemblyWorld(RuleBasedStateMachine):
         assert len(ordinals) == len(set(ordinals))
         assert all(member.place.epoch == EPOCH for member in self.ever_welcomed)
         assert all(member.place.worker_id == "w" for member in self.ever_welcomed)
+        assert all(member.place.incarnation == "x" for member in self.ever_welcomed)
         assert self.completions <= 1
 
     @invariant()

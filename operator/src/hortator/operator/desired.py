@@ -73,12 +73,13 @@ class DesiredGroup:
         annotations: Mapping[str, str],
         domain: tuple[str, str] | None = None,
         revision: Obj | None = None,
+        uid: str = "",
     ) -> Obj:
         """The whole object as it is applied: what is left out of `annotations` goes.
 
         `replicas` is 0 until the group is admitted, then `num_members`; `domain` binds all members to a node
         label. `revision` is the ControllerRevision of another revision than the desired one, for a group that
-        still runs it.
+        still runs it. `uid` is that of the StatefulSet, which its members know each other by.
         """
         return group.statefulset(
             self.group,
@@ -90,6 +91,7 @@ class DesiredGroup:
             drain_timeout_s=self.drain_timeout_s,
             annotations=annotations,
             domain=domain,
+            uid=uid,
         )
 
     def pdb(self, *, is_open: bool) -> Obj:

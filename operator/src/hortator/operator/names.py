@@ -127,6 +127,11 @@ def identity_name(service: str, role: RoleName, index: int, uid: str) -> str:
     return f"{group_name(service, role, index)}-identity-{digest(uid, length=IDENTITY_HASH_LENGTH)}"
 
 
+def incarnation(uid: str) -> str:
+    """What tells a group from one of its name that was there before; `uid` is its StatefulSet's."""
+    return digest(uid, length=REVISION_HASH_LENGTH) if uid else ""
+
+
 def worker_id(role: RoleName, index: int) -> str:
     """What the scheduler calls the worker of a group, the same as on one machine: `prefill-0`."""
     return f"{role_label(role)}-{index}"

@@ -86,9 +86,18 @@ def test_what_controllers_make_of_our_children_is_no_child():
 
 
 @pytest.mark.parametrize(
-    ("boot_id", "is_known"), [("2-abc", True), ("1-abc", False), ("abc", False), ("x-1", False)]
+    ("boot_id", "is_known"),
+    [
+        ("2-abc", True),  # of a template that names no incarnation
+        (f"2-{names.incarnation('uid-demo-a-0')}-abc", True),
+        (f"2-{names.incarnation('uid-before')}-abc", False),
+        (f"1-{names.incarnation('uid-demo-a-0')}-abc", False),
+        ("1-abc", False),
+        ("abc", False),
+        ("x-1", False),
+    ],
 )
-def test_a_load_counts_for_the_epoch_that_its_boot_names(boot_id, is_known):
+def test_a_load_counts_for_the_epoch_and_the_statefulset_that_its_boot_names(boot_id, is_known):
     load = WorkerLoad(
         worker_id="aggregated-0",
         boot_id=boot_id,

@@ -28,7 +28,13 @@ LIMITS = GroupLimits(startup_timeout_s=60.0, heartbeat_interval_s=1.0, heartbeat
 
 
 def a_member(
-    ordinal: int, *, epoch: int = 3, boot: str = "a", worker_id: str = "decode-0", size: int = 3
+    ordinal: int,
+    *,
+    epoch: int = 3,
+    boot: str = "a",
+    worker_id: str = "decode-0",
+    size: int = 3,
+    made: str = "x",
 ) -> Member:
     place = GroupPlace(
         worker_id=worker_id,
@@ -37,6 +43,7 @@ def a_member(
         epoch=epoch,
         pod_name=f"svc-d-0-{ordinal}",
         node_name="n1",
+        incarnation=made,
     )
     return Member(place=place, boot_id=f"{epoch}-{boot}")
 
@@ -111,6 +118,9 @@ def test_a_newer_epoch_ends_the_leader_and_lets_the_member_dial_again():
     [
         (a_member(1, worker_id="decode-1"), "this is the leader of decode-0, not of decode-1"),
         (a_member(1, size=2), "this group has 3 members, not 2"),
+        (a_member(1, made="y"), "this is incarnation 'x' of decode-0, not 'y'"),
+        (a_member(1, made="", epoch=2), "this is incarnation 'x' of decode-0, not ''"),
+        (a_member(1, made="y", epoch=9), "this is incarnation 'x' of decode-0, not 'y'"),
         (a_member(3), "no member 3 in a group of 3"),
         (a_member(0, boot="b"), "no member 0 in a group of 3"),
     ],

@@ -26,9 +26,15 @@ def test_a_process_that_is_no_pods_has_no_place():
 
 
 def test_the_place_comes_from_the_ordinal_of_the_pods_name():
-    place = WorkerSettings.load(**IN_A_GROUP, node_name="n7").group_place()
+    place = WorkerSettings.load(**IN_A_GROUP, node_name="n7", incarnation="x7").group_place()
     assert place == GroupPlace(
-        worker_id="decode-0", group_size=4, ordinal=2, epoch=3, pod_name="svc-d-0-2", node_name="n7"
+        worker_id="decode-0",
+        group_size=4,
+        ordinal=2,
+        epoch=3,
+        pod_name="svc-d-0-2",
+        node_name="n7",
+        incarnation="x7",
     )
     assert not place.is_leader
 
@@ -73,6 +79,9 @@ def test_a_boot_id_begins_with_the_epoch_and_differs_at_every_start():
     first, second = settings.new_boot_id(), settings.new_boot_id()
     assert first != second
     assert re.fullmatch(r"3-[0-9a-f]{16}", first)
+    assert re.fullmatch(
+        r"3-x7-[0-9a-f]{16}", WorkerSettings.load(**IN_A_GROUP, incarnation="x7").new_boot_id()
+    )
     assert re.fullmatch(r"[0-9a-f]{16}", WorkerSettings.load().new_boot_id())
 
 

@@ -85,6 +85,12 @@ class WorkerSettings(Settings):
         lt=1 << 63,
         description="Epoch of the EP group, higher at every restart of it; an ordinal joins an epoch once.",
     )
+    incarnation: str = Field(
+        default="",
+        pattern=r"^[a-z0-9]{0,63}$",
+        description="Which making of the EP group this is, the same in all members: one that was deleted and "
+        "made again counts its epochs anew.",
+    )
     leader_address: str = Field(
         default="",
         description="`host:port` where the other members find ordinal 0; a name is looked up anew.",
@@ -162,9 +168,11 @@ class WorkerSettings(Settings):
         return f"{f'[{host}]' if ':' in host else host}:{bound.rpartition(':')[2]}"
 
     def new_boot_id(self) -> str:
-        """Of this start of the process; in a group it begins with the epoch."""
+        """Of this start of the process; in a group it begins with epoch and incarnation."""
         boot = secrets.token_hex(8)
-        return boot if self.epoch is None else f"{self.epoch}-{boot}"
+        if self.epoch is None:
+            return boot
+        return "-".join(part for part in (str(self.epoch), self.incarnation, boot) if part)
 
     def group_place(self) -> GroupPlace | None:
         """Where this process stands in its group; None: it is no pod's.
@@ -185,6 +193,7 @@ class WorkerSettings(Settings):
             epoch=self.epoch or 0,
             pod_name=self.pod_name,
             node_name=self.node_name,
+            incarnation=self.incarnation,
         )
 
     def _group_problems(self, ordinal: int | None) -> Iterator[str]:

@@ -5,6 +5,7 @@ but marks in their place, which `group` fills in:
 
     GROUP_NAME, GROUP_INDEX, WORKER_ID    of the group
     IDENTITY                              of the group's Secret
+    INCARNATION                           of the group's StatefulSet
     DRAIN_TIMEOUT_S                       follows the LLMService without a new revision
 
 A value of the manifest that spells a mark is filled in as well.
@@ -31,6 +32,7 @@ GROUP_NAME = "@@GROUP_NAME@@"
 GROUP_INDEX = "@@GROUP_INDEX@@"
 WORKER_ID = "@@WORKER_ID@@"
 IDENTITY = "@@IDENTITY@@"
+INCARNATION = "@@INCARNATION@@"
 DRAIN_TIMEOUT_S = "@@DRAIN_TIMEOUT_S@@"
 
 PREFIX = "HORTATOR_WORKER_"
@@ -98,6 +100,7 @@ def _environment(service: LLMService, role: RoleSpec, owner: Owner, options: Opt
         "port": names.PORT_WORKER,
         "scheduler_addresses": [f"{scheduler}:{names.PORT_SCHEDULER}"],
         "group_size": role.nodes,
+        "incarnation": INCARNATION,
         "leader_address": f"{GROUP_NAME}-0.{leader}:{names.PORT_JOIN}",
         "join_port": names.PORT_JOIN,
         "startup_timeout_s": role.startup_timeout_s,

@@ -31,11 +31,16 @@ def statefulset(
     drain_timeout_s: float,
     annotations: Mapping[str, str],
     domain: tuple[str, str] | None,
+    uid: str,
 ) -> Obj:
-    """`template` is a revision's frozen one; `domain` is a node label that all members are bound to."""
+    """The StatefulSet.
+
+    `template` is a revision's frozen one; `domain` is a node label that all members are bound to; `uid` is
+    that of the StatefulSet, "" while there is none: its pods are made only when it has one.
+    """
     name = names.group_name(owner.name, group.role_name, group.index)
     labels = names.group_labels(owner.name, group.role_name, group.index)
-    filled = fill(template, group, owner=owner, drain_timeout_s=drain_timeout_s)
+    filled = fill(template, group, owner=owner, drain_timeout_s=drain_timeout_s, uid=uid)
     filled["metadata"]["labels"] |= {names.LABEL_REVISION: revision, names.LABEL_EPOCH: str(epoch)}
     if group.is_scale_unit and group.role.nodes == 1:
         filled["metadata"]["labels"][names.LABEL_SCALE_UNIT] = "true"
@@ -92,13 +97,14 @@ def with_token(secret: Obj, token: str) -> Obj:
     return secret | {"stringData": {IDENTITY_KEY: token}}
 
 
-def fill(template: Obj, group: Group, *, owner: Owner, drain_timeout_s: float) -> Obj:
-    """A copy of a frozen template with a group's values in place of the marks."""
+def fill(template: Obj, group: Group, *, owner: Owner, drain_timeout_s: float, uid: str) -> Obj:
+    """A copy of a frozen template with a group's values in place of the marks; `uid` is its StatefulSet's."""
     values = {
         engine.GROUP_NAME: names.group_name(owner.name, group.role_name, group.index),
         engine.GROUP_INDEX: str(group.index),
         engine.WORKER_ID: names.worker_id(group.role_name, group.index),
         engine.IDENTITY: names.identity_name(owner.name, group.role_name, group.index, owner.uid),
+        engine.INCARNATION: names.incarnation(uid),
         engine.DRAIN_TIMEOUT_S: f"{drain_timeout_s:g}",
     }
     filled: Obj = _filled(template, values)

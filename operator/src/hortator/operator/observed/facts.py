@@ -32,7 +32,7 @@ class WorkerLoad:
 
     worker_id: str
     boot_id: str
-    """`<epoch>-<random>` where the worker is an EP group on Kubernetes."""
+    """`<epoch>-<incarnation>-<random>` where the worker is an EP group on Kubernetes."""
     state: str
     num_in_flight: int
     num_ranks: int
@@ -44,6 +44,12 @@ class WorkerLoad:
         """Of the boot that reports; None when the boot id names none."""
         head, dash, _ = self.boot_id.partition("-")
         return int(head) if dash and head.isascii() and head.isdigit() and len(head) < 19 else None
+
+    @property
+    def incarnation(self) -> str:
+        """Of the boot that reports; "" when the boot id names none."""
+        parts = self.boot_id.split("-")
+        return parts[1] if len(parts) == 3 else ""  # epoch, incarnation, random
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +142,7 @@ class GroupFacts:
     statefulset: Obj
     """The raw object; empty when there is none."""
     load: WorkerLoad | None
-    """What the scheduler says of this epoch's worker."""
+    """What the scheduler says of this epoch's worker, if it is one of this StatefulSet."""
     events: tuple[WarningEvent, ...]
     """About the StatefulSet itself: pods that it could not create."""
 

@@ -190,9 +190,14 @@ def _group(
             sorted((_member(pod, uid, events) for pod in pods), key=lambda pod: (pod.ordinal, pod.uid))
         ),
         statefulset=statefulset,
-        load=load if load is not None and load.epoch == epoch else None,
+        load=load if load is not None and _is_of(load, epoch, uid) else None,
         events=tuple(_about(statefulset, "StatefulSet", events)) if statefulset else (),
     )
+
+
+def _is_of(load: WorkerLoad, epoch: int, uid: str) -> bool:
+    """Whether a worker reports for this epoch of this StatefulSet; an older template names no incarnation."""
+    return load.epoch == epoch and load.incarnation in {"", names.incarnation(uid)}
 
 
 def _member(pod: Obj, owner_uid: str, events: _Events) -> PodFacts:

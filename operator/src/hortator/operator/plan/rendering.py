@@ -36,6 +36,7 @@ def admitted(
         replicas=wanted.num_members,
         annotations=write_memory(memory),
         domain=domain,
+        uid=group.uid,
     )
     return _over(group, obj)
 

@@ -8,9 +8,10 @@ Rules:
 
 1. An ordinal joins an epoch once. A second boot of it is refused and breaks the group: what the first boot
    had is gone, and only a new epoch makes a whole group again.
-2. Only members of this epoch, group and size are taken. One of an older epoch is refused for good, and
-   nothing else happens: it is a leftover. One of a newer epoch shows that the leader is the leftover: the
-   leader ends, and the member may dial again.
+2. Only members of this epoch, group, incarnation and size are taken. One of another incarnation is refused
+   whatever its epoch, and nothing else happens: epochs of two incarnations say nothing of each other. One of
+   an older epoch is refused for good, and nothing else happens: it is a leftover. One of a newer epoch shows
+   that the leader is the leftover: the leader ends, and the member may dial again.
 3. A member whose link breaks, or that is silent for the heartbeat timeout, breaks the group, complete or not.
 4. A member that was told to stop stays: the leader drains and dismisses everybody. If it goes before, rule 3.
 5. Not complete within the start-up timeout: broken, and the missing ordinals are named.
@@ -310,6 +311,8 @@ def _wrong_group(theirs: GroupPlace, ours: GroupPlace) -> str:
         return f"this is the leader of {ours.worker_id}, not of {theirs.worker_id}"
     if theirs.group_size != ours.group_size:
         return f"this group has {ours.group_size} members, not {theirs.group_size}"
+    if theirs.incarnation != ours.incarnation:
+        return f"this is incarnation {ours.incarnation!r} of {ours.worker_id}, not {theirs.incarnation!r}"
     if not 0 < theirs.ordinal < ours.group_size:
         return f"no member {theirs.ordinal} in a group of {ours.group_size}"
     return ""

@@ -39,6 +39,7 @@ def encode_hello(member: Member) -> pb.JoinRequest:
             boot_id=member.boot_id,
             pod_name=place.pod_name,
             node_name=place.node_name,
+            incarnation=place.incarnation,
         )
     )
 
@@ -53,6 +54,7 @@ def decode_hello(hello: pb.MemberHello) -> Member:
             epoch=hello.epoch,
             pod_name=hello.pod_name,
             node_name=hello.node_name,
+            incarnation=hello.incarnation,
         ),
         boot_id=hello.boot_id,
     )

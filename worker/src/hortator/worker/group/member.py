@@ -18,6 +18,8 @@ class GroupPlace:
     """Grows by one at every restart of the group."""
     pod_name: str
     node_name: str = ""
+    incarnation: str = ""
+    """Which making of the group this is: one that was deleted and made again counts its epochs anew."""
 
     @property
     def is_leader(self) -> bool:

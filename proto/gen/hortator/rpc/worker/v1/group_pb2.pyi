@@ -59,6 +59,7 @@ class MemberHello(_message.Message):
     BOOT_ID_FIELD_NUMBER: _builtins.int
     POD_NAME_FIELD_NUMBER: _builtins.int
     NODE_NAME_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     group_size: _builtins.int
     ordinal: _builtins.int
@@ -68,6 +69,8 @@ class MemberHello(_message.Message):
     """New at every start of the process."""
     pod_name: _builtins.str
     node_name: _builtins.str
+    incarnation: _builtins.str
+    """Which making of the group this is: one that was deleted and made again counts its epochs anew."""
     def __init__(
         self,
         *,
@@ -78,10 +81,11 @@ class MemberHello(_message.Message):
         boot_id: _builtins.str = ...,
         pod_name: _builtins.str = ...,
         node_name: _builtins.str = ...,
+        incarnation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "epoch", b"epoch", "group_size", b"group_size", "node_name", b"node_name", "ordinal", b"ordinal", "pod_name", b"pod_name", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "epoch", b"epoch", "group_size", b"group_size", "incarnation", b"incarnation", "node_name", b"node_name", "ordinal", b"ordinal", "pod_name", b"pod_name", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
