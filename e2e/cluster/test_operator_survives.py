@@ -1,17 +1,22 @@
 """What goes wrong around the operator: stopped, cut off, lied to, not told. It goes on where the cluster stands."""
 
+import contextlib
+import itertools
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from cluster.kube import Obj
+from cluster.kube import Kube, Obj
 from cluster.operators import SERVICES, Operators, operators_in
 from cluster.proxy.faults import Fault
 from cluster.test_operator import condition, is_ready, sample
 
 GROUPS = {"simulated-p-0": 2, "simulated-p-1": 2, "simulated-d-0": 4}
+LEASE_S, DEADLINE_S = 6.0, 4.0
+EDIT_INTERVAL_S = 0.1
 
 
 @pytest.fixture
@@ -41,8 +46,8 @@ class Service:
         path = self.lab.client.path(*SERVICES, self.namespace, "simulated")
         self.lab.client.request("PATCH", path, {"spec": spec}, content_type="application/merge-patch+json")
 
-    def now(self) -> Obj:
-        return self.lab.client.get(*SERVICES, "simulated", self.namespace) or {}
+    def now(self, client: Kube | None = None) -> Obj:
+        return (client or self.lab.client).get(*SERVICES, "simulated", self.namespace) or {}
 
     def when(self, until: Callable[[Obj | None], object], *, timeout_s: float = 60.0) -> Obj:
         try:
@@ -96,6 +101,89 @@ def test_a_leader_that_was_stopped_writes_nothing_when_it_wakes_up(
     writes = proxy.faults.passed(since=woken_at, writes=True)
     assert [one.target for one in writes if "/leases/" not in one.target] == []
     assert service.epochs() == {"simulated-p-0": 2, "simulated-p-1": 1, "simulated-d-0": 1}
+
+
+def test_a_leader_that_cannot_renew_writes_nothing_after_its_term(lab, nodes, faulty_api, operators, service):
+    """The API server takes every other write of it, and there is something to write at every moment."""
+    proxy, _ = faulty_api
+    times = {
+        "lease_duration_s": str(LEASE_S),
+        "lease_renew_deadline_s": str(DEADLINE_S),
+        "lease_retry_s": "0.5",
+    }
+    first = operators.start(**times)
+    service.create()
+    service.when(is_ready)
+    second = operators.start(kubeconfig=str(lab.kubeconfig), **times)  # it goes another way
+    no_renewals = Fault(methods="PUT PATCH POST", path="/leases/", answer=500)
+    slow_writes = Fault(methods="PUT PATCH POST DELETE", delay_s=0.5)  # one is under way at any moment
+    with _edits(lab, service) as edited_at:
+        time.sleep(1)
+        with proxy.faults.failing(no_renewals, slow_writes):
+            failing_since = time.monotonic()
+            nodes.do(service.namespace, "simulated-p-0-0", "crash", exit_code=1)
+            lab.processes.wait_until(lambda: not first.is_alive(), what="the first one ends", timeout_s=30)
+            ended_at = time.monotonic()
+            nodes.do(service.namespace, "simulated-d-0-1", "crash", exit_code=1)
+            lab.processes.wait_until(
+                lambda: second.metric("hortator_operator_leader") == 1.0,
+                what="the second one leads",
+                timeout_s=30,
+            )
+    assert first.process.child.returncode == 1
+
+    through = [one for one in proxy.faults.passed(writes=True) if one.status in range(200, 300)]
+    renewed_at = max(one.asked_at for one in through if "/leases/" in one.target)
+    written = [one for one in through if "/leases/" not in one.target and one.asked_at > failing_since]
+    assert renewed_at < failing_since
+    assert max(one.asked_at for one in written) < renewed_at + DEADLINE_S
+    assert max(one.at for one in written) < renewed_at + LEASE_S  # what was under way then has arrived
+    assert ended_at < renewed_at + LEASE_S
+    # it was not for want of work: there was some all the time, and it was done until the term ended
+    assert max(one.asked_at for one in written) > renewed_at + DEADLINE_S - 1
+    assert sum(at > renewed_at + DEADLINE_S for at in edited_at) > 1 / EDIT_INTERVAL_S
+
+    service.when(
+        lambda found: (
+            is_ready(found)
+            and service.epochs() == {"simulated-p-0": 2, "simulated-p-1": 1, "simulated-d-0": 2}
+            and found["status"]["observedGeneration"] == found["metadata"]["generation"]
+        )
+    )
+    taken_at = min(
+        one.asked_at
+        for one in lab.proxy.faults.passed(since=renewed_at, writes=True)
+        if f"/namespaces/{service.namespace}/leases/" in one.target
+    )
+    assert taken_at >= renewed_at + LEASE_S
+
+
+@contextlib.contextmanager
+def _edits(lab, service: Service) -> Iterator[list[float]]:
+    """People change the service all the time, within the block: two children and the status; when they did."""
+    made: list[float] = []
+    is_over = threading.Event()
+    client = Kube.from_kubeconfig(lab.kubeconfig)
+
+    def edit() -> None:
+        for number in itertools.count():
+            if is_over.wait(EDIT_INTERVAL_S):
+                break
+            change = {
+                "gateway": {"replicas": 1 + number % 2},
+                "scheduler": {"queue": {"timeout": f"{30 + number % 2}s"}},
+            }
+            client.patch(service.now(client), {"spec": change})
+            made.append(time.monotonic())
+
+    thread = threading.Thread(target=edit, name="edits")
+    thread.start()
+    try:
+        yield made
+    finally:
+        is_over.set()
+        thread.join()
+        client.close()
 
 
 def test_storms_of_errors_are_ridden_out(faulty_api, nodes, operators, service):

@@ -45,7 +45,8 @@ class Fault:
 class Passed:
     """One request that was answered."""
 
-    at: float  # time.monotonic()
+    asked_at: float  # time.monotonic()
+    at: float  # of the answer
     method: str
     target: str
     status: int  # 0: the connection was closed instead
@@ -97,6 +98,7 @@ class Faults:
     def record(self, request: Request, status: int, *, is_fault: bool) -> None:
         """Note a request that is over (a watch: that began)."""
         entry = Passed(
+            asked_at=request.arrived_at,
             at=time.monotonic(),
             method=request.method,
             target=request.target,

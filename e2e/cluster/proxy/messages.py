@@ -1,6 +1,7 @@
 """HTTP/1.1 as far as a proxy for an API server needs it: heads, bodies of any framing, chunk by chunk."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -54,6 +55,7 @@ class Request:
     target: str
     head: Head
     body: bytes
+    arrived_at: float = field(default_factory=time.monotonic)
 
     @property
     def path(self) -> str:
