@@ -186,33 +186,26 @@ def _edits(lab, service: Service) -> Iterator[list[float]]:
         client.close()
 
 
-def test_storms_of_errors_are_ridden_out(faulty_api, nodes, operators, service):
+@pytest.mark.parametrize(
+    ("resync_s", "inactivity_s", "is_for_ever"),
+    [
+        pytest.param("5", "300", True, id="complete lists find what the watches do not tell"),
+        pytest.param("600", "3", False, id="a watch that says nothing is begun anew"),
+    ],
+)
+def test_silent_watches_are_noticed(
+    faulty_api, namespace, nodes, operators, service, resync_s, inactivity_s, is_for_ever
+):
     proxy, _ = faulty_api
-    operators.start()
-    storm = [
-        Fault(share=0.25, answer=429, retry_after_s=1, watches=False),
-        Fault(share=0.3, answer=500, watches=False),
-        Fault(share=0.3, methods="PATCH POST DELETE", answer=409),
-        Fault(share=0.2, methods="PATCH POST DELETE", lose="reply"),
-        Fault(share=0.5, answer=500, watches=True),
-    ]
-    with proxy.faults.failing(*storm):
-        service.create()
-        time.sleep(12)
-    service.when(is_ready)
-    assert service.epochs() == dict.fromkeys(GROUPS, 1)
-
-
-def test_silent_watches_are_noticed(faulty_api, namespace, nodes, operators, service):
-    proxy, _ = faulty_api
-    operators.start(watch_inactivity_s="300")
+    operators.start(resync_interval_s=resync_s, watch_inactivity_s=inactivity_s)
     service.create()
     service.when(is_ready)
-    with proxy.faults.failing(Fault(watches=True, silent=True)):
+    silent = Fault(watches=True, silent=True, arrived_before=None if is_for_ever else time.monotonic())
+    with proxy.faults.failing(silent):
         nodes.do(namespace, "simulated-d-0-1", "crash", exit_code=1)
         service.when(lambda _: service.epochs()["simulated-d-0"] == 2, timeout_s=30)
         service.when(is_ready)
-    assert service.epochs()["simulated-d-0"] == 2
+    assert service.epochs() == {"simulated-p-0": 1, "simulated-p-1": 1, "simulated-d-0": 2}
 
 
 def test_an_api_server_that_answers_nothing_for_30_s_changes_nothing(lab, nodes, operators, service):

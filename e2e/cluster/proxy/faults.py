@@ -22,6 +22,7 @@ class Fault:
     methods: str = ""  # words; none: all
     path: str = ""  # regular expression, searched in path and query
     watches: bool | None = None  # only watches, only others, or both
+    arrived_before: float | None = None  # time.monotonic(); none: all
     share: float = 1.0  # of the requests that match
     times: int | None = None  # at most so often
     # what happens, in this order
@@ -37,6 +38,7 @@ class Fault:
         return (
             (not self.methods or request.method in self.methods.split())
             and (self.watches is None or self.watches == request.is_watch)
+            and (self.arrived_before is None or request.arrived_at < self.arrived_before)
             and re.search(self.path, request.target) is not None
         )
 
