@@ -20,12 +20,14 @@ def groups_of_sample(num_role_sets: int) -> dict[str, int]:
     return prefill | {f"simulated-d-{index}": 4 for index in range(num_role_sets)}
 
 
-def joined_twice(seen: Recorder) -> list[tuple[int, str]]:
-    """(epoch, pod) of pods that were there twice in one epoch."""
-    uids: dict[tuple[int, str], set[str]] = {}
+def joined_twice(seen: Recorder) -> list[tuple[str, int, str]]:
+    """(uid of the StatefulSet, epoch, pod) of pods that were there twice in one epoch."""
+    uids: dict[tuple[str, int, str], set[str]] = {}
     for one in seen.all("Pod"):
         if _is_member(one.obj):
-            uids.setdefault((epoch_of(one.obj), one.name), set()).add(one.obj["metadata"]["uid"])
+            [owner] = one.obj["metadata"]["ownerReferences"]
+            key = (owner["uid"], epoch_of(one.obj), one.name)
+            uids.setdefault(key, set()).add(one.obj["metadata"]["uid"])
     return [key for key, found in uids.items() if len(found) > 1]
 
 

@@ -10,7 +10,8 @@ GROUPS = groups_of_sample(1)
 
 
 def labelled(name, epoch, **fields):
-    return {"metadata": {"name": name, "uid": name, "labels": {f"{PREFIX}epoch": str(epoch)}}, **fields}
+    metadata = {"name": name, "uid": name, "labels": {f"{PREFIX}epoch": str(epoch)}}
+    return {"metadata": metadata | {"ownerReferences": [{"uid": "a set"}]}, **fields}
 
 
 def service(*, is_ready):
@@ -61,6 +62,10 @@ def test_a_second_pod_of_a_name_in_one_epoch_has_joined_twice():
     record = record_of(all_pods())
     assert joined_twice(record) == []
     again = labelled("simulated-p-0-1", 2)
-    again["metadata"]["uid"] = "another"
+    again["metadata"] |= {"uid": "another", "ownerReferences": [{"uid": "a set that was made again"}]}
     record.add("Pod", Seen(at=5.0, is_gone=False, obj=again))
-    assert joined_twice(record) == [(2, "simulated-p-0-1")]
+    assert joined_twice(record) == []
+    again = labelled("simulated-p-0-1", 2)
+    again["metadata"]["uid"] = "another"
+    record.add("Pod", Seen(at=6.0, is_gone=False, obj=again))
+    assert joined_twice(record) == [("a set", 2, "simulated-p-0-1")]
