@@ -1,21 +1,26 @@
 """What an Engine is: every rule of `hortator.worker.engine`, over every engine.
 
-To add an engine, write a function from `Limits` to an engine and give it a line in `ENGINES`. It may
-`pytest.skip` limits it cannot have. One engine per kind is shared by most tests (starting one may take
+To add an engine, write a function from `Limits` to an engine and give it a line in `ENGINES`, with a way to
+make it die. It may `pytest.skip` limits it cannot have. One engine per kind is shared by most tests (starting one may take
 seconds), so each test uses its own request ids and leaves nothing running; tests that need other limits, or
 close the engine, open their own.
 """
 
 import asyncio
 import itertools
+import os
 import random
+import signal
+from collections.abc import Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from hortator.worker.engine import (
+    Admission,
     EngineDeadError,
     EngineInfo,
     EngineRequest,
@@ -44,6 +49,7 @@ class Limits:
     max_batch_size: int = 8
     kv_blocks_total: int = 64
     tokens_per_block: int = 16
+    admission_lead_passes: int = 0
 
 
 def simulated(limits):
@@ -58,6 +64,7 @@ def simulated(limits):
             max_batch_size=limits.max_batch_size,
             kv_blocks_total=limits.kv_blocks_total,
             tokens_per_block=limits.tokens_per_block,
+            admission_lead_passes=limits.admission_lead_passes,
             max_sequence_tokens=1024,
             vocab_size=2048,
             time_scale=0.05,
@@ -82,9 +89,36 @@ def torch_moe(limits):
     )
 
 
+def simulated_ahead(limits):
+    """As an overlap scheduler does it: the next batch is fetched when a pass starts."""
+    return simulated(replace(limits, admission_lead_passes=1))
+
+
+def lose_a_rank(engine):
+    engine.fail("rank 1 was lost")
+
+
+def kill_a_rank(engine):
+    os.kill(engine.rank_pids[1], signal.SIGKILL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """An engine of the suite."""
+
+    build: Callable[[Limits], Any]
+    kill: Callable[[Any], None]
+    """Make it die as a whole; returns before it has."""
+    admission_lead_passes: int = 0
+    """What it must declare."""
+
+
 ENGINES = [
-    pytest.param(simulated, id="simulated"),
-    pytest.param(torch_moe, id="torch_moe", marks=pytest.mark.torch),
+    pytest.param(Kind(build=simulated, kill=lose_a_rank), id="simulated"),
+    pytest.param(
+        Kind(build=simulated_ahead, kill=lose_a_rank, admission_lead_passes=1), id="simulated, one pass ahead"
+    ),
+    pytest.param(Kind(build=torch_moe, kill=kill_a_rank), id="torch_moe", marks=pytest.mark.torch),
 ]
 
 
@@ -210,8 +244,13 @@ async def opened(build, limits):
 
 
 @pytest.fixture(scope="module", params=ENGINES)
-def build(request):
+def kind(request):
     return request.param
+
+
+@pytest.fixture(scope="module")
+def build(kind):
+    return kind.build
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -247,13 +286,14 @@ def hashes_of(prompt, tokens_per_block, salt=0):
 # What is declared
 
 
-async def test_info_declares_the_limits_asked_for(bench):
+async def test_info_declares_the_limits_asked_for(bench, kind):
     info, limits = bench.info, Limits()
     assert (info.dp_size, info.chunk_budget_tokens) == (limits.dp_size, limits.chunk_budget_tokens)
     assert (info.kv_blocks_total, info.tokens_per_block) == (limits.kv_blocks_total, limits.tokens_per_block)
     assert info.max_batch_size == limits.max_batch_size
     assert info.ep_size % info.dp_size == 0
-    assert info.admission_lead_passes in {0, 1}
+    assert info.admission is Admission.ATOMIC  # what the tests of rule 1 demand
+    assert info.admission_lead_passes == kind.admission_lead_passes
     assert info.model_name
     assert min(info.vocab_size, info.max_sequence_tokens) > 0
 
@@ -276,6 +316,31 @@ async def test_a_batch_submitted_during_a_pass_runs_in_one_later_pass(bench):
     prefills = [report for report in bench.ended(since) if any(r.pass_prefill_tokens for r in report.ranks)]
     assert [[rank.pass_prefill_tokens for rank in report.ranks] for report in prefills] == [[30, 31]]
     await bench.until(busy, lambda: busy.finished)
+
+
+async def test_a_batch_submitted_during_a_pass_runs_in_the_next_one_or_as_many_later_as_are_declared(bench):
+    """`admission_lead_passes` 1: the next pass was put together when the current one started."""
+    request = bench.a_request(20, max_tokens=400)
+    await bench.submit(request)
+    expected = found = None
+    for _ in range(20):  # once more where a pass ended just then
+        async with asyncio.timeout(PATIENCE_S):
+            while not (bench.reports and isinstance(bench.reports[-1], ForwardPassStarted)):
+                await asyncio.sleep(0)
+        since = len(bench.reports)
+        running = bench.reports[-1].forward_pass_id
+        (joins,) = await bench.submit(bench.a_request(30, max_tokens=1))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        is_same_pass = len(bench.reports) == since
+        await bench.until(joins, lambda j=joins: j.finished)
+        if is_same_pass:
+            await bench.engine.abort(request.request_id)
+            await bench.settle()
+            expected = running + 1 + bench.info.admission_lead_passes
+            found = [r.forward_pass_id for r in bench.ended(since) if r.ranks[0].pass_prefill_tokens == 30]
+            break
+    assert found == [expected]
 
 
 @pytest.mark.parametrize(
@@ -671,3 +736,27 @@ async def test_both_iterators_end_after_aclose_and_every_request_has_its_end(bui
         with pytest.raises(EngineDeadError):
             await bench.engine.submit([bench.a_request()])
         await bench.engine.aclose()  # closing twice is fine
+
+
+# Rule 7: the death of the engine
+
+
+async def test_when_the_engine_dies_what_lives_fails_both_iterators_raise_and_nothing_is_taken(kind):
+    """Running and waiting requests alike; what had ended before stays as it ended."""
+    async with opened(kind.build, Limits()) as bench:
+        before = await bench.run_one(bench.a_request(max_tokens=3))
+        requests = [bench.a_request(20, rank=i % 2, max_tokens=900) for i in range(2 * 8 + 3)]
+        transcripts = await bench.submit(*requests)
+        await bench.until(transcripts[0], lambda: transcripts[0].chunks)
+        assert bench.engine.rank_loads()[0].num_waiting > 0
+        kind.kill(bench.engine)
+        async with asyncio.timeout(PATIENCE_S):
+            raised = await asyncio.gather(*bench._readers, return_exceptions=True)
+        assert [type(error) for error in raised] == [EngineDeadError, EngineDeadError]
+        assert all(str(error) for error in raised)
+        assert {transcript.end.reason for transcript in transcripts} == {FinishReason.FAILED}
+        assert all(t.end.num_output_tokens == len(t.tokens) for t in transcripts)
+        assert before.end.reason is FinishReason.LENGTH
+        with pytest.raises(EngineDeadError):
+            await bench.engine.submit([bench.a_request()])
+        await bench.engine.abort(requests[0].request_id)  # a no-op, like that of any finished request

@@ -18,6 +18,8 @@ Rules of the port:
 5. `forward_passes` yields a `ForwardPassStarted` and later a `ForwardPassEnded` for each pass, in
    order, with ids counting from 1. While idle it yields nothing (the host sends heartbeats).
 6. Each async iterator may be consumed once. After `aclose` both end.
+7. When the engine dies as a whole, every live request ends as FAILED, then both iterators raise
+   `EngineDeadError`, and so does every later `submit`.
 """
 
 from __future__ import annotations
