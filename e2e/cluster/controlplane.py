@@ -7,7 +7,6 @@ The thread that starts it is inside the lab's network namespace until it ends (c
 that it starts.
 """
 
-import base64
 import contextlib
 import os
 import shutil
@@ -20,16 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster import components
+from cluster.aggregation import Aggregation
 from cluster.components import API_PORT, CRD_NAMESPACE, CRD_PORT, CRD_SERVICE, PROXY_PORT
 from cluster.installation import binary
 from cluster.kube import APPLY, ApiError, Kube, Obj, documents
 from cluster.netns import MACHINE_IP, NetworkNamespace
 from cluster.pki import Pki
 from cluster.processes import LabError, Processes, wait_until
-from cluster.proxy.server import ApiProxy, Upstreams
+from cluster.proxy.server import CRD_PATH, ApiProxy, Upstreams
 from cluster.sweep import FOLDERS, claim, sweep
 
-CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 PREFIX = "hortator-lab-"
 E2E = Path(__file__).resolve().parents[1]
 READY_TIMEOUT_S = 90
@@ -128,45 +127,18 @@ class Lab(ControlPlane):
     def apply_crd(self, path: Path) -> None:
         """CRDs live on the CRD server; the 1.20 server aggregates their group."""
         for crd in documents(path.read_text()):
-            name, group = crd["metadata"]["name"], crd["spec"]["group"]
             query = {"fieldManager": "lab", "force": "true", "fieldValidation": "Strict"}
-            self.client.request("PATCH", f"{CRD_PATH}/{name}", crd, content_type=APPLY, query=query)
-            for version in crd["spec"]["versions"]:
-                self._aggregate(group, version["name"])
+            where = f"{CRD_PATH}/{crd['metadata']['name']}"
+            self.client.request("PATCH", where, crd, content_type=APPLY, query=query)
             self._wait_until_served(crd)
-
-    def _aggregate(self, group: str, version: str) -> None:
-        """By create and merge patch: 1.20 panics on a server-side apply of an APIService."""
-        service = {"name": CRD_SERVICE, "namespace": CRD_NAMESPACE, "port": CRD_PORT}
-        obj: Obj = {
-            "apiVersion": "apiregistration.k8s.io/v1",
-            "kind": "APIService",
-            # the annotation makes the aggregator look again at once
-            "metadata": {"name": f"{version}.{group}", "annotations": {"lab/at": str(time.time())}},
-            "spec": {
-                "group": group,
-                "version": version,
-                "groupPriorityMinimum": 1000,
-                "versionPriority": 15,
-                "caBundle": base64.b64encode(self.pki.ca.read_bytes()).decode(),
-                "service": service,
-            },
-        }
-        if self.direct.get(obj["apiVersion"], obj["kind"], obj["metadata"]["name"]) is None:
-            self.direct.create(obj)
-        else:
-            self.direct.patch(obj, obj)
 
     def delete_crd(self, path: Path) -> None:
         """Delete the CRDs of a file and wait until they and all their objects are gone."""
         for crd in documents(path.read_text()):
-            name, group = crd["metadata"]["name"], crd["spec"]["group"]
             self.client.delete(crd)
-            self.client.wait(crd["apiVersion"], crd["kind"], name, None, lambda found: found is None)
-            for version in crd["spec"]["versions"]:
-                metadata = {"name": f"{version['name']}.{group}"}
-                service = {"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService"}
-                self.direct.delete({**service, "metadata": metadata})
+            self.client.wait(
+                crd["apiVersion"], crd["kind"], crd["metadata"]["name"], None, lambda found: found is None
+            )
 
     def start_pod_network(self) -> None:
         """Service addresses (kube-proxy) and DNS for pods that really run; once, until the lab ends."""
@@ -239,6 +211,11 @@ def running_lab() -> Iterator[Lab]:
         proxy.start("0.0.0.0", PROXY_PORT)  # noqa: S104  # inside the lab's network namespace
         stack.callback(proxy.stop)
         kubeconfig = pki.kubeconfig("admin", user="admin", server=f"https://127.0.0.1:{PROXY_PORT}")
+        aggregation = Aggregation(
+            kubeconfig=kubeconfig, direct_kubeconfig=direct_kubeconfig, authority=pki.ca
+        )
+        proxy.after_write = aggregation.after_write
+        stack.enter_context(aggregation.running())
         client = Kube.from_kubeconfig(kubeconfig)
         stack.callback(client.close)
         lab = Lab(

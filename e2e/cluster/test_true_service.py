@@ -1,5 +1,6 @@
 """A whole service on a true node: operator, scheduler, gateway and workers are containers, tokens are real."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -13,10 +14,14 @@ import pytest
 from live_stack import HORTATOR, tokens_in
 
 from cluster.controlplane import kubectl
-from cluster.kube import Obj, documents
+from cluster.kube import ApiError, Obj, documents
+from cluster.processes import wait_until
+from cluster.recorder import Recorder, recording
+from cluster.scene import children_in
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("serving.hortator.dev/v1alpha1", "LLMService")
+INSTALL = ROOT / "manifests" / "install.yaml"
 OPERATOR = "hortator-system"
 BUILD_TIMEOUT_S = 300
 SOON_S = 5.0
@@ -62,21 +67,13 @@ def images(tmp_path_factory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def operator(lab, true_node, images) -> Iterator[str]:
-    """The operator as installed by manifests/install.yaml; its namespace."""
+    """The operator as a user installs it; its namespace."""
     for tar in images:
         true_node.import_image(tar)
-    lab.apply_crd(ROOT / "manifests/crd.yaml")
-    objects = [
-        one
-        for one in documents((ROOT / "manifests/install.yaml").read_text())
-        if one["kind"] != "CustomResourceDefinition"
-    ]
-    for one in objects:
-        lab.client.apply(one)
+    lab.kubectl("apply", "--server-side", "-f", str(INSTALL))
     lab.client.wait("apps/v1", "Deployment", "hortator-operator", OPERATOR, has_a_ready_replica, timeout_s=90)
     yield OPERATOR
-    for one in reversed(objects):
-        lab.client.delete(one)
+    lab.kubectl("delete", "--ignore-not-found", "-f", str(INSTALL))
 
 
 def has_a_ready_replica(deployment: Obj | None) -> bool:
@@ -179,8 +176,9 @@ def apply(lab, operator, namespace):
         return service
 
     yield create
-    for obj in made:
-        lab.client.delete(obj)
+    with contextlib.suppress(ApiError):  # the CRD may have gone
+        for obj in made:
+            lab.client.delete(obj)
 
 
 def kubectl_plugin(lab, *words: str) -> subprocess.CompletedProcess[str]:
@@ -323,22 +321,64 @@ def ended_reason(pod: Obj) -> str:
 def test_what_is_wrong_is_told_within_five_seconds_of_the_evidence(
     lab, apply, namespace, name, change, evidence, reasons, said
 ):
-    service = apply(name, MODELLED | change)
-    seen_at: float | None = None
-    deadline = time.monotonic() + 90
-    while True:
-        pods = lab.client.list("v1", "Pod", namespace, labels="app.kubernetes.io/component=engine")
-        if seen_at is None and any(evidence(pod) for pod in pods):
-            seen_at = time.monotonic()
-        live = service.get()
-        group, ready = group_of(live), condition(live)
-        is_told = group.get("reason") in reasons or group.get("lastFailure", {}).get("reason") in reasons
-        if seen_at is not None and is_told:
-            break
-        assert time.monotonic() < deadline, (seen_at, group, ready)
-        time.sleep(0.1)
-    took_s = time.monotonic() - seen_at
-    print(f"{name}: {took_s:.2f} s after the evidence: {group.get('message')}")
-    assert took_s < SOON_S
+    with recording(lab.client, namespace) as record:
+        service = apply(name, MODELLED | change)
+        assert_told_in_time(record, evidence, reasons)
     explained = service.cli("k8s", "explain", name).stdout
     assert said in explained, explained
+
+
+def assert_told_in_time(record: Recorder, evidence: Callable[[Obj], bool], reasons: set[str]) -> None:
+    """Condition Ready has one of the reasons soon after an engine pod shows the evidence."""
+    shown = record.first("Pod", lambda pod: is_engine(pod) and evidence(pod), timeout_s=90)
+    told = record.first("LLMService", lambda one: condition(one).get("reason") in reasons)
+    print(f"{told.name}: {told.at - shown.at:.2f} s after the evidence: {condition(told.obj)['message']}")
+    assert told.at - shown.at < SOON_S
+
+
+def is_engine(pod: Obj) -> bool:
+    labels: Obj = pod["metadata"].get("labels", {})
+    return labels.get("app.kubernetes.io/component") == "engine"
+
+
+def test_a_crash_loop_is_told_and_ends_stalled_with_its_pod_kept(lab, apply, namespace):
+    crashes = {"backend": "Simulated", "env": [{"name": "PYTHONHOME", "value": "/nowhere"}]}
+    restart = {"baseDelay": "0s", "maxDelay": "0s", "maxRestarts": 1}
+    with recording(lab.client, namespace) as record:
+        service = apply("loop", MODELLED | {"engine": crashes, "restart": restart})
+        assert_told_in_time(record, lambda pod: ended_reason(pod) == "Error", {"ContainerFailed"})
+    stalled = service.when(lambda one: condition(one, "Stalled").get("status") == "True")
+    ready = condition(stalled)
+    assert (ready["status"], ready["reason"]) == ("False", "RestartBudgetExhausted")
+    assert "exit code 1" in ready["message"]
+    assert "loop-a-0" in ready["message"]
+    group = group_of(stalled)
+    assert (group["phase"], group["epoch"], group["restarts"]) == ("Stalled", 2, 1)
+    before = pod_uids(lab, namespace)
+    lab.client.wait(
+        "v1", "Pod", "loop-a-0-0", namespace, lambda pod: waiting_reason(pod) == "CrashLoopBackOff"
+    )
+    assert pod_uids(lab, namespace) == before
+    assert "Fatal Python error" in lab.kubectl("logs", "--previous", "-n", namespace, "loop-a-0-0").stdout
+    assert condition(service.get())["reason"] == "RestartBudgetExhausted"
+    assert "kubectl logs --previous" in service.cli("k8s", "explain", "loop").stdout
+
+
+def test_what_kubectl_has_installed_it_uninstalls(lab, apply, namespace, operator):
+    """Last, and in the order of docs/how-to/uninstall.md."""
+    service = apply("last", MODELLED)
+    service.when(is_serving)
+    lab.kubectl("delete", "llms", "--all", "--all-namespaces")
+    ours = ["--selector", "serving.hortator.dev/name", "--all-namespaces"]
+    lab.kubectl("wait", "--for=delete", "pods", *ours, "--timeout=60s")
+    wait_until(lambda: children_in(lab.client, namespace) == [], what="all children are collected")
+    lab.kubectl("delete", "-f", str(INSTALL))
+    for one in documents(INSTALL.read_text()):
+        assert lab.client.get(one["apiVersion"], one["kind"], one["metadata"]["name"], operator) is None
+    kinds = (
+        "namespaces,clusterroles,clusterrolebindings,roles,rolebindings,serviceaccounts,deployments,pods,crds"
+    )
+    found = lab.kubectl(
+        "get", kinds, "--all-namespaces", "--selector", "app.kubernetes.io/name=hortator", "--output", "name"
+    )
+    assert found.stdout == ""
