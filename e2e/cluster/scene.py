@@ -156,6 +156,15 @@ class Scene:
         assert found is not None
         return found
 
+    def drain(self, group: str) -> Obj:
+        """Ask for the drain of a group in its present epoch, as `hortator k8s drain` does."""
+        found = self.lab.client.get("apps/v1", "StatefulSet", group, self.namespace)
+        assert found is not None
+        epoch = found["spec"]["template"]["metadata"]["labels"][f"{PREFIX}epoch"]
+        return self.lab.client.patch(
+            found, {"metadata": {"annotations": {f"{PREFIX}drain-requested": epoch}}}
+        )
+
     def serving(self, name: str = "llm", **options: Any) -> Obj:
         """Create one, and wait until it is ready."""
         self.create(name, **options)

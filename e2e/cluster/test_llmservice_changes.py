@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from cluster.controlplane import Lab
@@ -128,23 +129,49 @@ def test_an_invalid_spec_that_got_in_is_told_and_what_runs_stays(scene):
     assert {pod["metadata"]["uid"] for pod in scene.pods()} == uids
 
 
+@pytest.mark.timeout(180)
 def test_deleting_services_in_any_state_leaves_nothing(scene):
     scene.nodes.script(scene.namespace, "starting-a-0-1", waiting="ErrImagePull")
     scene.nodes.script(scene.namespace, "stalled-a-0-0", crash_after_s=0.1, back_off_s=0.2)
-    names = ("serving", "starting", "stalled", "suspended")
-    for name in names:
-        scene.create(name, groups=1, suspend=name == "suspended")
-    scene.until(is_ready, name="serving")
+    scene.nodes.script(scene.namespace, "restarting-a-0-0", crash_after_s=0.1, back_off_s=0.2)
+    options: dict[str, Obj] = {
+        "serving": {},
+        "starting": {},
+        "stalled": {},
+        "suspended": {"suspend": True},
+        "draining": {"drain": {"timeout": "600s"}},
+        "restarting": {"restart": {"baseDelay": "600s", "maxDelay": "600s"}},
+        "lost": {},
+    }
+    for name, spec in options.items():
+        scene.create(name, groups=1, **spec)
+    for name in ("serving", "draining", "lost"):
+        scene.until(is_ready, name=name)
     scene.until(lambda service: reason(service) in {"ErrImagePull", "ImagePullBackOff"}, name="starting")
     scene.until(lambda service: reason(service) == "RestartBudgetExhausted", name="stalled")
+    scene.until(lambda service: reason(service) == "RestartBackoff", name="restarting")
     scene.until(lambda service: reason(service) == "Suspended", name="suspended")
-    made = scene.everything()
-    assert [one["metadata"]["name"] for one in made if one["metadata"].get("finalizers")] == []
-    assert len(made) > 40
 
-    scene.lab.client.delete_all(*SERVICES, scene.namespace)
+    scene.drain("draining-a-0")
+    scene.until(lambda service: reason(service) == "Draining", name="draining")
+    node = scene.pod("lost-a-0-1")["spec"]["nodeName"]
+    scene.nodes.lose_node(node, how="crash")
+    try:
+        scene.until(lambda service: reason(service) == "NodeLost", name="lost", timeout_s=90)
+        made = scene.everything()
+        assert [one["metadata"]["name"] for one in made if one["metadata"].get("finalizers")] == []
+        assert len(made) > 70
+        scene.lab.client.delete_all(*SERVICES, scene.namespace)
+        wait_until(
+            lambda: {one["spec"].get("nodeName") for one in scene.everything() if "spec" in one} <= {node},
+            what="all goes but what a lost node must confirm",
+            timeout_s=60,
+        )
+        assert {one["kind"] for one in scene.everything()} <= {"Pod"}
+    finally:
+        scene.nodes.return_node(node)
     wait_until(lambda: scene.everything() == [], what="garbage collection", timeout_s=60)
-    for seen in (one for name in names for one in scene.record.all("LLMService", name)):
+    for seen in (one for name in options for one in scene.record.all("LLMService", name)):
         assert "finalizers" not in seen.obj["metadata"]
 
 

@@ -15,7 +15,7 @@ from cluster.kube import Obj
 from cluster.operators import operators_in
 from cluster.proxy.faults import Fault
 from cluster.recorder import recording
-from cluster.scene import PREFIX, Scene, condition, epochs, is_ready
+from cluster.scene import Scene, condition, epochs, is_ready
 
 WRITES = "PUT PATCH POST DELETE"
 SPARED = r"^(?!.*/(leases|events)[/?])(?!.*/events$)"
@@ -40,12 +40,6 @@ class Step:
     is_done: Callable[[Obj], object] = is_ready
 
 
-def _drain(scene: Scene, group: str) -> None:
-    found = scene.lab.client.get("apps/v1", "StatefulSet", group, scene.namespace)
-    epoch = found["spec"]["template"]["metadata"]["labels"][f"{PREFIX}epoch"]
-    scene.lab.client.patch(found, {"metadata": {"annotations": {f"{PREFIX}drain-requested": epoch}}})
-
-
 STEPS = (
     Step(name="create", do=lambda scene: scene.create(), epochs={"llm-a-0": 1, "llm-a-1": 1}),
     Step(
@@ -54,7 +48,7 @@ STEPS = (
         epochs={"llm-a-0": 1, "llm-a-1": 2},
     ),
     Step(
-        name="drain", do=lambda scene: _drain(scene, "llm-a-0"), epochs={"llm-a-0": 2, "llm-a-1": 2}
+        name="drain", do=lambda scene: scene.drain("llm-a-0"), epochs={"llm-a-0": 2, "llm-a-1": 2}
     ),
     Step(
         name="scale",
