@@ -1,4 +1,8 @@
-"""Real processes: each stack is a `hortator up` of its own, found through a state folder of its own."""
+"""Real processes: each stack is a `hortator up` of its own, found through a state folder of its own.
+
+The folder is in the environment of everything that a stack starts, so what it leaves behind is found by that,
+whoever the parent is by then.
+"""
 
 import contextlib
 import json
@@ -8,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,13 +29,10 @@ class Up:
     state_dir: Path
     name: str
     log: Path
-    pids_seen: set[int] = field(default_factory=set)
 
     def info(self) -> dict:
         """What stack.json says now."""
-        found = json.loads((self.state_dir / self.name / "stack.json").read_text())
-        self.pids_seen |= {process["pid"] for process in found["processes"]}
-        return found
+        return json.loads((self.state_dir / self.name / "stack.json").read_text())
 
     def pid_of(self, name: str) -> int:
         return next(process["pid"] for process in self.info()["processes"] if process["name"] == name)
@@ -71,14 +72,31 @@ class Up:
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = 60) -> int:
         """Send a signal and wait; the exit code."""
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            self.info()
         self.process.send_signal(number)
         return self.process.wait(timeout)
 
     def left(self) -> list[int]:
-        """Processes of this stack that still exist."""
-        return [pid for pid in self.pids_seen if is_alive(pid)]
+        """Processes of this stack that exist: `hortator up` and all that it or its children started."""
+        return processes_under(self.state_dir)
+
+
+def processes_under(state_dir: Path) -> list[int]:
+    """Every process with this state folder in its environment; zombies have none."""
+    wanted = f"HORTATOR_STATE_DIR={state_dir}".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if wanted in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def ranks_of(pid: int) -> list[int]:
+    """The processes of the DP ranks of a worker with the real engine."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [
+        int(child) for child in children if b"rank_process" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
 
 
 def environment(state_dir: Path) -> dict[str, str]:
@@ -123,7 +141,6 @@ def running(manifest: Path, name: str, folder: Path, *arguments: str) -> Iterato
             what="stack.json",
         )
         assert process.poll() is None, log.read_text()
-        up.info()
         yield up
     finally:
         if process.poll() is None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from hortator.api.v1alpha1 import LLMService
 from hortator.cli.bench import result
 from hortator.cli.console import stderr, stdout
 from hortator.cli.errors import CommandError
+from hortator.cli.study_pool import simulate_all
 from hortator.scheduler.core.policies.registry import POLICY_NAMES
 from hortator.sim.load import ArrivalMode, LoadedTrace
 from hortator.sim.simulate import Study, generated_workload, simulate, trace_workload
@@ -95,24 +95,32 @@ def run(
 
 
 def compare(study: Study, policies: Sequence[str], *, console: Console) -> Comparison:
-    """Run every policy over the workload, as many at a time as there are cores, with a progress bar."""
-    figures: dict[str, Mapping[str, Any]] = {}
-    num_processes = min(len(policies), len(os.sched_getaffinity(0)))
+    """`compare_in_pool` for a program without a loop; a single policy runs in this process."""
+    if len(policies) > 1:
+        return asyncio.run(compare_in_pool(study, policies, console=console))
+    with _progress(policies, console) as advance:
+        figures = {}
+        for policy in policies:
+            figures[policy] = simulate(study, policy)
+            advance()
+    return Comparison(study=study, figures=figures)
+
+
+async def compare_in_pool(study: Study, policies: Sequence[str], *, console: Console) -> Comparison:
+    """Run every policy over the workload, as many at a time as there are cores, with a progress bar.
+
+    Main thread only. Cancelled, it leaves no process.
+    """
+    with _progress(policies, console) as advance:
+        return Comparison(study=study, figures=await simulate_all(study, policies, on_done=advance))
+
+
+@contextmanager
+def _progress(policies: Sequence[str], console: Console) -> Iterator[Callable[[], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(f"simulating {len(policies)} policies", total=len(policies))
-        if num_processes == 1:
-            for policy in policies:
-                figures[policy] = simulate(study, policy)
-                progress.advance(task)
-        else:
-            context = get_context("spawn")
-            with ProcessPoolExecutor(num_processes, context, _remember, (study,)) as pool:
-                running = {pool.submit(_simulate, policy): policy for policy in policies}
-                for done in as_completed(running):
-                    figures[running[done]] = done.result()
-                    progress.advance(task)
-    return Comparison(study=study, figures={policy: figures[policy] for policy in policies})
+        yield lambda: progress.advance(task)
 
 
 def table(figures: Mapping[str, Mapping[str, Any]], *, title: str | None = None) -> Table:
@@ -200,18 +208,3 @@ def _workload(
         return make()
     except ValueError as error:
         raise CommandError(str(error)) from None
-
-
-_study: Study | None = None
-
-
-def _remember(study: Study) -> None:
-    """In each process of the pool: the workload is sent once, not once per policy."""
-    global _study  # noqa: PLW0603
-    _study = study
-
-
-def _simulate(policy: str) -> dict[str, object]:
-    if _study is None:
-        raise RuntimeError("the pool was not initialised")
-    return simulate(_study, policy)

@@ -24,6 +24,7 @@ from hortator.cli.admin.client import AdminClient
 from hortator.cli.errors import EXIT_FAILED, CommandError
 from hortator.cli.processes import Child, ProcessChanged, ProcessSpec
 from hortator.cli.running import RunningStack, write_stack
+from hortator.runtime.lifecycle import Drain
 
 START_TIMEOUT_S = 180.0
 """From the first process to the last EP group known to the scheduler."""
@@ -99,17 +100,17 @@ class Stack:
             processes=tuple(child.running() for child in self.children),
         )
 
-    async def start(self, tasks: asyncio.TaskGroup, abandoned: asyncio.Event) -> None:
+    async def start(self, tasks: asyncio.TaskGroup, drain: Drain) -> None:
         """Start everything and return once requests can be served.
 
         Raises:
             CommandError: a process ended at its start (raised by its task, through `tasks`), or the start
-            took longer than START_TIMEOUT_S. StartAbandonedError: `abandoned` was set before.
+            took longer than START_TIMEOUT_S. StartAbandonedError: a drain was requested before.
         """
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 starting = tasks.create_task(self._start_all(tasks))
-                waiting = tasks.create_task(abandoned.wait())
+                waiting = tasks.create_task(drain.wait())
                 await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
                 waiting.cancel()
                 if not starting.done():
@@ -214,18 +215,20 @@ async def running_stack(
     folder: Path,
     options: StackOptions | None = None,
     on_event: Callable[[StackEvent], None] = lambda _event: None,
-    abandoned: asyncio.Event | None = None,
+    drain: Drain | None = None,
 ) -> AsyncIterator[Stack]:
     """A served LLMService for the length of a `with` block; nothing is left of it afterwards.
 
+    A drain that is requested later does not end the block: the block waits for it where it can stop.
+
     Raises:
         CommandError: it did not start.
-        StartAbandonedError: `abandoned` was set before it served.
+        StartAbandonedError: a drain was requested before it served.
     """
     stack = Stack(service, folder=folder, options=options or StackOptions(), on_event=on_event)
     try:
         async with asyncio.TaskGroup() as tasks:
-            await stack.start(tasks, abandoned or asyncio.Event())
+            await stack.start(tasks, drain or Drain())
             try:
                 yield stack
             except asyncio.CancelledError:

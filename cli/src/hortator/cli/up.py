@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import get_args
 
@@ -46,28 +45,25 @@ def run(
     is_clean = False
 
     async def serve(drain: Drain) -> int:
-        stop = asyncio.Event()
         with Progress(console) as progress:
             try:
-                async with asyncio.TaskGroup() as tasks:
-                    watcher = tasks.create_task(_set_on_drain(drain, stop))
-                    async with running_stack(
-                        service, folder=folder, options=options, on_event=progress.on_event, abandoned=stop
-                    ) as stack:
-                        progress.done()
-                        progress.line(f"serving {service.model_name} at [b]{stack.endpoint}[/b] (gRPC)")
-                        console.print(
-                            '          try: hortator generate "..."   hortator state --watch   stop: Ctrl-C'
-                        )
-                        print(stack.endpoint, flush=True)
-                        await stop.wait()
-                        progress.line(f"draining ({drain.reason}); once more to stop at once")
-                    watcher.cancel()
-            except* StartAbandonedError:
+                async with running_stack(
+                    service, folder=folder, options=options, on_event=progress.on_event, drain=drain
+                ) as stack:
+                    progress.done()
+                    progress.line(f"serving {service.model_name} at [b]{stack.endpoint}[/b] (gRPC)")
+                    console.print(
+                        '          try: hortator generate "..."   hortator state --watch   stop: Ctrl-C'
+                    )
+                    print(stack.endpoint, flush=True)
+                    await drain.wait()
+                    progress.line(f"draining ({drain.reason}); once more to stop at once")
+            except StartAbandonedError:
                 progress.line("stopped before it served")
-            except* CommandError as group:
-                failures.extend(error for error in group.exceptions if isinstance(error, CommandError))
-        return failures[0].exit_code if failures else 0
+            except CommandError as error:
+                failures.append(error)
+                return error.exit_code
+        return 0
 
     try:
         code = run_process(serve, drain_timeout_s=DRAIN_TIMEOUT_S)
@@ -79,11 +75,6 @@ def run(
     if not is_clean:
         console.print(f"ended with exit code {code}; logs: {folder / 'logs'}")
     return code
-
-
-async def _set_on_drain(drain: Drain, stop: asyncio.Event) -> None:
-    await drain.wait()
-    stop.set()
 
 
 def load_service(file: Path, *, policy: str | None = None) -> LLMService:

@@ -1,0 +1,83 @@
+"""Processes that simulate: the policies of one study, as many at a time as there are cores.
+
+Nothing of a pool outlives what it was made for: cancelled, it ends its processes at once; when this process
+dies, they end by themselves. Ctrl-C in a terminal reaches only this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+
+from hortator.sim.simulate import Study, simulate
+
+
+async def simulate_all(
+    study: Study, policies: Sequence[str], *, on_done: Callable[[], None]
+) -> dict[str, dict[str, object]]:
+    """The figures of every policy, by name; `on_done` is called once per policy. Main thread only."""
+    figures: dict[str, dict[str, object]] = {}
+    loop = asyncio.get_running_loop()
+    pool = ProcessPoolExecutor(
+        min(len(policies), len(os.sched_getaffinity(0))),
+        multiprocessing.get_context("spawn"),
+        _remember,
+        (study,),
+    )
+
+    async def take(policy: str, result: asyncio.Future[dict[str, object]]) -> None:
+        figures[policy] = await result
+        on_done()
+
+    try:
+        with _ctrl_c_held_back():  # the processes start here
+            running = {policy: loop.run_in_executor(pool, _simulate, policy) for policy in policies}
+        async with asyncio.TaskGroup() as tasks:
+            for policy, result in running.items():
+                tasks.create_task(take(policy, result))
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return {policy: figures[policy] for policy in policies}
+
+
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """What starts in here never sees a SIGINT; this process sees one of that time afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_study: Study | None = None
+
+
+def _remember(study: Study) -> None:
+    """In each process of the pool: the workload is sent once, not once per policy."""
+    global _study  # noqa: PLW0603
+    _study = study
+    threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _simulate(policy: str) -> dict[str, object]:
+    if _study is None:
+        raise RuntimeError("the pool was not initialised")
+    return simulate(_study, policy)
