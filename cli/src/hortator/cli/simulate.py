@@ -22,7 +22,7 @@ from hortator.cli.study_pool import simulate_all
 from hortator.scheduler.core.policies.registry import POLICY_NAMES
 from hortator.sim.load import ArrivalMode, LoadedTrace
 from hortator.sim.simulate import Study, generated_workload, simulate, trace_workload
-from hortator.sim.traces import TraceError, read_trace
+from hortator.sim.traces import Trace, TraceError, read_trace
 
 UNSTABLE = "UNSTABLE"
 MAX_LOAD = 2.0
@@ -78,7 +78,14 @@ def run(
     if not minutes > 0:
         raise CommandError(f"--minutes: got {minutes:g} (allowed: above 0)")
     workload = _workload(
-        service, trace=trace, load=load, arrivals=arrivals, minutes=minutes, seed=seed, skip_bad=skip_bad
+        service,
+        file=file,
+        trace=trace,
+        load=load,
+        arrivals=arrivals,
+        minutes=minutes,
+        seed=seed,
+        skip_bad=skip_bad,
     )
     if prefill_only and service.spec.topology != "PrefillDecode":
         raise CommandError("--prefill-only: the topology is Aggregated (allowed with PrefillDecode)")
@@ -177,6 +184,7 @@ def parse_policies(text: str) -> tuple[str, ...]:
 def _workload(
     service: LLMService,
     *,
+    file: Path,
     trace: Path | None,
     load: float,
     arrivals: str,
@@ -196,6 +204,7 @@ def _workload(
             recorded = read_trace(trace, skip_bad=skip_bad, seed=seed)
         except TraceError as error:
             raise CommandError(str(error)) from None
+        _check_blocks(service, recorded, file=file)
         make = lambda: trace_workload(  # noqa: E731
             service,
             recorded.requests,
@@ -208,3 +217,21 @@ def _workload(
         return make()
     except ValueError as error:
         raise CommandError(str(error)) from None
+
+
+def _check_blocks(service: LLMService, trace: Trace, *, file: Path) -> None:
+    """The manifest's KV blocks must cut the blocks whose contents the trace knows into equal parts."""
+    for request in trace.requests:
+        if request.prefix_block_ids:
+            block_tokens = request.prefix_block_tokens
+            break
+    else:
+        return
+    for index, role in enumerate(service.spec.roles):
+        if block_tokens % role.tokens_per_block:
+            sizes = [size for size in range(1, block_tokens + 1) if block_tokens % size == 0]
+            raise CommandError(
+                f"{file}: spec.roles[{index}].tokensPerBlock: got {role.tokens_per_block} "
+                f"(allowed with {trace.path}, whose blocks have {block_tokens} tokens: "
+                f"{', '.join(map(str, sizes))})"
+            )

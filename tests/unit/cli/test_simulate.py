@@ -1,0 +1,67 @@
+"""`hortator simulate`: what it refuses and what it says about its input."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hortator.cli import simulate
+from hortator.cli.errors import CommandError
+
+CLUSTER = Path(__file__).resolve().parents[3] / "benchmarks/sim/clusters/prefill-4xEP16.yaml"
+
+
+def run(**changes):
+    arguments = {
+        "file": CLUSTER, "policies": "staggered", "trace": None, "load": 0.05, "arrivals": "poisson", "minutes": 0.01,
+        "prefill_only": True, "seed": 0, "skip_bad": False, "json_file": None,
+    }  # fmt: skip
+    simulate.run(**(arguments | changes))
+
+
+def refused(**changes):
+    with pytest.raises(CommandError) as caught:
+        run(**changes)
+    assert caught.value.exit_code == 2
+    assert len(caught.value.lines) == 1
+    return str(caught.value)
+
+
+def a_mooncake_trace(folder, *, with_ids=True):
+    file = folder / "mooncake.jsonl"
+    lines = [
+        {"timestamp": 100 * n, "input_length": 600, "output_length": 5}
+        | ({"hash_ids": [0, n + 1]} if with_ids else {})
+        for n in range(20)
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+def a_cluster(folder, *, tokens_per_block):
+    file = folder / "cluster.yaml"
+    file.write_text(
+        CLUSTER.read_text().replace(
+            "    maxBatchSize: 256", f"    tokensPerBlock: {tokens_per_block}\n    maxBatchSize: 256"
+        )
+    )
+    return file
+
+
+def test_blocks_that_do_not_cut_those_of_the_trace_are_one_line_with_file_and_field(tmp_path):
+    cluster, trace = a_cluster(tmp_path, tokens_per_block=48), a_mooncake_trace(tmp_path)
+    assert refused(file=cluster, trace=trace) == (
+        f"{cluster}: spec.roles[0].tokensPerBlock: got 48 (allowed with {trace}, whose blocks have 512 tokens: "
+        "1, 2, 4, 8, 16, 32, 64, 128, 256, 512)"
+    )
+    assert "got 1024" in refused(file=a_cluster(tmp_path, tokens_per_block=1024), trace=trace)
+
+
+@pytest.mark.parametrize(("size", "with_ids"), [(32, True), (512, True), (48, False)])
+def test_blocks_that_do_are_simulated_and_so_is_any_size_when_the_trace_knows_no_contents(
+    tmp_path, size, with_ids
+):
+    out = tmp_path / "out.json"
+    trace = a_mooncake_trace(tmp_path, with_ids=with_ids)
+    run(file=a_cluster(tmp_path, tokens_per_block=size), trace=trace, json_file=out)
+    assert json.loads(out.read_text())["policies"]["staggered"]["completed"] > 0
