@@ -65,3 +65,27 @@ def test_blocks_that_do_are_simulated_and_so_is_any_size_when_the_trace_knows_no
     trace = a_mooncake_trace(tmp_path, with_ids=with_ids)
     run(file=a_cluster(tmp_path, tokens_per_block=size), trace=trace, json_file=out)
     assert json.loads(out.read_text())["policies"]["staggered"]["completed"] > 0
+
+
+def test_bad_lines_and_failed_requests_are_said_and_counted_in_the_json(tmp_path, capsys):
+    trace = tmp_path / "trace.csv"
+    rows = [f"2023-11-16 18:15:{second:02d}.0000000,{100 + second},5" for second in range(40)]
+    rows[3] = "2023-11-16 18:15:03.0000000,many,5"
+    rows[7] = rows[8] = "2023-11-16 18:15:07.0000000,100,0"
+    trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "\n".join(rows) + "\n")
+    out = tmp_path / "out.json"
+    assert refused(trace=trace).startswith(f"{trace}:5: ")
+    capsys.readouterr()
+    run(trace=trace, skip_bad=True, json_file=out)
+    assert (
+        f"{trace}: 1 bad line skipped, 2 failed requests (no output tokens) left out"
+        in capsys.readouterr().err.splitlines()
+    )
+    assert json.loads(out.read_text())["trace"] == {
+        "file": str(trace), "format": "azure", "requests": 37, "bad_lines": 1, "failed_requests": 2,
+    }  # fmt: skip
+
+
+def test_a_trace_of_which_nothing_is_left_out_needs_no_line(tmp_path, capsys):
+    run(trace=a_mooncake_trace(tmp_path))
+    assert "left out" not in capsys.readouterr().err

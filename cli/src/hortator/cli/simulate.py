@@ -36,8 +36,8 @@ class Comparison:
     figures: Mapping[str, Mapping[str, Any]]
     """By policy, in the order asked for."""
 
-    def document(self) -> dict[str, Any]:
-        """The JSON object of the results."""
+    def document(self, trace: Trace | None = None) -> dict[str, Any]:
+        """The JSON object of the results; `trace`: what was read, absent where requests were made up."""
         workload = self.study.workload
         return {
             "service": self.study.service.metadata.name,
@@ -46,6 +46,7 @@ class Comparison:
             "prefill_only": self.study.prefill_only,
             "wall_s": workload.wall_s,
             "tiles": workload.num_tiles,
+            "trace": None if trace is None else _trace_document(trace),
             "machine": result.machine(),
             "policies": dict(self.figures),
         }
@@ -77,16 +78,8 @@ def run(
         )
     if not minutes > 0:
         raise CommandError(f"--minutes: got {minutes:g} (allowed: above 0)")
-    workload = _workload(
-        service,
-        file=file,
-        trace=trace,
-        load=load,
-        arrivals=arrivals,
-        minutes=minutes,
-        seed=seed,
-        skip_bad=skip_bad,
-    )
+    recorded = None if trace is None else _read(service, trace, file=file, seed=seed, skip_bad=skip_bad)
+    workload = _workload(service, recorded, load=load, arrivals=arrivals, minutes=minutes, seed=seed)
     if prefill_only and service.spec.topology != "PrefillDecode":
         raise CommandError("--prefill-only: the topology is Aggregated (allowed with PrefillDecode)")
     study = Study(service=service, workload=workload, seed=seed, prefill_only=prefill_only)
@@ -95,10 +88,12 @@ def run(
         f"{service.metadata.name}: {len(workload.requests)} requests over {workload.wall_s / 60:.1f} virtual "
         f"minutes at load {workload.load:.2f}, {study.num_entry_groups} groups take arrivals"
     )
+    if recorded is not None and (left_out := _left_out(recorded)):
+        console.print(f"{recorded.path}: {left_out}", markup=False)
     comparison = compare(study, names, console=console)
     if json_file is None or str(json_file) != "-":
         stdout().print(table(comparison.figures))
-    result.write(comparison.document(), json_file)
+    result.write(comparison.document(recorded), json_file)
 
 
 def compare(study: Study, policies: Sequence[str], *, console: Console) -> Comparison:
@@ -181,40 +176,59 @@ def parse_policies(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def _read(service: LLMService, trace: Path, *, file: Path, seed: int, skip_bad: bool) -> Trace:
+    try:
+        recorded = read_trace(trace, skip_bad=skip_bad, seed=seed)
+    except TraceError as error:
+        raise CommandError(str(error)) from None
+    _check_blocks(service, recorded, file=file)
+    return recorded
+
+
+def _left_out(trace: Trace) -> str:
+    """What is in the file and is not simulated; empty: nothing."""
+    parts = []
+    if trace.num_bad_lines:
+        parts.append(f"{trace.num_bad_lines} bad {_plural('line', trace.num_bad_lines)} skipped")
+    if trace.num_failed:
+        parts.append(
+            f"{trace.num_failed} failed {_plural('request', trace.num_failed)} (no output tokens) left out"
+        )
+    return ", ".join(parts)
+
+
+def _plural(word: str, number: int) -> str:
+    return word if number == 1 else f"{word}s"
+
+
+def _trace_document(trace: Trace) -> dict[str, Any]:
+    return {
+        "file": trace.path,
+        "format": trace.format.value,
+        "requests": len(trace.requests),
+        "bad_lines": trace.num_bad_lines,
+        "failed_requests": trace.num_failed,
+    }
+
+
 def _workload(
-    service: LLMService,
-    *,
-    file: Path,
-    trace: Path | None,
-    load: float,
-    arrivals: str,
-    minutes: float,
-    seed: int,
-    skip_bad: bool,
+    service: LLMService, trace: Trace | None, *, load: float, arrivals: str, minutes: float, seed: int
 ) -> LoadedTrace:
     if arrivals not in list(ArrivalMode):
         raise CommandError(f"--arrivals: got {arrivals!r} (allowed: {', '.join(ArrivalMode)})")
-    make: Callable[[], LoadedTrace]
-    if trace is None:
-        if arrivals == ArrivalMode.RECORDED:
-            raise CommandError("--arrivals: recorded needs --trace FILE (allowed without: poisson)")
-        make = lambda: generated_workload(service, load=load, seed=seed, min_run_s=60 * minutes)  # noqa: E731
-    else:
-        try:
-            recorded = read_trace(trace, skip_bad=skip_bad, seed=seed)
-        except TraceError as error:
-            raise CommandError(str(error)) from None
-        _check_blocks(service, recorded, file=file)
-        make = lambda: trace_workload(  # noqa: E731
+    if trace is None and arrivals == ArrivalMode.RECORDED:
+        raise CommandError("--arrivals: recorded needs --trace FILE (allowed without: poisson)")
+    try:
+        if trace is None:
+            return generated_workload(service, load=load, seed=seed, min_run_s=60 * minutes)
+        return trace_workload(
             service,
-            recorded.requests,
+            trace.requests,
             load=load,
             arrivals=ArrivalMode(arrivals),
             seed=seed,
             min_run_s=60 * minutes,
         )
-    try:
-        return make()
     except ValueError as error:
         raise CommandError(str(error)) from None
 
