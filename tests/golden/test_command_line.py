@@ -88,9 +88,9 @@ def test_the_state_of_an_empty_scheduler(golden):
 
 
 def test_the_comparison_of_policies_marks_the_best_and_the_unstable(golden):
-    def figures(mean, *, stable=True):
+    def figures(mean, *, stable=True, short=False):
         return {
-            "completed": 10, "rejected": 1, "stable": stable, "prefill_tokens_per_s": 123456.7,
+            "completed": 10, "rejected": 1, "stable": stable, "short": short, "prefill_tokens_per_s": 123456.7,
             "chunk_utilization": 0.456, "balance_ratio": 0.7, "ttft_s": {"mean": mean, "p50": mean, "p99": 2 * mean},
         }  # fmt: skip
 
@@ -100,6 +100,8 @@ def test_the_comparison_of_policies_marks_the_best_and_the_unstable(golden):
             simulate.table({"slow": figures(1.5), "fast": figures(1.0), "full": figures(9.0, stable=False)})
         ),
     )
+    short = {"slow": figures(1.5, short=True), "full": figures(9.0, stable=False, short=True)}
+    golden("comparison-short.txt", rendered(simulate.table(short)))
 
 
 @pytest.mark.parametrize("name", ["h800-64", "local"])

@@ -89,3 +89,18 @@ def test_bad_lines_and_failed_requests_are_said_and_counted_in_the_json(tmp_path
 def test_a_trace_of_which_nothing_is_left_out_needs_no_line(tmp_path, capsys):
     run(trace=a_mooncake_trace(tmp_path))
     assert "left out" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("minutes", [float("inf"), float("nan"), 0.0, -1.0, 1e9])
+def test_a_wrong_length_names_the_option_and_what_is_allowed(minutes):
+    assert refused(minutes=minutes) == f"--minutes: got {minutes:g} (allowed: above 0, at most 10080)"
+
+
+def test_a_point_of_less_than_20_minutes_is_marked_and_one_of_20_is_not(tmp_path, capsys):
+    out = tmp_path / "out.json"
+    run(minutes=10.0, load=0.001, json_file=out)
+    assert json.loads(out.read_text())["policies"]["staggered"]["short"] is True
+    assert "SHORT: a first look" in capsys.readouterr().out
+    run(minutes=20.0, load=0.001, json_file=out)
+    assert json.loads(out.read_text())["policies"]["staggered"]["short"] is False
+    assert "SHORT" not in capsys.readouterr().out

@@ -295,7 +295,9 @@ def simulate(
         float, typer.Option(help="Share of the prefill capacity that is asked for; 0.7 is busy.")
     ] = 0.7,
     arrivals: Annotated[str, typer.Option(help="recorded (stretched) or poisson.")] = "poisson",
-    minutes: Annotated[float, typer.Option(help="Virtual minutes at least.")] = 20.0,
+    minutes: Annotated[
+        float, typer.Option(help="Virtual minutes at least; under 20 a point is marked SHORT.")
+    ] = 20.0,
     prefill_only: Annotated[
         bool, typer.Option(help="Leave decode out: five times faster, when only TTFT is asked for.")
     ] = False,

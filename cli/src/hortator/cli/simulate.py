@@ -20,12 +20,15 @@ from hortator.cli.console import stderr, stdout
 from hortator.cli.errors import CommandError
 from hortator.cli.study_pool import simulate_all
 from hortator.scheduler.core.policies.registry import POLICY_NAMES
-from hortator.sim.load import ArrivalMode, LoadedTrace
+from hortator.sim.load import MIN_RUN_S, ArrivalMode, LoadedTrace
 from hortator.sim.simulate import Study, generated_workload, simulate, trace_workload
 from hortator.sim.traces import Trace, TraceError, read_trace
 
 UNSTABLE = "UNSTABLE"
+SHORT = "SHORT"
 MAX_LOAD = 2.0
+MAX_MINUTES = 7 * 24 * 60.0
+"""A week."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +79,8 @@ def run(
         raise CommandError(
             f"--load: got {load:g} (allowed: above 0, at most {MAX_LOAD:g}; 1 is all there is)"
         )
-    if not minutes > 0:
-        raise CommandError(f"--minutes: got {minutes:g} (allowed: above 0)")
+    if not 0 < minutes <= MAX_MINUTES:
+        raise CommandError(f"--minutes: got {minutes:g} (allowed: above 0, at most {MAX_MINUTES:g})")
     recorded = None if trace is None else _read(service, trace, file=file, seed=seed, skip_bad=skip_bad)
     workload = _workload(service, recorded, load=load, arrivals=arrivals, minutes=minutes, seed=seed)
     if prefill_only and service.spec.topology != "PrefillDecode":
@@ -128,7 +131,14 @@ def _progress(policies: Sequence[str], console: Console) -> Iterator[Callable[[]
 def table(figures: Mapping[str, Mapping[str, Any]], *, title: str | None = None) -> Table:
     """The comparison as a table; TTFT in milliseconds."""
     best = min((f["ttft_s"]["mean"] for f in figures.values() if f["completed"]), default=0.0)
-    out = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    out = Table(
+        title=title,
+        title_justify="left",
+        caption_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
     out.add_column("policy", no_wrap=True)
     for header in (
         "TTFT mean",
@@ -154,9 +164,20 @@ def table(figures: Mapping[str, Mapping[str, Any]], *, title: str | None = None)
             f"{100 * figure['chunk_utilization']:.0f} %",
             f"{100 * figure['balance_ratio']:.0f} %",
             str(figure["rejected"]),
-            "" if figure["stable"] else f"[red]{UNSTABLE}[/red]",
+            " ".join(_marks(figure)),
+        )
+    if any(figure["short"] for figure in figures.values()):
+        out.caption = (
+            f"{SHORT}: a first look; figures to quote run {MIN_RUN_S / 60:g} virtual minutes or more"
         )
     return out
+
+
+def _marks(figure: Mapping[str, Any]) -> Iterator[str]:
+    if not figure["stable"]:
+        yield f"[red]{UNSTABLE}[/red]"
+    if figure["short"]:
+        yield SHORT
 
 
 def load_manifest(file: Path) -> LLMService:
