@@ -5,7 +5,8 @@ every 0.2 s. What a test changes, it changes in `api`.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+import copy
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -31,27 +32,37 @@ from hortator.operator.work_queue import Key, WorkQueue
 SAMPLE = Path(__file__).resolve().parents[2] / "manifests" / "samples" / "llmservice-simulated-64.yaml"
 NAME = "simulated"
 SERVICE = ("serving.hortator.dev/v1alpha1", "LLMService", "default", NAME)
-NODES = tuple(f"node-{number}" for number in range(12))
 STEP_S = 0.2
 RESYNC_S = 1.0
 
 
+class KilledError(BaseException):
+    """The operator's process is gone: nobody in it catches this."""
+
+
 class OperatorWorld:
-    """A cluster of twelve nodes with an operator; `async with`.
+    """A cluster of twelve nodes with an operator; `async with`."""
 
-    With the `api` of another world, and no `nodes` to be added to it: the next operator over the same cluster.
-    """
-
-    def __init__(self, api: ApiServer | None = None, *, nodes: Sequence[str] = NODES) -> None:
-        self._began_at = asyncio.get_running_loop().time()
-        self.api = api or ApiServer()
+    def __init__(
+        self, api: ApiServer | None = None, *, past: ApiServer | None = None, at: float = 0.0
+    ) -> None:
+        """`past` is a copy of the API server of a world that began `at` that loop time: it goes on from there."""
+        self.began_at = asyncio.get_running_loop().time() if at is None else at
+        self.api = past or api or ApiServer()
         self.api.now = self.now
         self.cluster = FakeCluster(self.api)
         self.controllers = Controllers(self.api)
         self.kubelets = Kubelets(self.api)
-        for name in nodes:
-            self.kubelets.add_node(name)
+        for number in range(0 if past else 12):
+            self.kubelets.add_node(f"node-{number}")
         self.leads_for_s = 1e9
+        self.num_starts = 0
+        self._cluster_task: asyncio.Task[Any] | None = None
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._make_operator()
+
+    def _make_operator(self) -> None:
+        """A process that knows nothing yet."""
         self.inventory = Inventory()
         self.registry = CollectorRegistry()
         self.metrics = OperatorMetrics(self.registry)
@@ -72,16 +83,38 @@ class OperatorWorld:
         self.resync = Resync(
             self.cluster, self.inventory, namespaces=(), told=self._told, interval_s=RESYNC_S, clock=clock
         )
-        self._tasks: list[asyncio.Task[Any]] = []
 
     async def __aenter__(self) -> Self:
-        await self.resync.first(not_yet=lambda _reason: None)
-        self._tasks = [
-            asyncio.create_task(work) for work in (self.queue.run(), self.resync.run(), self._turn())
-        ]
+        self._cluster_task = asyncio.create_task(self._turn())
+        await self._start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        if self._cluster_task is not None:
+            self._cluster_task.cancel()
+        await self._stop()
+
+    def copy(self) -> ApiServer:
+        """What is in the cluster at this moment."""
+        logs = {id(log): list(log) for log in (self.api.writes, self.api._changes)}
+        return copy.deepcopy(self.api, {id(self): self} | logs)
+
+    async def restart(self) -> None:
+        """The operator ends, wherever it is, and the next one starts; the cluster goes on."""
+        await self._stop()
+        self._make_operator()
+        await self._start()
+
+    async def killed(self) -> None:
+        """Return when the operator has ended by a `KilledError` from one of its calls."""
+        await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _start(self) -> None:
+        self.num_starts += 1
+        await self.resync.first(not_yet=lambda _reason: None)
+        self._tasks = [asyncio.create_task(work) for work in (self.queue.run(), self.resync.run())]
+
+    async def _stop(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -89,7 +122,7 @@ class OperatorWorld:
 
     def now(self) -> datetime:
         """The wall clock follows the loop's."""
-        passed = asyncio.get_running_loop().time() - self._began_at
+        passed = asyncio.get_running_loop().time() - self.began_at
         return datetime(2026, 11, 26, 10, tzinfo=UTC) + timedelta(seconds=passed)
 
     # --- what a person does and sees ------------------------------------------------------------------

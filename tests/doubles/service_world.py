@@ -147,6 +147,13 @@ class World:
     def cordon(self, node: str, *, is_cordoned: bool = True) -> None:
         self.api.patch(("v1", "Node", "", node), {"spec": {"unschedulable": is_cordoned}})
 
+    def request_drain(self, group: str) -> None:
+        """As `hortator k8s drain` does: the group is to finish its epoch and begin the next."""
+        annotations = {names.ANNOTATION_DRAIN_REQUESTED: str(self.epoch_of(group))}
+        self.api.patch(
+            ("apps/v1", "StatefulSet", NAMESPACE, group), {"metadata": {"annotations": annotations}}
+        )
+
     def delete_pod(self, name: str) -> None:
         self.api.delete(("v1", "Pod", NAMESPACE, name))
 

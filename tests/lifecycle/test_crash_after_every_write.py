@@ -17,6 +17,7 @@ from hortator.operator import names
 pytestmark = pytest.mark.timeout(600)  # a scenario is played some forty times
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+MADE = re.compile(r"('name': 'HORTATOR_WORKER_INCARNATION', 'value': )'[a-z0-9]+'")
 NODES = {f"n-{index}": {"gpus": 8} for index in range(6)}
 DOWN_TICKS = 4
 SMALL = {"aggregated": 2, "nodes": 2}
@@ -87,6 +88,30 @@ def cordon(world):
     world.cordon(world._pod("demo-a-0-0")["spec"]["nodeName"])
 
 
+def drain_on_request(world):
+    world.is_traffic_on = True
+    world.tick()
+    world.request_drain("demo-a-0")
+
+
+def another_model(world):
+    """The Job of the model before goes, and one for the new model is made."""
+    world.edit({"model": MODEL | {"revision": "v2"}})
+
+
+def a_member_is_killed_beside_an_invalid_spec(world):
+    world.edit({"drain": {"timeout": "soon"}})
+    world.crash("demo-a-1-1")
+
+
+def an_invalid_spec_after_a_good_one(world):
+    """The good one has been begun, and is finished."""
+    world.edit({"replicas": 2})
+    world.look()
+    world.edit({"replicas": 1, "drain": {"timeout": "soon"}})
+
+
+MODEL = {"uri": "hf://deepseek-ai/DeepSeek-V3", "cache": {"create": {"size": "1Ti"}}}
 SCENARIOS = {
     "create": (create, a_manifest(**SMALL)),
     "create with prefill and decode on GPUs": (
@@ -104,6 +129,17 @@ SCENARIOS = {
     "resume": (resume, a_manifest(**SMALL)),
     "resume with other nodes": (resume_with_other_nodes, a_manifest(**SMALL)),
     "cordon": (cordon, a_manifest(backend="TensorRTLLM", gpus_per_node=8, **SMALL)),
+    "drain on request": (drain_on_request, a_manifest(**SMALL)),
+    "create with a model cache": (create, a_manifest(aggregated=1, nodes=2, model=MODEL)),
+    "another model": (another_model, a_manifest(aggregated=1, nodes=2, model=MODEL)),
+    "a member is killed beside an invalid spec": (
+        a_member_is_killed_beside_an_invalid_spec,
+        a_manifest(**SMALL),
+    ),
+    "an invalid spec after a good one": (
+        an_invalid_spec_after_a_good_one,
+        a_manifest(aggregated=1, nodes=2),
+    ),
 }
 
 
@@ -135,6 +171,8 @@ def end_of(world):
             "Deployment",
             "Secret",
             "ControllerRevision",
+            "Job",
+            "PersistentVolumeClaim",
         )
         for one in world.api.find(kind)
     ]
@@ -142,9 +180,10 @@ def end_of(world):
     for one in objects:
         metadata = one["metadata"]
         annotations = sorted(metadata.get("annotations", {}))
-        told[one["kind"], metadata["name"]] = (one.get("spec"), metadata["labels"], annotations)
+        data = one.get("data") if one["kind"] == "ControllerRevision" else None
+        told[one["kind"], metadata["name"]] = (one.get("spec"), metadata["labels"], annotations, data)
     status = TIME.sub("TIME", str(without_volatile(world.status())))
-    return TIME.sub("TIME", str(told)), status
+    return MADE.sub(r"\1'MADE'", TIME.sub("TIME", str(told))), status
 
 
 def without_volatile(status):
@@ -160,6 +199,8 @@ def assert_sound(world):
     assert world.broken == []
     for name, statefulset in world.statefulsets().items():
         assert names.ANNOTATION_DRAIN_STARTED_AT not in statefulset["metadata"].get("annotations", {}), name
+    for condition in world.status()["conditions"]:
+        assert condition["status"] != "Unknown", condition
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -204,7 +245,15 @@ def test_at_rest_nothing_is_written(name):
     assert world.api.version == before
 
 
-@pytest.mark.parametrize("name", ["one member is killed", "one pod is deleted", "a node is removed"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "one member is killed",
+        "one pod is deleted",
+        "a node is removed",
+        "a member is killed beside an invalid spec",
+    ],
+)
 def test_one_failure_is_one_restart(name):
     """The group of the failed member has the next epoch, the other group the one it had."""
     world = prepared(name)

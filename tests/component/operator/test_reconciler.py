@@ -183,27 +183,28 @@ async def test_an_invalid_object_is_not_accepted_and_what_runs_goes_on(world: Op
     assert world.reason() == "InvalidSpec"
 
 
-async def test_an_operator_that_starts_beside_an_invalid_object_goes_on_with_the_last_good_one() -> None:
-    async with OperatorWorld() as first:
-        first.create()
-        await first.until("AllGroupsReady")
-        first.edit(drain={"timeout": "soon"})
-        await first.until("InvalidSpec")
-    async with OperatorWorld(first.api, nodes=()) as world:
-        assert world.condition("Available")["status"] == "True"
-        uids = {pod["metadata"]["uid"] for pod in world.api.find("Pod")}
-        world.kubelets.end("default", "simulated-d-0-1")
-        await asyncio.sleep(2)
-        told = [one["reason"] for one in world.api.find("Event")]
-        assert "GroupRestarting" in told
-        await asyncio.sleep(10)
-        assert len({pod["metadata"]["uid"] for pod in world.api.find("Pod")} - uids) == 4
-        assert world.condition("WorkersReady")["status"] == "True"
-        assert (world.reason(), world.condition("Accepted")["status"]) == ("InvalidSpec", "False")
-        world.kubelets.script = lambda _pod: Wait(reason="CrashLoopBackOff")
-        world.kubelets.step()
-        await asyncio.sleep(10)
-        assert world.condition("Available")["status"] == "False"
+@in_world
+async def test_an_operator_that_starts_beside_an_invalid_object_goes_on_with_the_last_good_one(
+    world: OperatorWorld,
+) -> None:
+    world.create()
+    await world.until("AllGroupsReady")
+    world.edit(drain={"timeout": "soon"})
+    await world.until("InvalidSpec")
+    await world.restart()
+    await asyncio.sleep(5)
+    assert world.condition("Available")["status"] == "True"
+    uids = {pod["metadata"]["uid"] for pod in world.api.find("Pod")}
+    world.kubelets.end("default", "simulated-d-0-1")
+    await asyncio.sleep(10)
+    assert "GroupRestarting" in [event["reason"] for event in world.api.find("Event")]
+    assert len({pod["metadata"]["uid"] for pod in world.api.find("Pod")} - uids) == 4
+    assert world.condition("WorkersReady")["status"] == "True"
+    assert (world.reason(), world.condition("Accepted")["status"]) == ("InvalidSpec", "False")
+    world.kubelets.script = lambda _pod: Wait(reason="CrashLoopBackOff")
+    world.kubelets.step()
+    await asyncio.sleep(10)
+    assert world.condition("Available")["status"] == "False"
 
 
 class ForgetfulApi(ApiServer):
