@@ -159,8 +159,15 @@ async def test_a_restart_can_be_waited_for(api, a_service, here, capsys):
     assert "not done after 0 s (hortator k8s explain demo)" in capsys.readouterr().err
 
 
-async def test_a_drain_annotates_the_statefulset_of_the_group(api, a_service, here, capsys):
-    a_service(status=A_STATUS)
+@pytest.mark.parametrize(
+    ("in_flight", "told"),
+    [({"inFlight": 7}, " (7 in flight)"), ({"inFlight": 0}, " (0 in flight)"), ({}, "")],
+)
+async def test_a_drain_annotates_the_statefulset_of_the_group(api, a_service, here, capsys, in_flight, told):
+    """What is in flight is told where it is known, and no number is made up where it is not."""
+    first, *others = A_STATUS["groups"]
+    known = {key: value for key, value in first.items() if key != "inFlight"} | in_flight
+    a_service(status=A_STATUS | {"groups": [known, *others]})
     key = ("apps/v1", "StatefulSet", "default", "demo-p-0")
     template = {
         "metadata": {"labels": {"a": "b", names.LABEL_EPOCH: "3"}},
@@ -170,7 +177,7 @@ async def test_a_drain_annotates_the_statefulset_of_the_group(api, a_service, he
     metadata = {"namespace": "default", "name": "demo-p-0"}
     api.create({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": metadata, "spec": spec})
     assert await change.drain(here, name="demo", group="prefill-0", wait_s=None, as_json=False) == 0
-    assert capsys.readouterr().out == "demo-p-0: drains (7 in flight), then starts anew with epoch 4\n"
+    assert capsys.readouterr().out == f"demo-p-0: drains{told}, then starts anew with epoch 4\n"
     assert api.get(key)["metadata"]["annotations"] == {names.ANNOTATION_DRAIN_REQUESTED: "3"}
     error = await refused(change.drain(here, name="demo", group="prefill-9", wait_s=None, as_json=False))
     assert str(error) == "group prefill-9: demo has no such group (allowed: prefill-0, decode-0)"

@@ -162,7 +162,7 @@ class GroupStatus(Model):
     last_failure: LastFailure | None = None
     timeline: Timeline = Field(default_factory=Timeline)
     in_flight: int | None = None
-    """Requests, by the scheduler's snapshot; absent: the scheduler does not know the group."""
+    """Requests, by the scheduler's snapshot, while the group drains; absent: it does not, or is unknown there."""
     drain_deadline: StatusTime | None = None
     """When the drain gives up on what is in flight."""
 

@@ -63,7 +63,7 @@ def status(
     kubeconfig: KubeconfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show conditions, EP groups, their pods to the rank, and what is in flight.
+    """Show conditions, EP groups, their pods to the rank, and what is in flight where a group drains.
 
     Without a name: the only LLMService of the namespace, or a list of all.
     """

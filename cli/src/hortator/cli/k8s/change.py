@@ -60,8 +60,9 @@ async def drain(
         epoch = await _epoch(kube, ref)
         annotation = {names.ANNOTATION_DRAIN_REQUESTED: str(epoch)}
         await kube.patch(ref, {"metadata": {"annotations": annotation}})
-        num_in_flight = target.get("inFlight") or 0
-        line = f"{ref.name}: drains ({num_in_flight} in flight), then starts anew with epoch {epoch + 1}"
+        num_in_flight = target.get("inFlight")  # known of a group that drains already
+        known = "" if num_in_flight is None else f" ({num_in_flight} in flight)"
+        line = f"{ref.name}: drains{known}, then starts anew with epoch {epoch + 1}"
         _say({"name": found, "group": ref.name, "epoch": epoch}, line, as_json=as_json)
         if wait_s is None:
             return 0
