@@ -37,9 +37,36 @@ def test_a_ready_service_tells_all_of_it(world):
         "admitted",
         "scheduled",
         "imagesPulled",
-        "ranksJoined",
         "ready",
     }
+
+
+STEPS = ["admitted", "created", "scheduled", "imagesPulled", "ready"]
+
+
+def test_the_timeline_is_that_of_the_present_epoch(world):
+    """Of a second epoch no step is from the first, and each is told only once it is reached."""
+    world.clock += timedelta(hours=1)
+    crashed_at = world.api.timestamp()
+    world.acts["demo-d-0-1"] = Wait(reason="ImagePullBackOff", message="no such image")
+    world.crash("demo-d-0-0")
+    world.until(lambda: world.epoch_of("demo-d-0") == 2)
+    world.until(lambda: world._pod("demo-d-0-1") is None)
+    for _ in range(6):
+        world.tick()
+
+    def timeline():
+        return next(one for one in world.status()["groups"] if one["name"] == "demo-d-0")["timeline"]
+
+    assert set(timeline()) == {"admitted", "created", "scheduled"}
+    world.acts.clear()
+    world.settle()
+    times = [timeline()[step] for step in STEPS]
+    assert times == sorted(times)
+    assert times[0] >= crashed_at
+    assert times[3] > times[2]
+    pods = [world._pod(f"demo-d-0-{ordinal}") for ordinal in range(2)]
+    assert timeline()["created"] == max(pod["metadata"]["creationTimestamp"] for pod in pods)
 
 
 def test_the_selector_matches_one_pod_per_role_set(world):

@@ -143,7 +143,6 @@ def _nothing(wanted: DesiredGroup) -> GroupFacts:
         index=wanted.index,
         worker_id=wanted.worker_id,
         uid="",
-        created_at=None,
         epoch=0,
         revision="",
         replicas=0,

@@ -116,18 +116,16 @@ class LastFailure(Model):
 class Timeline(Model):
     """When the group's present epoch reached what; absent: not yet."""
 
-    created: StatusTime | None = None
-    """Its pods were asked for."""
     admitted: StatusTime | None = None
-    """Room for all its pods was found."""
+    """Room for all its pods was found, and they were asked for."""
+    created: StatusTime | None = None
+    """All its pods exist."""
     scheduled: StatusTime | None = None
     """All pods have a node."""
     images_pulled: StatusTime | None = None
     """All containers run."""
-    ranks_joined: StatusTime | None = None
-    """Every rank has joined the epoch."""
     ready: StatusTime | None = None
-    """The scheduler places requests on it."""
+    """All members are ready: every rank has joined, and a scheduler has taken the engine's report."""
 
 
 class GroupStatus(Model):
@@ -162,7 +160,7 @@ class GroupStatus(Model):
     last_failure: LastFailure | None = None
     timeline: Timeline = Field(default_factory=Timeline)
     in_flight: int | None = None
-    """Requests, by the scheduler's snapshot, while the group drains; absent: it does not, or is unknown there."""
+    """Requests, by the scheduler's snapshot, while it drains; absent: it does not, or is unknown there."""
     drain_deadline: StatusTime | None = None
     """When the drain gives up on what is in flight."""
 

@@ -129,7 +129,6 @@ class GroupFacts:
     worker_id: str
     uid: str
     """Of the StatefulSet; "" when there is none, or only one that is on its way out."""
-    created_at: datetime | None
     epoch: int
     """From the pod template's label; 0 when it names none."""
     revision: str

@@ -30,7 +30,7 @@ from hortator.operator.observed.facts import (
 from hortator.operator.observed.memory import read_memory
 from hortator.operator.observed.nodes import claims, node_facts
 from hortator.operator.observed.pods import event_facts, parse_epoch, pod_facts
-from hortator.operator.observed.reading import flag, instant, items, mapping, number, text, texts
+from hortator.operator.observed.reading import flag, items, mapping, number, text, texts
 
 _Events = Mapping[tuple[str, str], Sequence[WarningEvent]]
 
@@ -180,7 +180,6 @@ def _group(
         index=parsed.index,
         worker_id=worker_id,
         uid=uid,
-        created_at=instant(statefulset, "metadata", "creationTimestamp"),
         epoch=epoch,
         revision=labels.get(names.LABEL_REVISION, ""),
         replicas=max(0, number(statefulset, "spec", "replicas", default=1 if statefulset else 0)),

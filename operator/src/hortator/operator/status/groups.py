@@ -269,16 +269,15 @@ def _last_failure(failure: Failure | None) -> LastFailure | None:
 
 
 def _timeline(view: View) -> Timeline:
+    """Of the present epoch alone: from the note of its admission, and from its pods."""
     group, pods = view.group, view.group.current_pods
     is_whole = len(pods) >= view.assessment.num_members > 0
-    ready = _latest((pod.ready_at for pod in pods), is_whole=is_whole)
     return Timeline(
-        created=_shown(group.created_at),
         admitted=_shown(group.memory.admitted_at),
+        created=_latest((pod.created_at for pod in pods), is_whole=is_whole),
         scheduled=_latest((pod.placed_at for pod in pods), is_whole=is_whole),
         images_pulled=_latest((pod.running_since for pod in pods), is_whole=is_whole),
-        ranks_joined=ready if group.memory.members else None,
-        ready=ready,
+        ready=_latest((pod.ready_at for pod in pods), is_whole=is_whole),
     )
 
 
