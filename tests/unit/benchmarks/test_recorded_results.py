@@ -1,0 +1,151 @@
+"""The committed results: whole, from a clean commit, as good as their targets, and what the README says."""
+
+import json
+import operator
+import re
+from pathlib import Path
+
+import pytest
+
+from hortator.cli.bench import result
+
+ROOT = Path(__file__).resolve().parents[3]
+FILES = sorted((ROOT / "benchmarks/results").glob("*.json"))
+COMPARE = {">=": operator.ge, "<=": operator.le, "<": operator.lt, ">": operator.gt}
+
+MEASURED = {
+    "core, events per second of one core, 64 ranks": ("core", "staggered.events_per_s", 1, "{:,.0f}"),
+    "core, one release with 10 000 waiting, p99": ("core", "staggered.release_p99_ms", 1, "{:.1f} ms"),
+    "core, cost per placement, 1 024 ranks against 64": (
+        "core",
+        "staggered.scaling_1024_to_64",
+        1,
+        "{:.2f} x",
+    ),
+    "scheduler process, placements per second, 64 block hashes each": (
+        "service",
+        "placements_per_s",
+        1,
+        "{:,.0f}",
+    ),
+    "gateway and scheduler, added latency at 200 requests/s, p50": (
+        "service",
+        "added_p50_ms",
+        1,
+        "{:.1f} ms",
+    ),
+    "the same, p99": ("service", "added_p99_ms", 1, "{:.1f} ms"),
+    "gateway and scheduler, memory growth over 200 000 requests": (
+        "service",
+        "memory_growth",
+        100,
+        "{:.1f} %",
+    ),
+    "one gateway process to 500 clients, tokens per second": ("stream", "tokens_per_s", 1, "{:,.0f}"),
+    "the same, added ITL p99 (the coalescing window is 50 ms)": (
+        "stream",
+        "added_itl_p99_ms",
+        1,
+        "{:.0f} ms",
+    ),
+}
+"""Row of the README: file, figure, factor to the unit shown, how it is written."""
+
+
+def _read(name):
+    return json.loads((ROOT / "benchmarks/results" / f"{name}.json").read_text())
+
+
+def _number(text):
+    return float(re.sub(r"[ ,]", "", re.match(r"[\d ,.]+", text).group()))
+
+
+def _targets(document):
+    """(figure, comparison, bound) of each target; `<load>` stands for every load."""
+    for pattern, text in document["targets"].items():
+        sign, bound = re.fullmatch(r"([<>]=?) ?([\d .]+)", text).groups()
+        expression = re.escape(pattern).replace("<load>", r"[\d.]+")
+        figures = [name for name in document["figures"] if re.fullmatch(expression, name)]
+        assert figures, pattern
+        for name in figures:
+            yield name, COMPARE[sign], _number(bound)
+
+
+def _rows(first_heading):
+    """Cells of the README's measured table with this heading."""
+    text = (ROOT / "README.md").read_text()
+    measured = text.partition("<!-- measured:begin")[2].partition("<!-- measured:end")[0]
+    lines = iter(measured.splitlines())
+    for line in lines:
+        if line.startswith(f"| {first_heading} |"):
+            next(lines)
+            for row in lines:
+                if not row.startswith("|"):
+                    return
+                yield [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def test_all_four_benchmarks_are_recorded():
+    assert [path.stem for path in FILES] == ["core", "policies", "service", "stream"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+class TestAResult:
+    def test_it_says_from_what_and_where_it_was_measured(self, path):
+        document = json.loads(path.read_text())
+        assert document["benchmark"] == path.stem
+        assert isinstance(document["seed"], int)
+        assert re.fullmatch(r"[0-9a-f]{40}", document["commit"])
+        assert document["is_modified"] is False
+        assert document["machine"].keys() == result.machine().keys()
+        assert document["machine"]["num_cores"] >= 1
+
+    def test_it_meets_its_targets(self, path):
+        document = json.loads(path.read_text())
+        targets = list(_targets(document))
+        assert targets
+        missed = [
+            (name, document["figures"][name], bound)
+            for name, meets, bound in targets
+            if not meets(document["figures"][name], bound)
+        ]
+        assert not missed
+
+
+@pytest.mark.parametrize("name", ["core", "policies"])
+def test_figures_are_the_medians_of_the_repeats_beside_them(name):
+    document = _read(name)
+    assert len(document["repeats"]) == 5
+    assert result.medians(document["repeats"]) == document["figures"]
+
+
+def test_the_policies_were_compared_with_five_seeds_over_twenty_minutes_and_all_points_are_stable():
+    settings = _read("policies")["settings"]
+    assert (settings["seeds"], settings["loads"]) == ([0, 1, 2, 3, 4], [0.5, 0.7, 0.85])
+    assert settings["min_run_s"] >= 1200
+    assert settings["unstable"] == []
+
+
+def test_the_table_of_policies_in_the_readme_is_what_was_recorded():
+    figures = _read("policies")["figures"]
+    rows = list(_rows("policy"))
+    assert [row[0].strip("`") for row in rows] == list(dict.fromkeys(name.split(".")[0] for name in figures))
+    for policy, *cells in rows:
+        for load, cell in zip(("0.5", "0.7", "0.85"), cells, strict=True):
+            mean, p99, mean_ratio, p99_ratio = (
+                figures[f"{policy.strip('`')}.{load}.{name}"]
+                for name in ("ttft_mean_s", "ttft_p99_s", "mean_ratio", "p99_ratio")
+            )
+            assert cell == f"{mean:.2f} / {p99:.2f} ({mean_ratio:.2f} / {p99_ratio:.2f})"
+
+
+def test_the_table_of_what_was_measured_in_the_readme_is_what_was_recorded():
+    rows = {row[0]: row[1:] for row in _rows("what")}
+    assert list(rows) == list(MEASURED)
+    for what, (name, figure, factor, form) in MEASURED.items():
+        document = _read(name)
+        measured, target, source = rows[what]
+        assert measured == form.format(factor * document["figures"][figure]), what
+        assert f"{name}.json" in source
+        bounds = {of: factor * bound for of, _, bound in _targets(document)}
+        assert (_number(target) if target else None) == bounds.get(figure), what
