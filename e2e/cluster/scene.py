@@ -170,10 +170,10 @@ class Scene:
         self.create(name, **options)
         return self.until(is_ready, name=name)
 
-    def at_rest(self, *, for_s: float = 1.0) -> Obj:
+    def at_rest(self, name: str = "llm", *, for_s: float = 1.0) -> Obj:
         """The LLMService, once nothing has happened to it, its StatefulSets and pods for a while."""
         self.record.quiet(("LLMService", "StatefulSet", "Pod"), for_s=for_s)
-        return self.get()
+        return self.get(name)
 
     def epochs_of(self, group: str) -> list[int]:
         """The epochs that the pod template of a group has named, in order."""

@@ -1,19 +1,35 @@
-"""Groups of real processes under the operator: who they are is told by boot ids, and each joins its epoch once."""
+"""The sample of the README in real processes: tokens, and boot ids that tell who joined which epoch.
+
+The tests share one service and go through its life in order.
+"""
+
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from cluster.fakenodes.client import running_fake_nodes
 from cluster.kube import Obj
 from cluster.recorder import recording
 from cluster.scene import Scene, condition, group, is_ready
+from cluster.served import Served
 
 pytestmark = pytest.mark.timeout(240)
 
+SAMPLE = Path(__file__).resolve().parents[2] / "manifests" / "samples" / "llmservice-simulated.yaml"
+NAME = "simulated"
 
-@pytest.fixture
-def processes(lab, fake_nodes, cluster_operator, namespace):
+
+@pytest.fixture(scope="module")
+def processes(lab, cluster_operator) -> Iterator[Scene]:
     """A scene whose pods are processes."""
-    nodes = fake_nodes(4, mode="process")
-    with recording(lab.client, namespace) as record:
+    with (
+        lab.namespace(f"processes-{uuid.uuid4().hex[:8]}") as namespace,
+        running_fake_nodes(lab, 4, mode="process") as nodes,
+        recording(lab.client, namespace) as record,
+    ):
         yield Scene(lab=lab, namespace=namespace, nodes=nodes, operator=cluster_operator, record=record)
 
 
@@ -21,36 +37,87 @@ def boot_ids(service: Obj, index: int) -> set[str]:
     return {one["bootId"] for one in group(service, index)["members"] if one.get("bootId")}
 
 
-def test_a_killed_process_restarts_its_group_and_a_rank_joins_an_epoch_once(processes):
-    scene = processes
-    scene.create()
-    before = scene.until(is_ready, timeout_s=90)
-    assert before["status"]["display"] == {"groups": "2/2", "ranks": "32/32", "updated": "2/2"}
-    assert before["status"]["scheduler"]["registeredRanks"] == 32
-    (kept,), (lost,) = boot_ids(before, 0), boot_ids(before, 1)
-    assert kept.startswith("1-")
-    assert lost.startswith("1-")
-
-    scene.nodes.signal(scene.namespace, "llm-a-1-1", "SIGKILL")
-    after = scene.until(
-        lambda service: is_ready(service) and group(service, 1)["epoch"] == 2 and boot_ids(service, 1),
+def again(scene: Scene, index: int, *, epoch: int) -> Obj:
+    """The service once that group is ready in that epoch and nothing moves any more."""
+    scene.until(
+        lambda service: (
+            is_ready(service) and group(service, index)["epoch"] == epoch and boot_ids(service, index)
+        ),
+        name=NAME,
         timeout_s=90,
     )
+    return scene.at_rest(NAME)
+
+
+def joined(scene: Scene) -> dict[tuple[str, int, int], list[str]]:
+    """(group, ordinal, epoch) -> the boots that joined, as each process has told itself, of every pod there was."""
+    found: dict[tuple[str, int, int], list[str]] = {}
+    for file in (scene.nodes.folder / "pods").glob(f"{scene.namespace}_{NAME}-a-*/*.log"):
+        name, _, ordinal = file.parent.name.split("_")[1].rpartition("-")
+        for line in file.read_text(errors="replace").splitlines():
+            event = json.loads(line) if line.startswith("{") else {}
+            is_leader = ordinal == "0"
+            if event.get("event") == ("worker ready" if is_leader else "joined the group"):
+                epoch = int(event["boot_id"].partition("-")[0])
+                found.setdefault((name, int(ordinal), epoch), []).append(event["boot_id"])
+    return found
+
+
+def test_the_sample_of_the_readme_streams_tokens(processes):
+    scene = processes
+    scene.kubectl("apply", "-f", str(SAMPLE))
+    service = scene.until(is_ready, name=NAME, timeout_s=90)
+    head, row = (line.split() for line in scene.kubectl("get", "llms").splitlines())
+    told = dict(zip(head, row, strict=True))
+    assert (told["READY"], told["GROUPS"], told["RANKS"]) == ("True", "2/2", "32/32")
+    assert service["status"]["scheduler"]["registeredRanks"] == 32
+
+    served = Served(
+        lab=scene.lab, nodes=scene.nodes, operator=scene.operator, namespace=scene.namespace, name=NAME
+    )
+    answer = served.hortator("generate", "--endpoint", served.front(), "Shall I compare thee", "--json")
+    events = [json.loads(line) for line in answer.splitlines()]
+    deltas = [event["delta"] for event in events if "delta" in event]
+    assert len(deltas) > 1
+    assert sum(len(delta["token_ids"]) for delta in deltas) == events[-1]["completion"]["num_output_tokens"]
+
+
+def test_a_rank_joins_an_epoch_once_whatever_restarts_its_group(processes):
+    scene = processes
+    before = scene.get(NAME)
+    (kept,), (lost,) = boot_ids(before, 0), boot_ids(before, 1)
+    assert (kept[:2], lost[:2]) == ("1-", "1-")
+
+    scene.nodes.signal(scene.namespace, f"{NAME}-a-1-1", "SIGKILL")
+    after = again(scene, 1, epoch=2)
     (new,) = boot_ids(after, 1)
     assert new.startswith("2-")
     assert boot_ids(after, 0) == {kept}
-    assert group(after, 1)["lastFailure"]["pod"].startswith("llm-a-1-")
+    assert group(after, 1)["lastFailure"]["pod"].startswith(f"{NAME}-a-1-")
     assert group(after, 1)["restarts"] == 1
-    scene.at_rest()
-    assert scene.epochs_of("llm-a-1") == [1, 2]
-    assert scene.epochs_of("llm-a-0") == [1]
+    assert scene.epochs_of(f"{NAME}-a-1") == [1, 2]
+    assert scene.epochs_of(f"{NAME}-a-0") == [1]
 
-    joined: dict[tuple[str, int], set[str]] = {}
+    scene.lab.client.delete(scene.pod(f"{NAME}-a-0-1"))
+    again(scene, 0, epoch=2)
+    scene.lab.client.delete(scene.pod(f"{NAME}-a-1-0"))  # where the engine runs
+    again(scene, 1, epoch=3)
+    assert scene.epochs_of(f"{NAME}-a-0") == [1, 2]
+    assert scene.epochs_of(f"{NAME}-a-1") == [1, 2, 3]
+
+    boots = joined(scene)
+    epochs = {(0, 1), (0, 2), (1, 1), (1, 2), (1, 3)}
+    assert boots.keys() == {(f"{NAME}-a-{index}", n, epoch) for index, epoch in epochs for n in (0, 1)}
+    assert [key for key, found in boots.items() if len(found) != 1] == []
+    assert boots[f"{NAME}-a-0", 0, 1] == [kept]
+    assert (boots[f"{NAME}-a-1", 0, 1], boots[f"{NAME}-a-1", 0, 2]) == ([lost], [new])
+
+    told: dict[tuple[str, int], set[str]] = {}
     for seen in scene.record.all("LLMService"):
         for one in seen.obj.get("status", {}).get("groups", []):
             for boot_id in boot_ids(seen.obj, one["index"]):
-                joined.setdefault((one["name"], one["epoch"]), set()).add(boot_id)
-    assert joined == {("llm-a-0", 1): {kept}, ("llm-a-1", 1): {lost}, ("llm-a-1", 2): {new}}
+                told.setdefault((one["name"], one["epoch"]), set()).add(boot_id)
+    assert told == {(name, epoch): set(found) for (name, n, epoch), found in boots.items() if n == 0}
     for seen in scene.record.all("LLMService"):  # Ready is never told of a group that is not whole
         if condition(seen.obj).get("status") == "True":
             assert all(member["ready"] for one in seen.obj["status"]["groups"] for member in one["members"])

@@ -78,7 +78,13 @@ class MemberProcess:
     def _handle(self, event: MembershipEvent) -> None:
         match event:
             case Welcomed():
-                self._log.info("joined the group", leader=self._leader_address)
+                self._log.info(
+                    "joined the group",
+                    leader=self._leader_address,
+                    ordinal=self._member.place.ordinal,
+                    epoch=self._member.place.epoch,
+                    boot_id=self._member.boot_id,
+                )
             case Completed():
                 self._startup.reached(StartupPhase.MEMBERS_JOINED)
                 self._log.info("the group is complete")
