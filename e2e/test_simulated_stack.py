@@ -145,7 +145,10 @@ def test_sigterm_lets_a_running_request_finish_and_leaves_nothing(tmp_path):
         first, second = (up.cli("replay", str(recording), "--json") for _ in range(2))
         assert first.returncode == 0, first.stderr
         assert json.loads(first.stdout) == json.loads(second.stdout)
-        assert json.loads(first.stdout)["events_by_kind"]["RequestArrived"] == 1
+        summary = json.loads(first.stdout)
+        assert summary["events_by_kind"]["RequestArrived"] == 1
+        assert summary["commands_by_kind"]["Dispatch"] == 1
+        assert summary["verdict"] == "same", summary
 
 
 def test_killing_the_parent_leaves_no_process(tmp_path):

@@ -4,7 +4,7 @@ import random
 
 from hortator.scheduler.core.model import GroupSpec, Phase, SchedulerSettings
 from hortator.scheduler.core.policies.registry import POLICY_NAMES
-from hortator.scheduler.replay import CommandDigest
+from hortator.scheduler.digest import CommandDigest
 from hortator.sim.cluster import GroupPlan, VirtualCluster
 from hortator.sim.results import Recorder
 from hortator.sim.workload import TraceRequest

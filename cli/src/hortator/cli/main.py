@@ -272,7 +272,7 @@ def replay(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Run a recording again through a fresh scheduler core: same code, same commands, same digest."""
+    """Run a recording again through a fresh scheduler core: the same commands as live, or exit code 1."""
     from hortator.cli import replay as command
 
     command.run(recording, allow_gaps=allow_gaps, show_commands=commands, as_json=json)

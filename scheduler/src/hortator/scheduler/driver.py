@@ -47,6 +47,10 @@ class Records(Protocol):
         """Keep one event; must not wait."""
         ...
 
+    def answered(self, now: float, commands: Sequence[Command]) -> None:
+        """Take note of what the event of `now` led to; must not wait."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class PlacedRequest:
@@ -129,6 +133,8 @@ class Driver:
             self._log.exception("core failed", core_event=repr(event)[:500])
             self._metrics.observe_core_error(event)
             return []
+        if self._recorder is not None:
+            self._recorder.answered(now, commands)
         self._metrics.observe(now, event, commands, self._stopwatch() - started)
         self.tally.observe(event, commands)
         if isinstance(event, PolicyChanged):

@@ -6,6 +6,8 @@ Format of a recording (`events.jsonl`):
   {...}, "first_event": 0}``; `first_event` counts the events of earlier files of the same epoch.
 - Then ``[now, event class, {field: value}]``, fields at their default left out (see `event_json`).
 - ``{"gap": n}`` where n events were lost because the disk was slower than the scheduler.
+- Last, once the scheduler has drained and no event was lost: ``{"end": n, "digest": ...}``, with the number
+  of events of this epoch and the digest of every command that they led to (see `digest`).
 
 A file over `max_file_bytes` is renamed ``events.jsonl.N`` (N grows, also over restarts) and a new one begun;
 at most `max_files` are kept. The loop only encodes a line and appends it to a bounded buffer; a thread
@@ -17,7 +19,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -25,8 +27,10 @@ from typing import Any, BinaryIO
 
 import structlog
 
+from hortator.scheduler.core.commands import Command
 from hortator.scheduler.core.events import Event
 from hortator.scheduler.core.model import SchedulerSettings
+from hortator.scheduler.digest import CommandDigest
 from hortator.scheduler.errors import RecordingError
 from hortator.scheduler.event_json import decode_event, decode_fields, encode_fields, encode_tagged
 
@@ -46,9 +50,19 @@ class RecordingHeader:
     """Events of this epoch that came before this file; replay is exact only from 0."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingEnd:
+    """What a scheduler that drained says about the whole recording."""
+
+    num_events: int
+    digest: str
+    """Of the live run's commands."""
+
+
 @dataclass(slots=True)
 class _Buffer:
     lines: list[str] = field(default_factory=list)
+    answers: list[tuple[float, Sequence[Command]]] = field(default_factory=list)
     num_bytes: int = 0
     num_events: int = 0
 
@@ -79,6 +93,7 @@ class EventRecorder:
         self._gap = 0
         self._num_dropped = 0
         self._num_written = 0
+        self._digest = CommandDigest()
         self._file: BinaryIO | None = None
         self._file_bytes = 0
         self._is_failed = False
@@ -118,8 +133,14 @@ class EventRecorder:
             buffer.num_bytes += len(line) + 1
             buffer.num_events += 1
 
+    def answered(self, now: float, commands: Sequence[Command]) -> None:
+        """Take note of what the event of `now` led to; the thread that writes makes the digest."""
+        if commands and not self._num_dropped:
+            with self._swap:
+                self._buffer.answers.append((now, tuple(commands)))
+
     def close(self) -> None:
-        """Write what is left and close the file. A second call is a no-op."""
+        """Write what is left and the end, and close the file. A second call is a no-op."""
         thread, self._thread = self._thread, None
         if thread is not None:
             self._stop.set()
@@ -134,6 +155,8 @@ class EventRecorder:
             is_last = self._stop.wait(self._write_interval_s)
             try:
                 self._write_buffer()
+                if is_last:
+                    self._write_end()
             except OSError as error:
                 self._is_failed = True
                 self._log.exception("recording stopped", path=str(self._path), error=str(error))
@@ -142,6 +165,8 @@ class EventRecorder:
     def _write_buffer(self) -> None:
         with self._swap:
             buffer, self._buffer = self._buffer, _Buffer()
+        for now, commands in buffer.answers:
+            self._digest.update(now, commands)
         if not buffer.lines or self._file is None:
             return
         data = ("\n".join(buffer.lines) + "\n").encode()
@@ -151,6 +176,12 @@ class EventRecorder:
         self._num_written += buffer.num_events
         if self._file_bytes >= self._max_file_bytes:
             self._open_next()
+
+    def _write_end(self) -> None:
+        """Without a digest when events were lost: no replay can be equal then."""
+        if self._file is not None and not self._num_dropped:
+            end = {"end": self._num_written, "digest": self._digest.hexdigest()}
+            self._file.write((_dumps(end) + "\n").encode())
 
     def _open_next(self) -> None:
         if self._file is not None:
@@ -193,6 +224,8 @@ class Recording:
         files.sort()
         self._files = [file for _, file in files]
         self.header = _read_header(self._files[0])
+        self.end: RecordingEnd | None = None
+        """Known after `events` has come to its end; None: it was cut short, or events were lost."""
 
     @property
     def is_complete(self) -> bool:
@@ -215,13 +248,15 @@ class Recording:
                     if parsed is not None:
                         yield parsed
 
-    @staticmethod
-    def _parse(path: Path, number: int, line: bytes, *, allow_gaps: bool) -> tuple[float, Event] | None:
+    def _parse(self, path: Path, number: int, line: bytes, *, allow_gaps: bool) -> tuple[float, Event] | None:
         try:
             value: Any = json.loads(line)
             match value:
                 case [float() | int() as now, name, fields]:
                     return float(now), decode_event([name, fields])
+                case {"end": int(num_events), "digest": str(digest)}:
+                    self.end = RecordingEnd(num_events=num_events, digest=digest)
+                    return None
                 case {"gap": int(gap)} if allow_gaps and gap:
                     return None
                 case {"gap": int(gap)}:

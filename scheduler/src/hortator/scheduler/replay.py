@@ -1,25 +1,25 @@
 """Replay: a recording through a fresh machine, which must say the same commands again.
 
-The machine is a function of its events and their times, so a recorded run is a test case: `summarize` gives
-the digest of every command, equal for equal recordings and the same code.
+The machine is a function of its events and their times, so a recorded run is a test case. A scheduler that
+drained leaves the digest of its commands in the recording; `Replay.verdict` says whether the fresh machine's
+is the same.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
 from hortator.scheduler.core.commands import Command
 from hortator.scheduler.core.events import Event
 from hortator.scheduler.core.model import SchedulerSettings
+from hortator.scheduler.digest import CommandDigest
 from hortator.scheduler.errors import RecordingError
-from hortator.scheduler.event_json import encode_tagged
-from hortator.scheduler.recorder import Recording
+from hortator.scheduler.recorder import Recording, RecordingHeader
 
 
 class Handles(Protocol):
@@ -43,6 +43,17 @@ class Replayed:
     commands: tuple[Command, ...]
 
 
+class Verdict(StrEnum):
+    """A replay beside the live run."""
+
+    SAME = "same"
+    """The same commands at the same times."""
+    DIFFERENT = "different"
+    """Other commands: other code, or the recording is not what was written."""
+    UNKNOWN = "unknown"
+    """Not comparable: the recording was cut short, or misses events."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplaySummary:
     """A whole recording in a few numbers."""
@@ -58,73 +69,104 @@ class ReplaySummary:
     commands_by_kind: Mapping[str, int]
     digest: str
     """SHA-256 over every command with its time."""
+    live_digest: str | None
+    """The same of the live run, as it was recorded; None: the recording does not say."""
+    verdict: Verdict
 
 
-class CommandDigest:
-    """SHA-256 over commands, their order and their times."""
+class Replay:
+    """One recording, replayed once: iterate over `steps`, then ask for `verdict`."""
 
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
+    def __init__(
+        self, path: Path, *, allow_gaps: bool = False, machine_factory: MachineFactory | None = None
+    ) -> None:
+        """Read the header.
 
-    def update(self, now: float, commands: Sequence[Command]) -> None:
-        """Add what one event led to."""
-        for command in commands:
-            line = json.dumps([now, *encode_tagged(command)], separators=(",", ":"), sort_keys=True)
-            self._hash.update(line.encode() + b"\n")
+        Args:
+            path: the recording (its older files are found beside it).
+            allow_gaps: also replay recordings that miss their beginning or events in between; then the
+                commands are those of a machine that never saw the missing events.
+            machine_factory: for tests and what-if; default the scheduler's own machine.
 
-    def hexdigest(self) -> str:
-        """The digest so far."""
-        return self._hash.hexdigest()
+        Raises:
+            RecordingError: not a recording, or its beginning is missing.
+        """
+        self._recording = Recording(path)
+        if not self._recording.is_complete and not allow_gaps:
+            first_event = self._recording.header.first_event
+            raise RecordingError(f"{path}: starts at event {first_event}, the first are gone")
+        self._allow_gaps = allow_gaps
+        self._make = machine_factory or _fresh_machine
+        self._digest = CommandDigest()
+        self._num_events = 0
+
+    @property
+    def header(self) -> RecordingHeader:
+        """How the recording began."""
+        return self._recording.header
+
+    def steps(self) -> Iterator[Replayed]:
+        """Every event with the commands of a fresh machine. Raises RecordingError: a broken line, a gap."""
+        machine = self._make(self.header.settings, self.header.epoch)
+        for now, event in self._recording.events(allow_gaps=self._allow_gaps):
+            commands = tuple(machine.handle(event, now))
+            self._num_events += 1
+            self._digest.update(now, commands)
+            yield Replayed(now=now, event=event, commands=commands)
+
+    @property
+    def digest(self) -> str:
+        """Of the commands so far."""
+        return self._digest.hexdigest()
+
+    @property
+    def live_digest(self) -> str | None:
+        """Of the live run; None: the recording does not say."""
+        end = self._recording.end
+        return None if end is None else end.digest
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether these are the commands of the live run; after the last of `steps`."""
+        end = self._recording.end
+        if end is None or not self._recording.is_complete:
+            return Verdict.UNKNOWN
+        is_same = (end.num_events, end.digest) == (self._num_events, self.digest)
+        return Verdict.SAME if is_same else Verdict.DIFFERENT
 
 
 def replay(
     path: Path, *, allow_gaps: bool = False, machine_factory: MachineFactory | None = None
 ) -> Iterator[Replayed]:
-    """Every event of the recording at `path` with the commands of a fresh machine.
-
-    Args:
-        path: the recording (its older files are found beside it).
-        allow_gaps: also replay recordings that miss their beginning or events in between; then the commands
-            are those of a machine that never saw the missing events.
-        machine_factory: for tests and what-if; default the scheduler's own machine.
-
-    Raises:
-        RecordingError: not a recording, a broken line, or missing events.
-    """
-    recording = Recording(path)
-    if not recording.is_complete and not allow_gaps:
-        raise RecordingError(f"{path}: starts at event {recording.header.first_event}, the first are gone")
-    make = machine_factory or _fresh_machine
-    machine = make(recording.header.settings, recording.header.epoch)
-    for now, event in recording.events(allow_gaps=allow_gaps):
-        yield Replayed(now=now, event=event, commands=tuple(machine.handle(event, now)))
+    """Every event of the recording at `path` with the commands of a fresh machine. See `Replay`."""
+    return Replay(path, allow_gaps=allow_gaps, machine_factory=machine_factory).steps()
 
 
 def summarize(
     path: Path, *, allow_gaps: bool = False, machine_factory: MachineFactory | None = None
 ) -> ReplaySummary:
-    """Replay all of it. Raises as `replay` does."""
-    header = Recording(path).header
+    """Replay all of it. Arguments and errors as of `Replay`."""
+    run = Replay(path, allow_gaps=allow_gaps, machine_factory=machine_factory)
     events: Counter[str] = Counter()
     commands: Counter[str] = Counter()
-    digest = CommandDigest()
     first_at: float | None = None
     last_at = 0.0
-    for step in replay(path, allow_gaps=allow_gaps, machine_factory=machine_factory):
+    for step in run.steps():
         first_at = step.now if first_at is None else first_at
         last_at = step.now
         events[type(step.event).__name__] += 1
         commands.update(type(command).__name__ for command in step.commands)
-        digest.update(step.now, step.commands)
     return ReplaySummary(
-        version=header.version,
-        epoch=header.epoch,
-        policy=header.settings.policy,
+        version=run.header.version,
+        epoch=run.header.epoch,
+        policy=run.header.settings.policy,
         num_events=events.total(),
         span_s=0.0 if first_at is None else last_at - first_at,
         events_by_kind=dict(sorted(events.items())),
         commands_by_kind=dict(sorted(commands.items())),
-        digest=digest.hexdigest(),
+        digest=run.digest,
+        live_digest=run.live_digest,
+        verdict=run.verdict,
     )
 
 

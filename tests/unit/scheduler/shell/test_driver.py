@@ -34,6 +34,10 @@ class ScriptedMachine:
 class ListRecorder:
     def __init__(self):
         self.recorded = []
+        self.answers = []
+
+    def answered(self, now, commands):
+        self.answers.append((now, list(commands)))
 
     def record(self, now, event):
         self.recorded.append((now, event))
@@ -71,6 +75,7 @@ def test_an_event_goes_to_recorder_and_machine_and_its_commands_come_back(regist
     driver = a_driver(machine, registry, recorder=recorder)
     assert driver.handle(TimerFired(), 3.0) == [Probe(group_id="w")]
     assert machine.seen == recorder.recorded == [(3.0, TimerFired())]
+    assert recorder.answers == [(3.0, [Probe(group_id="w")])]
     assert driver.next_wakeup() == 12.5
     assert driver.snapshot(4.0) == ("snapshot", 4.0)
 

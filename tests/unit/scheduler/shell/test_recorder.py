@@ -50,7 +50,10 @@ def test_a_file_over_its_size_goes_on_in_a_new_one_and_both_are_read_as_one(tmp_
     recorder.close()
     assert (tmp_path / "events.jsonl.1").exists()
     assert (tmp_path / "events.jsonl.2").exists()
-    assert list(Recording(path).events()) == written
+    recording = Recording(path)
+    assert list(recording.events()) == written
+    assert recording.end is not None
+    assert recording.end.num_events == 60
 
 
 def wait_until_written(path, text):
@@ -108,8 +111,11 @@ def test_events_beyond_the_buffer_are_counted_and_leave_a_gap_that_a_reader_noti
 def test_a_last_line_cut_short_by_a_crash_is_left_out(tmp_path):
     path = tmp_path / "events.jsonl"
     record(path, 3)
-    path.write_bytes(path.read_bytes()[:-10])
-    assert len(list(Recording(path).events())) == 2
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1])[:-10])
+    recording = Recording(path)
+    assert len(list(recording.events())) == 2
+    assert recording.end is None
 
 
 @pytest.mark.parametrize("line", ["{}", "[1]", "nonsense", '[1.0, "Nothing", {}]', '["x", "TimerFired", {}]'])
@@ -118,7 +124,7 @@ def test_a_line_that_is_no_event_is_an_error_with_file_and_line(tmp_path, line):
     record(path, 2)
     with path.open("a") as file:
         file.write(line + "\n")
-    with pytest.raises(RecordingError, match=r"events\.jsonl:4: "):
+    with pytest.raises(RecordingError, match=r"events\.jsonl:5: "):
         list(Recording(path).events())
 
 

@@ -13,11 +13,12 @@ from hortator.scheduler.core.events import (
 )
 from hortator.scheduler.core.machine import SchedulerMachine
 from hortator.scheduler.core.model import GroupSpec, Phase, RankLoads, SchedulerSettings
+from hortator.scheduler.digest import CommandDigest
 from hortator.scheduler.driver import Driver
 from hortator.scheduler.errors import RecordingError
 from hortator.scheduler.metrics import SchedulerMetrics
 from hortator.scheduler.recorder import EventRecorder
-from hortator.scheduler.replay import CommandDigest, replay, summarize
+from hortator.scheduler.replay import Verdict, replay, summarize
 
 IDLE = RankLoads(prefill_load_tokens=(0, 0), batch_size=(0, 0), kv_blocks_used=(0, 0))
 
@@ -54,9 +55,9 @@ def a_run():
         yield at + 0.06, RequestFinished(request_id=f"r{number}", num_output_tokens=3)
 
 
-def record_run(path, *, skip=0):
+def record_run(path, *, skip=0, **options):
     settings = SchedulerSettings(policy="staggered")
-    recorder = EventRecorder(path, settings=settings, epoch=3)
+    recorder = EventRecorder(path, settings=settings, epoch=3, **options)
     recorder.start()
     driver = Driver(
         SchedulerMachine(settings, epoch=3),
@@ -79,7 +80,9 @@ def test_a_replayed_recording_gives_the_commands_of_the_live_run(tmp_path):
     replayed = [command for step in replay(tmp_path / "events.jsonl") for command in step.commands]
     assert sum(isinstance(command, Dispatch) for command in live_commands) > 0
     assert replayed == live_commands
-    assert summarize(tmp_path / "events.jsonl").digest == live_digest
+    summary = summarize(tmp_path / "events.jsonl")
+    assert summary.digest == summary.live_digest == live_digest
+    assert summary.verdict is Verdict.SAME
 
 
 def test_the_same_file_always_gives_the_same_summary(tmp_path):
@@ -129,3 +132,36 @@ def test_a_recording_without_its_beginning_is_replayed_only_when_that_is_allowed
     with pytest.raises(RecordingError, match="starts at event 10"):
         list(replay(path))
     assert len(list(replay(path, allow_gaps=True))) == 62
+    assert summarize(path, allow_gaps=True).verdict is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        pytest.param('"num_prompt_tokens":137', '"num_prompt_tokens":138', id="an event"),
+        pytest.param('"digest":"', '"digest":"0', id="the digest"),
+        pytest.param('"end":62', '"end":63', id="the number of events"),
+        pytest.param('"settings":{}', '"settings":{"policy":"immediate-round-robin"}', id="the settings"),
+    ],
+)
+def test_a_changed_recording_is_different_from_the_live_run(tmp_path, old, new):
+    path = tmp_path / "events.jsonl"
+    record_run(path)
+    assert path.read_text().count(old) == 1
+    path.write_text(path.read_text().replace(old, new))
+    assert summarize(path).verdict is Verdict.DIFFERENT
+
+
+def test_a_recording_without_its_end_is_not_compared(tmp_path):
+    path = tmp_path / "events.jsonl"
+    record_run(path)
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    summary = summarize(path)
+    assert (summary.num_events, summary.live_digest, summary.verdict) == (62, None, Verdict.UNKNOWN)
+
+
+def test_a_recording_that_lost_events_has_no_digest_of_the_live_run(tmp_path):
+    path = tmp_path / "events.jsonl"
+    record_run(path, max_buffer_bytes=500)
+    assert '"end"' not in path.read_text()
+    assert summarize(path, allow_gaps=True).verdict is Verdict.UNKNOWN
