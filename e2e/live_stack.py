@@ -4,6 +4,8 @@ The folder is in the environment of everything that a stack starts, so what it l
 whoever the parent is by then.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
@@ -11,14 +13,40 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).resolve().parent.parent
 HORTATOR = (sys.executable, "-m", "hortator.cli.main")
 START_TIMEOUT_S = 90
 POLL_S = 0.05
+
+
+class Metrics:
+    """One scrape."""
+
+    def __init__(self, text: str) -> None:
+        self.samples = [
+            sample for family in text_string_to_metric_families(text) for sample in family.samples
+        ]
+
+    def series(self, name: str) -> list[dict[str, str]]:
+        """The labels of every series of that name; none: there is no such metric."""
+        return [sample.labels for sample in self.samples if sample.name == name]
+
+    def value(self, name: str, **labels: str) -> float:
+        """The sum over the series with these labels; there must be one."""
+        found = [
+            sample.value
+            for sample in self.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        ]
+        assert found, f"no {name} with {labels}"
+        return sum(found)
 
 
 @dataclass
@@ -74,6 +102,12 @@ class Up:
         """Send a signal and wait; the exit code."""
         self.process.send_signal(number)
         return self.process.wait(timeout)
+
+    def metrics(self, name: str) -> Metrics:
+        """What the process of that name counts now."""
+        port = next(process["admin_port"] for process in self.info()["processes"] if process["name"] == name)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            return Metrics(answer.read().decode())
 
     def left(self) -> list[int]:
         """Processes of this stack that exist: `hortator up` and all that it or its children started."""
