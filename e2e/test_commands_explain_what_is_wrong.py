@@ -96,6 +96,13 @@ def test_commands_for_a_stack_say_how_to_start_one_when_none_runs(tmp_path):
     assert "hortator up -f FILE" in result.stderr
 
 
+def test_an_endpoint_where_nothing_listens_is_one_line_and_exit_code_3(tmp_path):
+    result = run(tmp_path, "generate", "anybody there?", "--endpoint", "127.0.0.1:1")
+    assert result.returncode == 3
+    (line,) = result.stderr.splitlines()
+    assert "127.0.0.1:1" in line
+
+
 def test_help_is_there_for_every_command(tmp_path):
     assert "Usage" in run(tmp_path).stdout
     for command in ("up", "generate", "state", "drain", "policy", "replay", "simulate", "bench", "demo"):

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 
+import pytest
 from live_stack import HORTATOR, ROOT, environment, events_of, is_alive, running, tokens_in, wait_until
 
 LONG = ["--max-tokens", "60", "--ignore-eos"]
@@ -69,6 +70,47 @@ def test_a_cancelled_request_leaves_the_engine(simulated):
     wait_until(is_gone, timeout=10, what="an empty engine")
 
 
+def test_a_request_beyond_its_deadline_leaves_queue_and_engine_and_is_counted(simulated):
+    before = simulated.metrics("gateway").value("hortator_gateway_requests_total")
+    result = simulated.cli("generate", "too long", "--timeout", "0.5", "--max-tokens", "4000", "--ignore-eos")
+    assert result.returncode == 3
+    assert "deadline" in result.stderr.lower()
+    assert len(result.stderr.splitlines()) == 1
+
+    def is_gone():
+        state = simulated.state()
+        blocks = sum(rank["kv_blocks_used"] for group in state["groups"] for rank in group["ranks"])
+        return (state["num_in_flight"], state["num_waiting"], blocks) == (0, 0, 0)
+
+    wait_until(is_gone, timeout=5, what="an empty engine")
+    counted = simulated.metrics("gateway")
+    assert counted.value("hortator_gateway_requests_total", outcome="deadline") == 1
+    assert counted.value("hortator_gateway_requests_total") == before + 1
+
+
+def test_the_text_ends_before_a_stop_text(simulated):
+    text = simulated.cli("generate", "where to stop", "--max-tokens", "16").stdout.rstrip("\n")
+    assert len(text) == 16
+    stop = text[5:8]
+    result = simulated.cli(
+        "generate", "where to stop", "--max-tokens", "16", "--stop", stop, "--stop", "never"
+    )
+    assert result.stdout == text[: text.index(stop)] + "\n"
+    assert "(stop)" in result.stderr
+
+
+def test_the_state_is_shown_again_and_again_until_ctrl_c(simulated):
+    process = simulated.start_cli("state", "--watch", "--interval", "0.2", "--json")
+    first, second = (json.loads(next(process.stdout)) for _ in range(2))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 0
+    assert "Traceback" not in process.stderr.read()
+    process.stdout.close()
+    process.stderr.close()
+    assert second["at_s"] > first["at_s"]
+    assert {group["worker_id"] for group in second["groups"]} == {"aggregated-0", "aggregated-1"}
+
+
 def test_a_killed_worker_costs_no_token_and_is_started_again(simulated):
     undisturbed = simulated.cli("generate", "the show goes on", "--json", *LONG)
     expected, _ = tokens_in(json.loads(line) for line in undisturbed.stdout.splitlines())
@@ -127,14 +169,22 @@ def test_a_drained_worker_takes_nothing_new(simulated):
     assert simulated.cli("drain", "nobody").returncode == 2
 
 
-def test_sigterm_lets_a_running_request_finish_and_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_lets_a_running_request_finish_and_leaves_nothing(tmp_path, number):
     recording = tmp_path / "events.jsonl"
     manifest = ROOT / "e2e/manifests/aggregated.yaml"
     with running(manifest, "e2e-aggregated", tmp_path / "state", "--record", str(recording)) as up:
+        prompt = "the same beginning " * 20
+        for options in (
+            ["--tenant", "one", "--critical", "--priority", "7"],
+            ["--tenant", "one"],
+            ["--tenant", "two"],
+        ):
+            assert up.cli("generate", prompt, "--max-tokens", "2", *options).returncode == 0
         process = up.start_cli("generate", "to the end", "--json", "--max-tokens", "60", "--ignore-eos")
         stream = events_of(process)
         seen = [next(stream)]
-        assert up.stop() == 0, up.log.read_text()
+        assert up.stop(number) == 0, up.log.read_text()
         token_ids, _ = tokens_in([*seen, *stream])
         assert process.wait(10) == 0, process.stderr.read()
         process.stdout.close()
@@ -142,13 +192,18 @@ def test_sigterm_lets_a_running_request_finish_and_leaves_nothing(tmp_path):
         assert len(token_ids) == 60
         assert not up.left()
         assert not list((tmp_path / "state").glob("e2e-aggregated*"))
-        first, second = (up.cli("replay", str(recording), "--json") for _ in range(2))
-        assert first.returncode == 0, first.stderr
-        assert json.loads(first.stdout) == json.loads(second.stdout)
-        summary = json.loads(first.stdout)
-        assert summary["events_by_kind"]["RequestArrived"] == 1
-        assert summary["commands_by_kind"]["Dispatch"] == 1
+        summary = json.loads(up.cli("replay", str(recording), "--json").stdout)
+        assert summary["events_by_kind"]["RequestArrived"] == 4
+        assert summary["commands_by_kind"]["Dispatch"] == 4
         assert summary["verdict"] == "same", summary
+        replayed = up.cli("replay", str(recording), "--commands")
+        assert replayed.returncode == 0, replayed.stderr
+        events = [json.loads(line)["event"] for line in replayed.stdout.splitlines()]
+        first, second, third, last = (fields for kind, fields in events if kind == "RequestArrived")
+        assert (first["latency_class"], first["priority"], first["tenant"]) == ("critical", 7, "one")
+        assert "latency_class" not in last
+        assert "priority" not in last
+        assert first["block_hashes"] == second["block_hashes"] != third["block_hashes"]
 
 
 def test_killing_the_parent_leaves_no_process(tmp_path):
