@@ -115,6 +115,7 @@ class World:
         """worker id -> boot id that was told to drain."""
         self.is_scheduler_answering = True
         self.is_traffic_on = False
+        self.is_allowed_to_see_nodes = True
         self.num_writes = 0
         self.kills_always = False
         """The operator dies after every write."""
@@ -268,7 +269,8 @@ class World:
             generation=obj["metadata"]["generation"],
             status=obj.get("status", {}),
         )
-        objects = [one for kind in _OBSERVED_KINDS for one in self.api.find(kind)]
+        kinds = [kind for kind in _OBSERVED_KINDS if kind != "Node" or self.is_allowed_to_see_nodes]
+        objects = [one for kind in kinds for one in self.api.find(kind)]
         observed = observe(objects, meta=meta, loads=self.loads())
         wanted = self._wanted(kept, meta.uid) if kept is not None else None
         return meta, kept.service if kept is not None else None, wanted, tuple(parsed.problems), observed

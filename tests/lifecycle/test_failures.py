@@ -200,6 +200,27 @@ def test_too_little_memory_is_told_too():
     assert ready["message"] == "group demo-a-0 needs 2 nodes with 600Gi memory free, has 0 of 6 nodes"
 
 
+@pytest.mark.parametrize("arguments", [GPUS, {}])
+def test_groups_that_start_without_a_look_for_room_say_so(arguments):
+    """Until something better is known; for groups without devices nobody looks in any case."""
+    world = World(a_manifest(aggregated=1, nodes=4, **arguments), nodes={"n-0": {"gpus": 8}})
+    world.is_allowed_to_see_nodes = False
+    world.look()
+    world.look()
+    scheduled = world.condition("Scheduled")
+    assert (scheduled["status"], scheduled["reason"]) == (
+        "False",
+        "NoCapacityCheck" if arguments else "PodsCreating",
+    )
+    assert ("room for group demo-a-0 was not looked for" in scheduled["message"]) is bool(arguments)
+    world.until(lambda: world.api.find("Pod", **{names.LABEL_COMPONENT: "engine"}) != [])
+    if arguments:
+        world.until(lambda: world.condition("Scheduled")["reason"] == "InsufficientGPU")
+    else:
+        world.until(lambda: world.condition("Scheduled")["reason"] == "AllPodsScheduled")
+        assert "room was not looked for" in world.condition("Scheduled")["message"]
+
+
 def test_a_group_is_bound_to_one_topology_domain():
     nodes = {f"{block}{index}": {"labels": {"block": block}} for block in "abc" for index in range(2)}
     nodes["a9"] = {"labels": {"block": "a"}}

@@ -29,7 +29,7 @@ from hortator.operator.status import evidence
 from hortator.operator.status.evidence import Finding
 from hortator.operator.status.groups import MAX_MESSAGE, GroupReport
 from hortator.operator.status.reasons import Reason
-from hortator.operator.waiting import model_wait
+from hortator.operator.waiting import model_wait, need_for
 
 OBSERVED = (
     "ModelReady",
@@ -138,7 +138,18 @@ def _scheduled(situation: Situation, reports: Sequence[GroupReport]) -> Verdict:
         reason = Reason.ALL_PODS_SCHEDULED if reports else Reason.SCALED_TO_ZERO
         message = "" if situation.observed.nodes else "room was not looked for: no nodes can be seen"
         return Verdict(type="Scheduled", status="True", reason=reason, message=message)
-    return _of("Scheduled", _first(said.finding for said in waiting), Reason.PODS_CREATING)
+    found = _first(said.finding for said in waiting)
+    return _of("Scheduled", _unchecked(situation, waiting, found), Reason.PODS_CREATING)
+
+
+def _unchecked(situation: Situation, waiting: Sequence[GroupReport], found: Finding | None) -> Finding | None:
+    """What is said while nothing is in the way of groups that start without a look for room."""
+    is_told_why = found is not None and found.reason is not Reason.PODS_CREATING
+    unseen = [said for said in waiting if need_for(situation, said.view).has_devices]
+    if is_told_why or not unseen or situation.observed.nodes:
+        return found
+    message = f"room for group {unseen[0].view.wanted.name} was not looked for: no nodes can be seen"
+    return Finding(reason=Reason.NO_CAPACITY_CHECK, message=message)
 
 
 def _serving_processes(situation: Situation) -> Finding | None:

@@ -275,7 +275,8 @@ ENTRIES: dict[Reason, Entry] = {
         remedy="Scale up: `kubectl scale llms NAME --replicas=1`.",
     ),
     Reason.NO_CAPACITY_CHECK: Entry(
-        meaning="Groups are started without looking for room first, because the operator may not see nodes.",
+        meaning="Groups with devices start without a look for room first, because the operator may not see "
+        "nodes; kube-scheduler decides.",
         remedy="Nothing to do; install the optional ClusterRole to have it looked for.",
     ),
     Reason.ALL_GROUPS_READY: Entry(
