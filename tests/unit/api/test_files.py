@@ -110,7 +110,7 @@ def test_defaults_are_those_of_the_documentation():
         "staggered",
         None,
         2.0,
-        2,
+        1,
     )
     assert (scheduler.queue.max_requests, scheduler.queue.max_tokens, scheduler.queue.timeout_s) == (
         10_000,

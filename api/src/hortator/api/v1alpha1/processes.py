@@ -43,8 +43,8 @@ class SchedulerSpec(Model):
     max_hold_s: Annotated[float, Between(low="0s", high="1h")] = Field(default=2.0, alias="maxHold")
     """Bounds voluntary hold only, not the wait for capacity."""
     queue: QueueSpec = Field(default_factory=QueueSpec)
-    replicas: Annotated[int, Field(ge=1, le=16)] = 2
-    """Scheduler processes: one leads, the others are warm. Locally one runs."""
+    replicas: Annotated[int, Field(ge=1, le=16)] = 1
+    """Scheduler processes. Above 1: standbys, which this version does not run yet: one runs all the same."""
     image: ImageName | None = None
     """Absent: the operator's own."""
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
