@@ -4,6 +4,7 @@ The tests share one service and go through its life in order: it comes up, is sc
 processes, and is suspended. The engine is the modelled one; requests are few, so that two cores can take them.
 """
 
+import concurrent.futures
 import contextlib
 import json
 import time
@@ -15,7 +16,9 @@ from cluster.fakenodes.client import running_fake_nodes
 from cluster.kube import Obj, is_ready
 from cluster.operators import operators_in
 from cluster.processes import wait_until
+from cluster.proxy.faults import Fault
 from cluster.results import record
+from cluster.scene import group
 from cluster.served import GATEWAY_PORT, Served, condition, is_complete
 from cluster.witnesses import Witness
 
@@ -52,12 +55,15 @@ def served(lab, tmp_path_factory) -> Iterator[Served]:
     manifest.write_text(SERVICE)
     with contextlib.ExitStack() as stack:
         namespace = stack.enter_context(lab.namespace("under-load"))
-        operators = stack.enter_context(operators_in(lab, namespace))
+        proxy, kubeconfig = stack.enter_context(lab.proxied(namespace))  # of the operator alone
+        operators = stack.enter_context(operators_in(lab, namespace, kubeconfig=kubeconfig))
         nodes = stack.enter_context(running_fake_nodes(lab, 4, mode="process"))
         operator = operators.start()
         began_at = time.monotonic()
         lab.kubectl("apply", "--validate=false", "-n", namespace, "-f", str(manifest))
-        served = Served(lab=lab, nodes=nodes, operator=operator, namespace=namespace, name=NAME)
+        served = Served(
+            lab=lab, nodes=nodes, operator=operator, namespace=namespace, name=NAME, api_of_operator=proxy
+        )
         try:
             served.wait(is_complete, what="three groups", timeout_s=120)
             print(f"up after {time.monotonic() - began_at:.1f} s")
@@ -128,21 +134,7 @@ def test_no_request_fails_when_groups_go_on_purpose(served):
         wait_until(lambda: not served.members(2), what="the third group is gone")
         assert assert_drained(served, witness, 2, uids) > 0
 
-        group = 1
-        [node, *_] = sorted(served.nodes_of(group) - served.nodes_of(0) or served.nodes_of(group))
-        moved = [g for g in (0, 1) if node in served.nodes_of(g)]
-        uids_of = {g: served.members(g) for g in moved}
-        epochs = {g: served.epoch(g) for g in moved}
-        served.lab.kubectl("cordon", node)
-        for g in moved:
-            served.wait(
-                lambda service, g=g: served.epoch(g) > epochs[g] and is_complete(service),
-                what=f"group {g} moves",
-                timeout_s=90,
-            )
-            assert node not in served.nodes_of(g)
-            assert assert_drained(served, witness, g, uids_of[g]) > 0
-        served.lab.kubectl("uncordon", node)
+        a_node_is_drained(served, witness)
 
         uids, epoch = served.members(0), served.epoch(0)
         served.hortator("k8s", "drain", NAME, "aggregated-0", "-n", served.namespace, "--wait", "50")
@@ -155,17 +147,60 @@ def test_no_request_fails_when_groups_go_on_purpose(served):
             assert assert_drained(served, witness, g, uids_of[g]) > 0
         witness.end_load()
         num_requests = assert_all_answered(witness)
+        num_failed = len(witness.told("failed"))
     record(
         "planned-removals",
         settings={"nodes": 4, "mode": "process", "rate_per_s": LOAD["rate"], "max_tokens": MAX_TOKENS},
         targets={"failed_requests": "0", "in_flight_at_deletion": "0"},
         figures={
             "requests": num_requests,
-            "failed_requests": len(witness.told("failed")),
+            "failed_requests": num_failed,
             "in_flight_at_deletion": 0,
             "drains": DRAINS,
         },
     )
+
+
+def a_node_is_drained(served, witness):
+    """By `kubectl drain`, whose evictions are refused until the operator has drained the group."""
+    [node, *_] = sorted(served.nodes_of(1) - served.nodes_of(0) or served.nodes_of(1))
+    moved = [g for g in (1, 0) if node in served.nodes_of(g)]  # in the order in which they have to go
+    uids_of = {g: served.members(g) for g in moved}
+    epochs = {g: served.epoch(g) for g in moved}
+    began_at = time.monotonic()
+    options = ["--ignore-daemonsets", "--delete-emptydir-data", "--timeout=100s"]
+    options += ["--pod-selector=app.kubernetes.io/component=engine"]
+    with concurrent.futures.ThreadPoolExecutor(1) as elsewhere:
+        draining = elsewhere.submit(served.lab.kubectl, "drain", node, *options)
+        for g in moved:
+            served.wait(lambda service, g=g: group(service, g).get("phase") == "Draining", what="a drain")
+            # kubectl asks every 5 s: the group is not closed, and its pods deleted, before it has asked again
+            late = Fault(methods="PATCH", path=f"/statefulsets/{NAME}-a-{g}[?]", delay_s=6)
+            with served.api_of_operator.faults.failing(late):
+                wait_until(
+                    lambda g=g: witness.deletions().keys() & set(uids_of[g]), what=f"group {g} is evicted"
+                )
+        draining.result()
+    served.wait(
+        lambda service: is_complete(service) and all(served.epoch(g) > epochs[g] for g in moved),
+        what="the groups have moved",
+        timeout_s=90,
+    )
+    for g in moved:
+        assert node not in served.nodes_of(g)
+        assert served.epoch(g) == epochs[g] + 1
+        assert assert_drained(served, witness, g, uids_of[g]) > 0
+    answers = {}
+    for one in served.lab.proxy.faults.passed(since=began_at, writes=True):
+        if one.target.partition("?")[0].endswith("/eviction"):
+            answers.setdefault(one.target.split("/")[-2], []).append(one.status)
+    print(f"evictions on {node}: {answers}")
+    assert len(answers) >= len(moved)
+    for statuses in answers.values():
+        assert statuses[0] == 429
+        assert set(statuses[:-1]) == {429}
+        assert statuses[-1] == 201
+    served.lab.kubectl("uncordon", node)
 
 
 def test_no_request_fails_when_processes_are_killed(served):
@@ -240,6 +275,25 @@ def a_gateway_is_replaced(served, witness):
     wait_until(lambda: len(served.gateways()) == 2, what="another gateway")
     witness.wait_for_more(10)
     print(f"a gateway replaced in {time.monotonic() - told_at:.1f} s")
+
+
+def test_requests_are_answered_while_a_group_is_stalled(served):
+    served.change({"restart": {"policy": "None"}})
+    with served.loaded(served.front(), **LOAD) as witness:
+        served.nodes.signal(served.namespace, f"{NAME}-a-1-1", "SIGKILL")
+        stalled = served.wait(
+            lambda service: condition(service, "Stalled").get("status") == "True", what="group 1 is stalled"
+        )
+        assert (group(stalled, 1)["phase"], group(stalled, 0)["phase"]) == ("Stalled", "Ready")
+        assert condition(stalled)["status"] == "False"
+        assert condition(stalled, "Available")["status"] == "True"
+        witness.wait_until_answered()  # what was under way in the group that died, too
+        witness.wait_for_more(20)
+        assert group(served.get(), 1)["phase"] == "Stalled"
+        served.change({"restart": {"policy": "Group", "requestedAt": "2026-01-02T03:04:05Z"}})
+        served.wait(is_complete, what="the group is back", timeout_s=90)
+        witness.end_load()
+        assert_all_answered(witness)
 
 
 def test_a_suspended_service_finishes_what_it_has_begun(served):
