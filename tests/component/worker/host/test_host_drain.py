@@ -137,6 +137,21 @@ async def test_an_engine_that_dies_on_submit_ends_the_worker(an_engine, a_worker
     assert caught.group_contains(EngineDeadError)
 
 
+async def test_a_request_that_comes_after_the_death_of_the_engine_is_refused(an_engine, a_worker, a_gateway):
+    engine = an_engine(auto=True)
+    worker = await a_worker(engine)
+    gateway = await a_gateway(worker)
+    await gateway.submit("r1")
+    await gateway.completion("r1")
+    engine.fail("rank 1 died")
+    with pytest.raises(ExceptionGroup):
+        await worker.running
+    await gateway.submit("r2")
+    async with asyncio.timeout(5):
+        completion = await gateway.completion("r2")
+    assert (completion.reason, completion.message) == (pb.COMPLETION_REASON_REFUSED, "the engine has ended")
+
+
 async def test_an_engine_that_does_not_start_ends_the_process_with_its_own_code(an_engine):
     class Broken(an_engine):
         async def start(self):

@@ -136,6 +136,7 @@ class WorkerHost:
         self._timer: asyncio.TimerHandle | None = None
         self._states_timer: asyncio.TimerHandle | None = None
         self._is_draining = False
+        self._is_over = False
         self._something_ended = asyncio.Event()
         self._last_ranks: tuple[RankLoad, ...] = ()
         self._last_included = 0
@@ -153,6 +154,7 @@ class WorkerHost:
                 tasks.create_task(self._watch_passes())
                 tasks.create_task(self._queue.run())
         finally:
+            self._is_over = True
             for timer in (self._timer, self._states_timer):
                 if timer is not None:
                     timer.cancel()
@@ -209,6 +211,9 @@ class WorkerHost:
         if isinstance(submission, InvalidSubmission):
             self._refuse(link, key, submission.message, submission.field)
             self._carry_out(self._gate.on_gone(key, self._loop.time()))
+            return
+        if self._is_over:  # the streams live a moment longer; a refusal is no crash of this request
+            self._refuse(link, key, "the engine has ended", "")
             return
         other = self._newest.get(key[0])
         if other is not None:
