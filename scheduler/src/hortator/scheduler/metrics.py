@@ -27,7 +27,7 @@ from hortator.scheduler.core.events import (
     RequestFinished,
     WorkerJoined,
 )
-from hortator.scheduler.core.model import GroupSpec, Phase
+from hortator.scheduler.core.model import GroupSpec, Phase, RejectReason
 from hortator.scheduler.core.snapshot import GroupSnapshot, SchedulerSnapshot
 
 DECISION_BUCKETS_S = (
@@ -97,6 +97,8 @@ class SchedulerMetrics:
         self._placements = counts("placements", "Placements decided.", "policy", "phase")
         self._placement_counts = self._placements_of(policy)
         self._rejections = counts("rejections", "Requests refused.", "reason")
+        for reason in RejectReason:
+            self._rejections.of(reason.value)
         self._aborts = counts("aborts", "Placements taken back.", "reason")
         self._splits = counts("split_batches", "Batches that lost members at the worker's gate.", "ep_group")
         self._split_members = counts("split_members", "Members that missed their batch.", "ep_group")
@@ -129,6 +131,8 @@ class SchedulerMetrics:
                 self._split_members.of(event.group_id).add(len(event.request_ids))
             case WorkerJoined():
                 self._specs[event.group.group_id] = event.group
+                for counts in (self._splits, self._split_members, self._probes, self._lost):
+                    counts.of(event.group.group_id)  # 0 is a value, a missing series is none
             case PolicyChanged():
                 self._placement_counts = self._placements_of(event.policy)
             case _:
