@@ -59,25 +59,23 @@ class Fleet:
 
     def reserve_decode(self, request: RequestState) -> tuple[str, int, int] | None:
         """Find a decode rank with room for the request's whole sequence: (group, rank, blocks)."""
-        best: tuple[int, GroupState, int] | None = None
+        best: tuple[str, int, int] | None = None
+        most_free = -1
         output = self.expected_output(request.max_output_tokens)
         for group in self.decode.values():
             if not group.placeable:
                 continue
-            free = group.free_kv_blocks()
-            rank = max(range(len(free)), key=free.__getitem__)
-            blocks = group.blocks_for_sequence(request.num_prompt_tokens, output)
-            if free[rank] >= blocks and (best is None or free[rank] > best[0]):
-                best = (free[rank], group, rank)
-        if best is None:
-            return None
-        _, group, rank = best
-        return group.spec.group_id, rank, group.blocks_for_sequence(request.num_prompt_tokens, output)
+            free, rank = group.roomiest_rank()
+            if free > most_free:
+                blocks = group.blocks_for_sequence(request.num_prompt_tokens, output)
+                if free >= blocks:
+                    most_free, best = free, (group.spec.group_id, rank, blocks)
+        return best
 
     def hold_reservation(self, request: RequestState, reservation: tuple[str, int, int]) -> None:
         """Book the blocks until the request's decode placement (or its end)."""
         group_id, rank, blocks = reservation
-        self.decode[group_id].reserved_blocks[rank] += blocks
+        self.decode[group_id].reserve_kv(rank, blocks)
         request.reservation = reservation
 
     def drop_reservation(self, request: RequestState) -> None:
@@ -87,5 +85,5 @@ class Fleet:
         group_id, rank, blocks = request.reservation
         group = self.decode.get(group_id)
         if group is not None:
-            group.reserved_blocks[rank] -= blocks
+            group.return_kv(rank, blocks)
         request.reservation = None

@@ -9,6 +9,7 @@ watchdog (silence: see `SchedulerMachine`).
 from __future__ import annotations
 
 from collections import deque
+from heapq import heapify, heapreplace
 
 from hortator.scheduler.core.estimates import PassEstimator
 from hortator.scheduler.core.model import GroupSpec, Phase, RankLoads
@@ -23,6 +24,7 @@ class GroupState:
     """Mutable; only the machine writes it. Columns (`load_tokens`, ...) are lists indexed by DP rank."""
 
     __slots__ = (
+        "_roomiest",
         "_unreported",
         "batch_size",
         "draining",
@@ -64,6 +66,8 @@ class GroupState:
         self.batch_size = list(zeros)
         self.kv_used = list(zeros)
         self.reserved_blocks = list(zeros)  # decode: promised to prefills that have not arrived here yet
+        self._roomiest: list[tuple[int, int]] | None = None
+        """Heap of (-free KV blocks, rank), never less than what is free; None: to be made anew."""
         self._unreported: deque[tuple[int, tuple[DispatchedShare, ...]]] = deque()
         self.in_flight: dict[str, RequestState] = {}
         self.has_reported = False
@@ -140,6 +144,30 @@ class GroupState:
         total = self.spec.kv_blocks_total
         return [total - used - reserved for used, reserved in zip(kv_used, self.reserved_blocks, strict=True)]
 
+    def roomiest_rank(self) -> tuple[int, int]:
+        """(free KV blocks, rank) of the rank with most of them, the first of equals; no scan of ranks."""
+        heap = self._roomiest
+        if heap is None:
+            heap = [(-free, rank) for rank, free in enumerate(self.free_kv_blocks())]
+            heapify(heap)
+            self._roomiest = heap
+        total = self.spec.kv_blocks_total
+        while True:
+            least, rank = heap[0]
+            free = total - self.kv_used[rank] - self.reserved_blocks[rank]
+            if free == -least:
+                return free, rank
+            heapreplace(heap, (-free, rank))
+
+    def reserve_kv(self, rank: int, blocks: int) -> None:
+        """Promise KV blocks of a rank."""
+        self.reserved_blocks[rank] += blocks
+
+    def return_kv(self, rank: int, blocks: int) -> None:
+        """Take a promise back."""
+        self.reserved_blocks[rank] -= blocks
+        self._roomiest = None
+
     def free_slots(self) -> list[int]:
         """Requests per rank that may still be admitted."""
         return [self.spec.max_batch_size - batch for batch in self.batch_size]
@@ -150,7 +178,9 @@ class GroupState:
 
     def blocks_for_sequence(self, num_prompt_tokens: int, num_output_tokens: int) -> int:
         """KV blocks to book for a prompt and a guess of its output; a guess never asks for over a rank."""
-        blocks = self.blocks_for(num_prompt_tokens + num_output_tokens)
+        blocks = -(-(num_prompt_tokens + num_output_tokens) // self.spec.tokens_per_block)
+        if blocks <= self.spec.kv_blocks_total:
+            return blocks
         return min(blocks, max(self.spec.kv_blocks_total, self.blocks_for(num_prompt_tokens + 1)))
 
     def residual_s(self, now: float) -> float:
@@ -189,6 +219,7 @@ class GroupState:
         self.load_tokens = list(loads.prefill_load_tokens)
         self.batch_size = list(loads.batch_size)
         self.kv_used = list(loads.kv_blocks_used)
+        self._roomiest = None
         for _, shares in unreported:
             for rank, tokens, blocks in shares:
                 self.load_tokens[rank] += tokens

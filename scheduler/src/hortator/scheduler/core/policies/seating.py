@@ -95,7 +95,8 @@ class Seating:
         """Seat one request if it fits. `must` lets a multi-pass prompt start beside a short leftover."""
         if request.num_prompt_tokens > self.group.longest_prompt:
             return False
-        choice = self._best_cached(request) or self._emptiest(request, must=must)
+        blocks = self._blocks(request)
+        choice = self._best_cached(request, blocks) or self._emptiest(request, blocks, must=must)
         if choice is None:
             return False
         if self._needs_decode and request.reservation is None:
@@ -104,13 +105,12 @@ class Seating:
                 return False
             self._fleet.hold_reservation(request, reservation)
         rank, tokens = choice
-        self._take(request, rank, tokens)
+        self._take(request, rank, tokens, blocks)
         return True
 
-    def _emptiest(self, request: RequestState, *, must: bool) -> tuple[int, int] | None:
+    def _emptiest(self, request: RequestState, blocks: int, *, must: bool) -> tuple[int, int] | None:
         heap = self._heap
         tokens = request.num_prompt_tokens
-        blocks = self._blocks(request)
         set_aside: list[tuple[float, int]] = []
         found: int | None = None
         while heap:
@@ -147,12 +147,11 @@ class Seating:
         load = self._prefill_load[rank]
         return free > 0 and (load <= 0 or (must and tokens > free + load))  # free + load: an empty rank
 
-    def _best_cached(self, request: RequestState) -> tuple[int, int] | None:
+    def _best_cached(self, request: RequestState, blocks: int) -> tuple[int, int] | None:
         """The rank whose prefix cache makes it finish no later than the emptiest rank would."""
         matches = self.group.prefixes.match(request.block_hashes)
         if not matches:
             return None
-        blocks = self._blocks(request)
         prompt = request.num_prompt_tokens
         scale = request.cost_tokens / prompt
         emptiest = self._lowest_rank()
@@ -181,11 +180,11 @@ class Seating:
             output += self._fleet.expected_output(request.max_output_tokens)
         return self.group.blocks_for_sequence(request.num_prompt_tokens, output)
 
-    def _take(self, request: RequestState, rank: int, tokens: int) -> None:
+    def _take(self, request: RequestState, rank: int, tokens: int, blocks: int) -> None:
         self.seats.append(Seat(request, rank, tokens))
         self._free[rank] -= tokens
         self._prefill_load[rank] += tokens
-        self._free_kv[rank] -= self._blocks(request)
+        self._free_kv[rank] -= blocks
         self._slots[rank] -= 1
         self._level[rank] += request.cost_tokens * (tokens / request.num_prompt_tokens)
         if self._slots[rank] > 0 and self._free[rank] > 0:
