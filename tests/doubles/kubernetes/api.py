@@ -8,7 +8,6 @@ It is synchronous and does nothing by itself: controllers, the garbage collector
 steps (`controllers`, `kubelets`). `FakeCluster` gives it the operator's port, `http_front` its wire.
 """
 
-import copy
 import itertools
 import uuid
 from collections import deque
@@ -18,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from doubles.kubernetes import managed_fields
+from doubles.kubernetes.json_copy import copied
 from doubles.kubernetes.kinds import KINDS, Kind, set_defaults
 
 Obj = dict[str, Any]
@@ -45,6 +45,9 @@ class ApiError(Exception):
 class _Record:
     obj: Obj
     owners: dict[str, set[managed_fields.Path]] = field(default_factory=dict)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Record":
+        return _Record(obj=copied(self.obj), owners={name: set(paths) for name, paths in self.owners.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +90,7 @@ class ApiServer:
 
     def get(self, key: Key) -> Obj:
         """One object. 404."""
-        return copy.deepcopy(self._record(key).obj)
+        return copied(self._record(key).obj)
 
     def find(self, kind: str, **labels: str) -> list[Obj]:
         """Objects of a kind by labels, without ceremony: for tests and controllers. Do not modify them."""
@@ -121,13 +124,13 @@ class ApiServer:
         ]
         end = len(found) if not limit else start + limit
         more = f"{self.version}:{end}" if end < len(found) else ""
-        return copy.deepcopy(found[start:end]), more
+        return copied(found[start:end]), more
 
     # --- writing --------------------------------------------------------------------------------------
 
     def create(self, obj: Obj, *, manager: str = "kubectl") -> Obj:
         """POST. 409 AlreadyExists; 404 when the namespace is not there."""
-        obj = copy.deepcopy(obj)
+        obj = copied(obj)
         key = key_of(obj)
         kind = self._kind(key)
         if key in self._records:
@@ -143,13 +146,13 @@ class ApiServer:
         key = key_of(obj)
         record = self._record(key)
         _check_metadata(record.obj, obj["metadata"])
-        new = copy.deepcopy(obj)
+        new = copied(obj)
         if subresource == "status":
-            new = copy.deepcopy(record.obj) | {"status": new.get("status", {})}
+            new = copied(record.obj) | {"status": new.get("status", {})}
         elif self._kind(key).has_status:
             new.pop("status", None)
             if "status" in record.obj:
-                new["status"] = copy.deepcopy(record.obj["status"])
+                new["status"] = copied(record.obj["status"])
         return self._update(key, new, manager=manager, verb=f"replace{_of(subresource)}")
 
     def patch(self, key: Key, patch: Obj, *, manager: str = "kubectl", subresource: str = "") -> Obj:
@@ -165,7 +168,7 @@ class ApiServer:
 
     def apply(self, config: Obj, *, manager: str, force: bool = False, subresource: str = "") -> Obj:
         """PATCH with an apply configuration. 409 on conflicts or preconditions; 404 only for a status."""
-        config = copy.deepcopy(config)
+        config = copied(config)
         key = key_of(config)
         kind = self._kind(key)
         owner = f"{manager}/Apply{_of(subresource)}"
@@ -177,7 +180,7 @@ class ApiServer:
             self._must_have_namespace(key)
             part = _configured(config, kind, subresource)
             head = {name: config[name] for name in ("apiVersion", "kind", "metadata")}
-            new = copy.deepcopy(part) | head
+            new = copied(part) | head
             return self._insert(
                 key, new, {owner: set(managed_fields.leaves(part))}, verb="apply", manager=manager
             )
@@ -197,7 +200,7 @@ class ApiServer:
         record = self._record(key)
         preconditions = {"uid": uid, "resourceVersion": version}
         _check_metadata(record.obj, {name: value for name, value in preconditions.items() if value})
-        obj = copy.deepcopy(record.obj)
+        obj = copied(record.obj)
         metadata = obj["metadata"]
         grace = _grace_s(obj, grace_s)
         if grace > 0 or metadata.get("finalizers"):
@@ -205,7 +208,7 @@ class ApiServer:
                 metadata.setdefault("deletionTimestamp", self.timestamp())
                 metadata["deletionGracePeriodSeconds"] = grace
                 self._commit(key, record, obj, verb="delete", manager="")
-            return copy.deepcopy(obj)
+            return copied(obj)
         self._remove(key)
         return obj
 
@@ -314,14 +317,14 @@ class ApiServer:
                 _owned_part(old), _owned_part(new), record.owners, f"{manager}/Update"
             )
         if is_same and (owners is None or owners == record.owners):
-            return copy.deepcopy(old)
+            return copied(old)
         record.owners = owners or record.owners
         if _without_status(new) != _without_status(old):
             new["metadata"]["generation"] = old["metadata"]["generation"] + 1
         is_released = "deletionTimestamp" in old["metadata"] and not new["metadata"].get("finalizers")
         if is_released and _grace_s(new, new["metadata"].get("deletionGracePeriodSeconds")) == 0:
             self._remove(key)
-            return copy.deepcopy(new)
+            return copied(new)
         return self._commit(key, record, new, verb=verb, manager=manager)
 
     def _commit(self, key: Key, record: _Record, new: Obj, *, verb: str, manager: str) -> Obj:
@@ -342,12 +345,12 @@ class ApiServer:
         record.obj = new
         self.writes.append(Write(verb=verb, key=key, manager=manager))
         self._tell(key, before, new)
-        return copy.deepcopy(new)
+        return copied(new)
 
     def _remove(self, key: Key) -> None:
         record = self._records.pop(key)
         self.version += 1
-        gone = copy.deepcopy(record.obj)
+        gone = copied(record.obj)
         gone["metadata"]["resourceVersion"] = str(self.version)
         self.writes.append(Write(verb="remove", key=key, manager=""))
         self._tell(key, gone, None)
@@ -359,8 +362,8 @@ class ApiServer:
         change = Change(
             version=self.version,
             kind=KINDS[key[:2]],
-            before=copy.deepcopy(before),
-            after=copy.deepcopy(after),
+            before=copied(before),
+            after=copied(after),
         )
         self._changes.append(change)
         for watch in self.watches:
@@ -392,7 +395,7 @@ class Watch:
         if not was and not is_now:
             return
         what = "MODIFIED" if was and is_now else "ADDED" if is_now else "DELETED"
-        obj = copy.deepcopy(change.after if change.after is not None else change.before) or {}
+        obj = copied(change.after if change.after is not None else change.before) or {}
         obj["metadata"]["resourceVersion"] = str(change.version)
         self._put({"type": what, "object": obj})
 
@@ -464,7 +467,7 @@ def _owned_part(obj: Obj) -> Obj:
         for name in ("labels", "annotations", "finalizers", "ownerReferences")
         if obj["metadata"].get(name)
     }
-    return copy.deepcopy(part | ({"metadata": metadata} if metadata else {}))
+    return copied(part | ({"metadata": metadata} if metadata else {}))
 
 
 def _bare(obj: Obj) -> Obj:
@@ -495,8 +498,8 @@ def _grace_s(obj: Obj, asked: int | None) -> int:
 
 def _merge_patch(value: Any, patch: Any) -> Any:
     if not isinstance(patch, dict):
-        return copy.deepcopy(patch)
-    merged = copy.deepcopy(value) if isinstance(value, dict) else {}
+        return copied(patch)
+    merged = copied(value) if isinstance(value, dict) else {}
     for name, inner in patch.items():
         if inner is None:
             merged.pop(name, None)

@@ -4,10 +4,11 @@ A path names one field: field names, and for an item of an associative list its 
 (`LIST_KEYS`), sets (`SETS`) or atomic (everything else, as in a CRD without list types).
 """
 
-import copy
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any
+
+from doubles.kubernetes.json_copy import copied
 
 Path = tuple[Any, ...]
 """Field names; ("k", ((key, value), ...)) for an item of a list; ("v", json) for an item of a set."""
@@ -100,7 +101,7 @@ def merge(live: Any, applied: Any, field: object = None) -> Any:
     if isinstance(live, dict) and isinstance(applied, dict):
         merged = dict(live)
         for name, inner in applied.items():
-            merged[name] = merge(live[name], inner, name) if name in live else copy.deepcopy(inner)
+            merged[name] = merge(live[name], inner, name) if name in live else copied(inner)
         return merged
     if isinstance(live, list) and isinstance(applied, list):
         if field in SETS:
@@ -109,8 +110,8 @@ def merge(live: Any, applied: Any, field: object = None) -> Any:
         if keys:
             theirs = {item_key(item, keys): item for item in applied}
             merged = [merge(item, theirs.pop(item_key(item, keys), {})) for item in live]
-            return merged + [copy.deepcopy(item) for item in theirs.values()]
-    return copy.deepcopy(applied)
+            return merged + [copied(item) for item in theirs.values()]
+    return copied(applied)
 
 
 def remove(value: Any, path: Path) -> None:
@@ -146,7 +147,7 @@ def apply(
     if disputed and not force:
         raise Conflict(set(disputed), [path for paths in disputed.values() for path in paths])
     after = {other: paths - set(disputed.get(other, ())) for other, paths in owners.items()}
-    merged = copy.deepcopy(merge(live, config))
+    merged = copied(merge(live, config))
     for path in sorted(owners.get(manager, set()) - wanted, key=len):
         if not any(_covers(paths, path) for other, paths in after.items() if other != manager):
             remove(merged, path)
