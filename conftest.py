@@ -1,13 +1,18 @@
-"""What every test tier shares: `--update-golden`, and nothing of PyTorch is collected where it is missing."""
+"""What every test tier shares: `--update-golden`, Ctrl-C for children, and no PyTorch where it is missing."""
 
 import difflib
 import importlib.util
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 pytest.register_assert_rewrite("doubles")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a run in the background of a shell ignores Ctrl-C, and so would every process that a test starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 collect_ignore_glob: list[str] = []
 if importlib.util.find_spec("torch") is None:
