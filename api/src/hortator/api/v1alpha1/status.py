@@ -158,7 +158,7 @@ class GroupStatus(Model):
     next_restart_at: StatusTime | None = None
     """End of the back-off."""
     last_failure: LastFailure | None = None
-    timeline: Timeline = Field(default_factory=Timeline)
+    timeline: Timeline | None = None
     in_flight: int | None = None
     """Requests, by the scheduler's snapshot, while it drains; absent: it does not, or is unknown there."""
     drain_deadline: StatusTime | None = None

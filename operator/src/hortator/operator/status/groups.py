@@ -268,17 +268,21 @@ def _last_failure(failure: Failure | None) -> LastFailure | None:
     )
 
 
-def _timeline(view: View) -> Timeline:
-    """Of the present epoch alone: from the note of its admission, and from its pods."""
+def _timeline(view: View) -> Timeline | None:
+    """Of the present epoch alone: from the note of its admission, and from its pods.
+
+    None before there is anything: an empty object is turned into null by server-side apply, and refused.
+    """
     group, pods = view.group, view.group.current_pods
     is_whole = len(pods) >= view.assessment.num_members > 0
-    return Timeline(
+    found = Timeline(
         admitted=_shown(group.memory.admitted_at),
         created=_latest((pod.created_at for pod in pods), is_whole=is_whole),
         scheduled=_latest((pod.placed_at for pod in pods), is_whole=is_whole),
         images_pulled=_latest((pod.running_since for pod in pods), is_whole=is_whole),
         ready=_latest((pod.ready_at for pod in pods), is_whole=is_whole),
     )
+    return found if found != Timeline() else None
 
 
 def _latest(moments: Iterable[datetime | None], *, is_whole: bool) -> str | None:
