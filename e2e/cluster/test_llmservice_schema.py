@@ -250,9 +250,7 @@ def a_status() -> LLMServiceStatus:
             reason="OOMKilled",
             time=NOW,
         ),
-        timeline=Timeline(
-            created=NOW, admitted=NOW, scheduled=NOW, images_pulled=NOW, ranks_joined=NOW, ready=NOW
-        ),
+        timeline=Timeline(created=NOW, admitted=NOW, scheduled=NOW, images_pulled=NOW, ready=NOW),
         in_flight=3,
         drain_deadline=NOW,
     )
