@@ -6,8 +6,9 @@ import pytest
 
 from hortator.operator import names
 from hortator.operator.manifests import engine
+from hortator.operator.observed.reading import is_owned_by
 from hortator.operator.options import Images, Options
-from hortator.operator.revision import is_owned_by, pod_fields, revision_hash
+from hortator.operator.revision import pod_fields, revision_hash
 
 UPGRADED = Options(images=Images.of_version("9.9.9"), log_level="DEBUG", cluster_domain="example")
 

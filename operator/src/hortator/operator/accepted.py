@@ -19,8 +19,7 @@ from hortator.api.v1alpha1 import API_VERSION, KIND, LLMService
 from hortator.operator import names
 from hortator.operator.manifests.metadata import Owner, child
 from hortator.operator.objects import Obj
-from hortator.operator.observed.reading import mapping, number, text, texts
-from hortator.operator.revision import is_owned_by
+from hortator.operator.observed.reading import is_owned_by, mapping, number, text, texts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """What should be there for one LLMService: every object, and builders for what depends on the moment.
 
     desired(service, uid=..., options=..., generation=..., revisions=...) -> Desired
+    carried_out(obj, parsed, options=..., children=...) -> the accepted spec and its Desired
 
 Pure and total: every LLMService that `hortator.api` accepts has an answer, and the same input has the same
 one. What changes over a group's life (its epoch, whether it is admitted, the operator's notes on it) is not
@@ -12,15 +13,17 @@ groups.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from hortator.api.parse import Parsed
 from hortator.api.v1alpha1 import LLMService, RoleName
 from hortator.operator import names, topology
-from hortator.operator.accepted import record_of
+from hortator.operator.accepted import accepted, record_of
 from hortator.operator.manifests import accounts, cache, disruption, gateway, group, scheduler
 from hortator.operator.manifests.metadata import Owner
 from hortator.operator.objects import Obj
+from hortator.operator.observed.reading import text
 from hortator.operator.options import Options
 from hortator.operator.revision import Revision, hash_of, revision_of, template_of
 
@@ -134,6 +137,24 @@ class Desired:
         for one in self.groups:
             yield from (one.service, one.identity, one.pdb(is_open=False))
             yield one.statefulset(epoch=epoch, replicas=one.num_members, annotations={})
+
+
+def carried_out(
+    obj: Obj, parsed: Parsed, *, options: Options, children: Iterable[Obj]
+) -> tuple[LLMService, Desired] | tuple[None, None]:
+    """The spec that is carried out for an LLMService as the API server has it, and what should be there.
+
+    That is what it says or, where that breaks a rule, what it said last (`accepted`). `parsed` is what `obj`
+    says, `children` are the objects that exist for it. (None, None) when there is no such spec.
+    """
+    revisions = [child for child in children if child["kind"] == "ControllerRevision"]
+    kept = accepted(obj, parsed, known=revisions)
+    if kept is None:
+        return None, None
+    uid = text(obj, "metadata", "uid")
+    return kept.service, desired(
+        kept.service, uid=uid, options=options, generation=kept.generation, revisions=revisions
+    )
 
 
 def desired(

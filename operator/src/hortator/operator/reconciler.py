@@ -22,7 +22,6 @@ from datetime import UTC, datetime
 import structlog
 
 from hortator.api.parse import parse
-from hortator.operator.accepted import accepted
 from hortator.operator.client.scheduler import SchedulerAdmin
 from hortator.operator.cluster import (
     Cluster,
@@ -33,7 +32,7 @@ from hortator.operator.cluster import (
     NotFoundError,
     UnavailableError,
 )
-from hortator.operator.desired import Options, desired
+from hortator.operator.desired import Options, carried_out
 from hortator.operator.execution import Executor, scheduler_address, target
 from hortator.operator.guard import NotLeaderError
 from hortator.operator.inventory import Inventory
@@ -184,19 +183,9 @@ class Reconciler:
             loads = await self._schedulers.workers(address) or {}
         observed = observe([*children, *self._inventory.surroundings(key)], meta=meta, loads=loads)
         parsed = parse(service)
-        revisions = [child for child in children if child["kind"] == "ControllerRevision"]
-        kept = accepted(service, parsed, known=revisions)
-        wanted = None
-        if kept is not None:
-            wanted = desired(
-                kept.service,
-                uid=meta.uid,
-                options=self._options,
-                generation=kept.generation,
-                revisions=revisions,
-            )
+        spec, wanted = carried_out(service, parsed, options=self._options, children=children)
         return plan(
-            kept.service if kept is not None else None,
+            spec,
             meta=meta,
             desired=wanted,
             problems=parsed.problems,

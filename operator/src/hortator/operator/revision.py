@@ -29,7 +29,7 @@ from hortator.operator.digest import digest
 from hortator.operator.manifests import cache, engine
 from hortator.operator.manifests.metadata import Owner, child
 from hortator.operator.objects import Obj
-from hortator.operator.observed.reading import items, text
+from hortator.operator.observed.reading import is_owned_by
 from hortator.operator.options import Options
 
 
@@ -107,11 +107,6 @@ def role_of(obj: Obj) -> RoleName | None:
     """The role that an engine object is labelled with."""
     label = obj.get("metadata", {}).get("labels", {}).get(names.LABEL_ROLE)
     return names.role_of_label(label) if label else None
-
-
-def is_owned_by(obj: Obj, uid: str) -> bool:
-    """Whether an object is a child of the LLMService with this uid, and not of an earlier one of its name."""
-    return any(text(owner, "uid") == uid for owner in items(obj, "metadata", "ownerReferences"))
 
 
 def _cache(service: LLMService) -> Obj | None:

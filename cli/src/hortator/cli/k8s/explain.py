@@ -16,8 +16,7 @@ from hortator.api.parse import parse
 from hortator.cli.k8s.client import open_cluster
 from hortator.cli.k8s.options import ClusterOptions
 from hortator.cli.k8s.service import Surroundings, find_service, surroundings
-from hortator.operator.accepted import accepted
-from hortator.operator.desired import desired
+from hortator.operator.desired import carried_out
 from hortator.operator.objects import Obj
 from hortator.operator.observed import Meta, WorkerLoad, observe
 from hortator.operator.options import Images, Options
@@ -48,19 +47,10 @@ def explained(service: Obj, around: Surroundings, *, now: datetime) -> str:
         status=status,
     )
     parsed = parse(service)
-    revisions = [child for child in around.children if child["kind"] == "ControllerRevision"]
-    kept = accepted(service, parsed, known=revisions)
-    wanted = None
-    if kept is not None:
-        wanted = desired(
-            kept.service,
-            uid=meta.uid,
-            options=Options(images=Images.of_version(version("hortator"))),
-            generation=kept.generation,
-            revisions=revisions,
-        )
+    options = Options(images=Images.of_version(version("hortator")))
+    spec, wanted = carried_out(service, parsed, options=options, children=around.children)
     return explain(
-        kept.service if kept is not None else None,
+        spec,
         meta=meta,
         desired=wanted,
         problems=parsed.problems,

@@ -30,7 +30,7 @@ from hortator.operator.observed.facts import (
 from hortator.operator.observed.memory import read_memory
 from hortator.operator.observed.nodes import claims, node_facts
 from hortator.operator.observed.pods import event_facts, parse_epoch, pod_facts
-from hortator.operator.observed.reading import flag, items, mapping, number, text, texts
+from hortator.operator.observed.reading import flag, is_owned_by, items, mapping, number, text, texts
 
 _Events = Mapping[tuple[str, str], Sequence[WarningEvent]]
 
@@ -229,7 +229,7 @@ def _job(obj: Obj, pods: Sequence[Obj], events: _Events) -> JobFacts:
     conditions = [entry for entry in items(obj, "status", "conditions") if text(entry, "status") == "True"]
     by_type = {text(entry, "type"): entry for entry in conditions}
     uid = text(obj, "metadata", "uid")
-    own = [pod for pod in pods if _is_owned_by(pod, uid)]
+    own = [pod for pod in pods if is_owned_by(pod, uid)]
     return JobFacts(
         name=text(obj, "metadata", "name"),
         is_complete="Complete" in by_type,
@@ -238,7 +238,3 @@ def _job(obj: Obj, pods: Sequence[Obj], events: _Events) -> JobFacts:
         pods=_of_component(own, obj, events),
         events=tuple(_about(obj, "Job", events)),
     )
-
-
-def _is_owned_by(obj: Obj, uid: str) -> bool:
-    return any(text(owner, "uid") == uid for owner in items(obj, "metadata", "ownerReferences"))

@@ -41,6 +41,11 @@ def text(value: Any, *path: str | int) -> str:
     return found if isinstance(found, str) else ""
 
 
+def is_owned_by(obj: Obj, uid: str) -> bool:
+    """Whether an object is a child of the one with this uid, and not of an earlier one of its name."""
+    return any(text(owner, "uid") == uid for owner in items(obj, "metadata", "ownerReferences"))
+
+
 def number(value: Any, *path: str | int, default: int = 0) -> int:
     """A whole number, `default` when there is none."""
     found = at(value, *path)
