@@ -289,34 +289,23 @@ def _settings(policy: str, *, is_full: bool) -> SchedulerSettings:
 
 
 def _specs(num_groups: int) -> list[GroupSpec]:
-    kv_blocks = PassCost(dp_size=16).kv_blocks_total(TOKENS_PER_BLOCK)
-    return [
-        GroupSpec(
-            group_id=f"prefill-{index}",
-            phase=Phase.PREFILL,
-            dp_size=16,
-            chunk_budget_tokens=CHUNK_BUDGET_TOKENS,
-            kv_blocks_total=kv_blocks,
-            max_batch_size=256,
-        )
-        for index in range(num_groups)
-    ]
+    return [_spec(f"prefill-{index}", Phase.PREFILL, dp_size=16) for index in range(num_groups)]
 
 
 def _decode_specs() -> list[GroupSpec]:
     """As in benchmarks/sim/clusters/prefill-4xEP16.yaml."""
-    kv_blocks = PassCost(dp_size=64).kv_blocks_total(TOKENS_PER_BLOCK)
-    return [
-        GroupSpec(
-            group_id=f"decode-{index}",
-            phase=Phase.DECODE,
-            dp_size=64,
-            chunk_budget_tokens=CHUNK_BUDGET_TOKENS,
-            kv_blocks_total=kv_blocks,
-            max_batch_size=256,
-        )
-        for index in range(2)
-    ]
+    return [_spec(f"decode-{index}", Phase.DECODE, dp_size=64) for index in range(2)]
+
+
+def _spec(group_id: str, phase: Phase, *, dp_size: int) -> GroupSpec:
+    return GroupSpec(
+        group_id=group_id,
+        phase=phase,
+        dp_size=dp_size,
+        chunk_budget_tokens=CHUNK_BUDGET_TOKENS,
+        kv_blocks_total=PassCost(dp_size=dp_size).kv_blocks_total(TOKENS_PER_BLOCK),
+        max_batch_size=256,
+    )
 
 
 def _plan(spec: GroupSpec) -> GroupPlan:
