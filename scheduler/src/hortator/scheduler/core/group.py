@@ -178,7 +178,7 @@ class GroupState:
 
     def blocks_for_sequence(self, num_prompt_tokens: int, num_output_tokens: int) -> int:
         """KV blocks to book for a prompt and a guess of its output; a guess never asks for over a rank."""
-        blocks = -(-(num_prompt_tokens + num_output_tokens) // self.spec.tokens_per_block)
+        blocks = self.blocks_for(num_prompt_tokens + num_output_tokens)
         if blocks <= self.spec.kv_blocks_total:
             return blocks
         return min(blocks, max(self.spec.kv_blocks_total, self.blocks_for(num_prompt_tokens + 1)))

@@ -62,6 +62,9 @@ def _check_reservations(fleet: Fleet, requests: Mapping[str, RequestState]) -> N
     for group_id, group in fleet.decode.items():
         for rank, blocks in enumerate(group.reserved_blocks):
             _require(blocks == booked.get((group_id, rank), 0), f"{group_id}/{rank}: reservations disagree")
+        free = group.free_kv_blocks()
+        roomiest = (max(free), free.index(max(free)))
+        _require(group.roomiest_rank() == roomiest, f"{group_id}: another rank has more KV blocks free")
 
 
 def _require(condition: bool, message: str) -> None:
