@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from cluster.controlplane import ControlPlane
+from cluster.operators import CRD
 from doubles.kubernetes.conformance import *  # noqa: F403  # the tests
 from doubles.kubernetes.conformance import Server, new_namespace
 from doubles.kubernetes.workloads import *  # noqa: F403  # the tests
@@ -15,6 +16,7 @@ from hortator.operator.client.kubernetes import KubernetesCluster
 
 @pytest.fixture
 async def server(control_plane: ControlPlane) -> AsyncIterator[Server]:
+    control_plane.apply_crd(CRD)
     configuration = await load_configuration(control_plane.kubeconfig)
     cluster = KubernetesCluster(configuration)
     async with open_session(configuration) as session, new_namespace(cluster) as namespace:

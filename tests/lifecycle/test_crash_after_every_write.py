@@ -7,6 +7,7 @@ same, no group may have been started more often, and no invariant of the world m
 
 import copy
 import functools
+import json
 import re
 
 import pytest
@@ -182,7 +183,8 @@ def end_of(world):
         annotations = sorted(metadata.get("annotations", {}))
         data = one.get("data") if one["kind"] == "ControllerRevision" else None
         told[one["kind"], metadata["name"]] = (one.get("spec"), metadata["labels"], annotations, data)
-    status = TIME.sub("TIME", str(without_volatile(world.status())))
+    # (an object's fields have no order: they stand as they were merged, one after the other)
+    status = TIME.sub("TIME", json.dumps(without_volatile(world.status()), sort_keys=True))
     return MADE.sub(r"\1'MADE'", TIME.sub("TIME", str(told))), status
 
 

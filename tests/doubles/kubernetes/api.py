@@ -187,6 +187,12 @@ class ApiServer:
         record = self._record(key)
         _check_metadata(record.obj, config["metadata"])
         part = _configured(config, kind, subresource)
+        emptied = managed_fields.emptied(part, record.owners.get(owner, set()))
+        if emptied and kind.is_custom:
+            shown = managed_fields.show(emptied[0]).removeprefix(".")
+            raise ApiError(
+                422, "Invalid", f'{key[3]} is invalid: {shown}: Invalid value: "null": must be of type object'
+            )
         try:
             new, owners = managed_fields.apply(record.obj, part, record.owners, owner, force=force)
         except managed_fields.Conflict as conflict:

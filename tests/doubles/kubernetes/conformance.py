@@ -389,3 +389,37 @@ class TestWatching:
         async with server.watch("configmaps", labelSelector="app=w") as events:
             what, obj = await events.next()
         assert (what, obj["metadata"]["name"]) == ("ADDED", "here")
+
+
+class TestCustomStatus:
+    async def test_an_object_that_loses_all_its_fields_may_not_be_applied_empty(self, server: Server) -> None:
+        """Server-side apply makes null of it, which the schema refuses: leave the object out instead."""
+        role = {
+            "name": "Aggregated",
+            "nodes": 1,
+            "gpusPerNode": 1,
+            "parallelism": {"attentionDP": 1, "expert": 1},
+        }
+        service = {
+            "apiVersion": "serving.hortator.dev/v1alpha1",
+            "kind": "LLMService",
+            "metadata": {"name": "empty", "namespace": server.namespace},
+        }
+        spec = {
+            "model": {"uri": "hf://deepseek-ai/DeepSeek-V3"},
+            "engine": {"backend": "Simulated"},
+            "topology": "Aggregated",
+            "roles": [role],
+        }
+        await server.cluster.create(service | {"spec": spec})
+
+        async def say(**fields: Any) -> Obj:
+            group = {"name": "empty-a-0", "role": "Aggregated", "index": 0} | fields
+            return await server.cluster.apply_status(service | {"status": {"groups": [group]}})
+
+        await say(timeline={})
+        await say(timeline={"created": "2026-01-02T03:04:05Z"})
+        with pytest.raises(InvalidError, match="timeline"):
+            await say(timeline={})
+        said = await say()
+        assert "timeline" not in said["status"]["groups"][0]

@@ -14,6 +14,11 @@ class Kind:
     is_namespaced: bool = True
     has_status: bool = True
 
+    @property
+    def is_custom(self) -> bool:
+        """Whether a CRD defines it: its objects are validated as they are stored."""
+        return self.api_version.startswith("serving.hortator.dev/")
+
 
 _TABLE: tuple[tuple[str, str, str], ...] = (
     ("v1", "Pod", "pods"),

@@ -24,6 +24,9 @@ LIST_KEYS: dict[str, tuple[str, ...]] = {
     "containerStatuses": ("name",),
     "ownerReferences": ("uid",),
     "roles": ("name",),
+    "groups": ("name",),
+    "members": ("index",),
+    "endpoints": ("name",),
     "addresses": ("type",),
     "topologySpreadConstraints": ("topologyKey", "whenUnsatisfiable"),
 }
@@ -149,10 +152,17 @@ def apply(
     after = {other: paths - set(disputed.get(other, ())) for other, paths in owners.items()}
     merged = copied(merge(live, config))
     for path in sorted(owners.get(manager, set()) - wanted, key=len):
-        if not any(_covers(paths, path) for other, paths in after.items() if other != manager):
+        others = [paths for other, paths in after.items() if other != manager]
+        if not any(_covers(paths, path) for paths in [wanted, *others]):
             remove(merged, path)
     after[manager] = wanted
     return merged, _pruned(after, merged)
+
+
+def emptied(config: dict[str, Any], owned: set[Path]) -> list[Path]:
+    """Maps that a configuration leaves empty although its manager has set something in them before."""
+    empty = [path for path in leaves(config) if not _is_item(path) and value_at(config, path) == {}]
+    return [path for path in empty if any(one[: len(path)] == path and one != path for one in owned)]
 
 
 def update(
