@@ -1,4 +1,4 @@
-"""The environment and the command line of a container, as a kubelet makes them: pure."""
+"""The environment and the command line of a container, as a kubelet makes them."""
 
 import base64
 import re
@@ -71,6 +71,22 @@ def environment(
         if value is not None:
             values[entry["name"]] = value
     return values
+
+
+def in_own_folders(values: Mapping[str, str], container: Obj, pod: Obj, folder: Path) -> dict[str, str]:
+    """The variables with a folder of the pod's own in place of the mount path of each emptyDir.
+
+    Processes of this machine share its file system: what they write there must go with the pod all the same.
+    """
+    temporary = {volume["name"] for volume in pod["spec"].get("volumes", []) if "emptyDir" in volume}
+    own = {
+        mount["mountPath"]: folder / mount["name"]
+        for mount in container.get("volumeMounts", [])
+        if mount["name"] in temporary
+    }
+    for path in own.values():
+        path.mkdir(parents=True, exist_ok=True)
+    return {name: str(own.get(value, value)) for name, value in values.items()}
 
 
 def command_line(container: Obj, values: Mapping[str, str]) -> list[str]:

@@ -156,6 +156,7 @@ class ProcessPod(Player):
                 self.publish()
                 await self.kubelet.tell(self, reason="Failed", message=f"Error: {error}")
                 await asyncio.sleep(REFERENCE_RETRY_S)
+        values = environment.in_own_folders(values, spec, self.pod, self.folder / "volumes")
         words = environment.command_line(spec, values)
         if not words:
             container.wait(

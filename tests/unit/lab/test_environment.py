@@ -10,6 +10,7 @@ from cluster.fakenodes.environment import (
     command_line,
     environment,
     expand,
+    in_own_folders,
     references,
 )
 
@@ -71,6 +72,15 @@ def test_references_are_expanded_in_order_and_unknown_ones_stay():
 def test_nothing_of_the_machine_comes_through(monkeypatch):
     monkeypatch.setenv("HORTATOR_WORKER_ADDRESS", "x")
     assert "HORTATOR_WORKER_ADDRESS" not in resolve({})
+
+
+def test_an_empty_dir_is_a_folder_of_the_pods_own(tmp_path):
+    volumes = [{"name": "scratch", "emptyDir": {}}, {"name": "keys", "secret": {"secretName": "keys"}}]
+    mounts = [{"name": "scratch", "mountPath": "/scratch"}, {"name": "keys", "mountPath": "/keys"}]
+    values = {"BOOT_DIR": "/scratch", "KEYS": "/keys", "FILE": "/scratch/file"}
+    found = in_own_folders(values, {"volumeMounts": mounts}, {"spec": {"volumes": volumes}}, tmp_path)
+    assert found == values | {"BOOT_DIR": str(tmp_path / "scratch")}
+    assert [one.name for one in tmp_path.iterdir()] == ["scratch"]
 
 
 def test_every_reference_of_every_container_is_looked_up():
