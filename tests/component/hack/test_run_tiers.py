@@ -131,6 +131,17 @@ def test_fewer_tests_than_the_minimum_fail_though_all_of_them_pass(checkout):
     assert lines[-1] == "2 passed, 1 failed"
 
 
+def test_collecting_runs_nothing_and_finds_a_tier_that_asks_for_more_than_it_has(checkout):
+    checkout.tier("first", PASSING, FAILING)
+    checkout.tier("second", PASSING, PASSING, min_tests=3)
+    assert checkout.run("first", "--collect")[0] == 0
+    code, _ = checkout.run("--collect")
+    assert (code, checkout.output.splitlines()) == (
+        1,
+        ["first: collects 2", "second: collects 2; FAILED: at least 3 expected"],
+    )
+
+
 def test_a_tier_that_collects_nothing_fails(checkout):
     checkout.tier("only", "x = 1\n", min_tests=1)
     code, lines = checkout.run()
