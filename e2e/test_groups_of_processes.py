@@ -83,6 +83,7 @@ def test_one_lost_member_ends_all_of_the_group(group):
     assert "lost member 1 (svc-a-0-1 on node-1, boot 1-" in second.last_words()
 
 
+@pytest.mark.safety
 def test_a_second_boot_of_an_ordinal_in_an_epoch_is_refused_and_ends_the_group(group):
     leader, member = a_running_group(group)
     second = group.member(1, host="127.0.0.12")
@@ -92,6 +93,7 @@ def test_a_second_boot_of_an_ordinal_in_an_epoch_is_refused_and_ends_the_group(g
     assert member.wait(10) == EXIT_GROUP_BROKEN
 
 
+@pytest.mark.safety
 def test_a_leftover_of_an_older_epoch_is_refused_and_the_group_goes_on(group):
     leader, member = a_running_group(group, epoch=7)
     leftover = group.member(1, epoch=6, host="127.0.0.12")
@@ -100,6 +102,7 @@ def test_a_leftover_of_an_older_epoch_is_refused_and_the_group_goes_on(group):
     assert ready(leader, member)
 
 
+@pytest.mark.safety
 def test_a_container_that_is_started_again_in_its_pod_does_not_join_the_epoch_again(group, tmp_path):
     shared = {"boot_dir": str(tmp_path), "pod_uid": "u-1"}
     leader, member = a_running_group(group, **shared)

@@ -111,6 +111,7 @@ def test_the_state_is_shown_again_and_again_until_ctrl_c(simulated):
     assert {group["worker_id"] for group in second["groups"]} == {"aggregated-0", "aggregated-1"}
 
 
+@pytest.mark.safety
 def test_a_killed_worker_costs_no_token_and_is_started_again(simulated):
     undisturbed = simulated.cli("generate", "the show goes on", "--json", *LONG)
     expected, _ = tokens_in(json.loads(line) for line in undisturbed.stdout.splitlines())

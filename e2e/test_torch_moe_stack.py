@@ -138,6 +138,7 @@ def test_every_process_counts_what_it_did(torch_moe):
     assert decode.value("hortator_worker_kv_transfer_bytes_total") > 0
 
 
+@pytest.mark.safety
 def test_a_killed_decode_worker_costs_no_token(torch_moe):
     options = ("--json", "--max-tokens", "160", "--ignore-eos")
     undisturbed = torch_moe.cli("generate", PROMPT, *options)
@@ -155,6 +156,7 @@ def test_a_killed_decode_worker_costs_no_token(torch_moe):
     assert token_ids == expected
 
 
+@pytest.mark.safety
 def test_a_killed_rank_costs_no_token_and_its_whole_group_is_started_again(torch_moe):
     options = ("--json", "--max-tokens", "160", "--ignore-eos")
     expected = generated(torch_moe, PROMPT, *options)[1]

@@ -95,6 +95,7 @@ def test_the_sample_of_the_readme_streams_tokens(processes):
     assert sum(len(delta["token_ids"]) for delta in deltas) == events[-1]["completion"]["num_output_tokens"]
 
 
+@pytest.mark.safety
 def test_a_rank_joins_an_epoch_once_whatever_restarts_its_group(processes):
     scene = processes
     before = scene.get(NAME)

@@ -48,6 +48,7 @@ def assert_restarted_once(scene: Scene, service, *, by: str) -> None:
         pytest.param(delete, ["llm-a-1-1", "llm-a-1-0"], "PodDeleted", id="two pods are deleted at once"),
     ],
 )
+@pytest.mark.safety
 def test_one_failure_is_one_restart_of_the_whole_group(scene, kill, pods, reason_given):
     before = scene.serving()
     assert before["status"]["display"] == {"groups": "2/2", "ranks": "32/32", "updated": "2/2"}
@@ -76,6 +77,7 @@ def test_what_is_not_ready_but_runs_is_not_restarted(scene):
     assert [one.get("restarts", 0) for one in service["status"]["groups"]] == [0, 0]
 
 
+@pytest.mark.safety
 def test_members_of_two_groups_that_fail_at_once_are_one_restart_each(scene):
     scene.serving()
     crash(scene, "llm-a-0-1", "llm-a-1-0")

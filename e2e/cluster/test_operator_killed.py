@@ -227,6 +227,7 @@ def stage(lab, namespace, fake_nodes, lives) -> Iterator[Stage]:
 
 
 @pytest.mark.timeout(240 + 20 * NUM_KILLS)
+@pytest.mark.safety
 def test_a_killed_operator_goes_on_where_the_cluster_stands(stage, lives):
     began_at = time.monotonic()
     expected: dict[str, int] = {}

@@ -79,6 +79,7 @@ def service(lab, namespace) -> Service:
     return Service(lab, namespace)
 
 
+@pytest.mark.safety
 def test_a_leader_that_was_stopped_writes_nothing_when_it_wakes_up(
     lab, namespace, nodes, faulty_api, operators, service
 ):
@@ -103,6 +104,7 @@ def test_a_leader_that_was_stopped_writes_nothing_when_it_wakes_up(
     assert service.epochs() == {"simulated-p-0": 2, "simulated-p-1": 1, "simulated-d-0": 1}
 
 
+@pytest.mark.safety
 def test_a_leader_that_cannot_renew_writes_nothing_after_its_term(lab, nodes, faulty_api, operators, service):
     """The API server takes every other write of it, and there is something to write at every moment."""
     proxy, _ = faulty_api
