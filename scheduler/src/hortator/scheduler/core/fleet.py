@@ -57,6 +57,13 @@ class Fleet:
         """Output tokens to reserve KV for: the limit, or twice the learned mean if that is less."""
         return min(max_output_tokens, max(32, int(2.0 * self.output_tokens.value)))
 
+    def blocks_on_entry(self, group: GroupState, request: RequestState) -> int:
+        """KV blocks of a request on an entry group: its prompt and, Aggregated, a guess of its output."""
+        output = 1
+        if group.spec.phase is Phase.AGGREGATED:
+            output += self.expected_output(request.max_output_tokens)
+        return group.blocks_for_sequence(request.num_prompt_tokens, output)
+
     def reserve_decode(self, request: RequestState) -> tuple[str, int, int] | None:
         """Find a decode rank with room for the request's whole sequence: (group, rank, blocks)."""
         best: tuple[str, int, int] | None = None

@@ -487,26 +487,20 @@ class SchedulerMachine:
 
     def _dispatch_planned(self, planned: PlannedBatch) -> None:
         group = planned.group
-        expects_output = group.spec.phase is Phase.AGGREGATED
         shares: list[DispatchedShare] = []
         members: list[tuple[RequestState, int, int]] = []
-        for request, rank, tokens in planned.seats:
+        for request, rank, tokens, blocks in planned.seats:
             self.waiting.remove(request)
             if request.critical:
                 self._critical.pop(request.request_id, None)
-            output = 1
-            if expects_output:
-                output += self.fleet.expected_output(request.max_output_tokens)
-            blocks = group.blocks_for_sequence(request.num_prompt_tokens, output)
             shares.append((rank, tokens, blocks))
             members.append((request, rank, tokens))
         for request in planned.passed_over:
             request.carried += 1
-        phase = Phase.AGGREGATED if expects_output else Phase.PREFILL
         self._dispatch(
             group,
             members,
-            phase,
+            group.spec.phase,
             tuple(shares),
             status=RequestStatus.PLACED,
             predicted_s=planned.predicted_pass_s,

@@ -24,6 +24,8 @@ class Seat(NamedTuple):
     dp_rank: int
     num_prefill_tokens: int
     """Prompt tokens not in the rank's prefix cache."""
+    kv_blocks: int
+    """What the sequence will hold: the prompt and, where it is decoded too, a guess of its output."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,7 +81,7 @@ def seat_on(fleet: Fleet, group: GroupState, rank: int, request: RequestState) -
         if ranks >> rank & 1:
             tokens = max(1, tokens - depth * group.spec.tokens_per_block)
             break
-    return Seat(request, rank, tokens)
+    return Seat(request, rank, tokens, fleet.blocks_on_entry(group, request))
 
 
 def _ranks(groups: list[GroupState]) -> Iterator[Chosen]:

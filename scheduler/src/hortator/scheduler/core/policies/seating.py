@@ -28,7 +28,6 @@ class Seating:
     """One group's room while a batch for it is planned."""
 
     __slots__ = (
-        "_aggregated",
         "_budget",
         "_fleet",
         "_free",
@@ -48,7 +47,6 @@ class Seating:
         self.group = group
         self.seats: list[Seat] = []
         self._fleet = fleet
-        self._aggregated = spec.phase is Phase.AGGREGATED
         self._needs_decode = spec.phase is Phase.PREFILL and fleet.settings.decode_reservation
         self._budget = spec.chunk_budget_tokens
         self._limit = self._budget
@@ -95,7 +93,7 @@ class Seating:
         """Seat one request if it fits. `must` lets a multi-pass prompt start beside a short leftover."""
         if request.num_prompt_tokens > self.group.longest_prompt:
             return False
-        blocks = self._blocks(request)
+        blocks = self._fleet.blocks_on_entry(self.group, request)
         choice = self._best_cached(request, blocks) or self._emptiest(request, blocks, must=must)
         if choice is None:
             return False
@@ -174,14 +172,8 @@ class Seating:
                 return best[1], tokens
         return None
 
-    def _blocks(self, request: RequestState) -> int:
-        output = 1
-        if self._aggregated:
-            output += self._fleet.expected_output(request.max_output_tokens)
-        return self.group.blocks_for_sequence(request.num_prompt_tokens, output)
-
     def _take(self, request: RequestState, rank: int, tokens: int, blocks: int) -> None:
-        self.seats.append(Seat(request, rank, tokens))
+        self.seats.append(Seat(request, rank, tokens, blocks))
         self._free[rank] -= tokens
         self._prefill_load[rank] += tokens
         self._free_kv[rank] -= blocks
