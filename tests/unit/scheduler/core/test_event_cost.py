@@ -1,10 +1,10 @@
 """A guard, not a benchmark: the core stays far from being the bottleneck.
 
-The target is 50 000 events/s on one core; the guard asks for a third of it, in the best of several rounds, so
-that a busy machine does not fail it while a quadratic slip does.
+The target is 50 000 events/s on one core; the guard asks for a third of it, of processor time in the best of
+several rounds, so that a busy machine does not fail it while a quadratic slip does.
 """
 
-from time import perf_counter
+from time import process_time
 
 import pytest
 
@@ -80,16 +80,16 @@ def _events(a_group):
 
 @pytest.mark.parametrize("policy", ["immediate-least-tokens", "staggered", "staggered-plus"])
 def test_the_core_handles_a_third_of_the_target_rate(a_group, policy):
-    """At least 17 000 events per second in the best of five rounds, next_wakeup() after each included."""
+    """At least 17 000 events per second in the best of fifteen rounds, next_wakeup() after each included."""
     events = _events(a_group)
     best_s = float("inf")
-    for _ in range(5):
+    for _ in range(15):
         machine = SchedulerMachine(SchedulerSettings(policy=policy, decode_reservation=False))
-        begun = perf_counter()
+        begun = process_time()
         for now, event in events:
             machine.handle(event, now)
             machine.next_wakeup()
-        best_s = min(best_s, perf_counter() - begun)
+        best_s = min(best_s, process_time() - begun)
         if len(events) / best_s >= GUARD_EVENTS_PER_S:
             break
     machine.check_invariants()
