@@ -1,18 +1,30 @@
-"""What every test tier shares: `--update-golden`, Ctrl-C for children, and no PyTorch where it is missing."""
+"""What every test tier shares: `--update-golden`, Ctrl-C for children, and no PyTorch where it is missing.
+
+Hypothesis profiles: `ci` gives the same examples on every run, HYPOTHESIS_PROFILE=long looks further.
+"""
 
 import difflib
 import importlib.util
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest.register_assert_rewrite("doubles")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # a run in the background of a shell ignores Ctrl-C, and so would every process that a test starts
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+_SLOW_MACHINES = [HealthCheck.too_slow, HealthCheck.filter_too_much]
+settings.register_profile(
+    "ci", derandomize=True, deadline=None, max_examples=100, suppress_health_check=_SLOW_MACHINES
+)
+settings.register_profile("long", deadline=None, max_examples=3000, suppress_health_check=_SLOW_MACHINES)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 collect_ignore_glob: list[str] = []
 if importlib.util.find_spec("torch") is None:
