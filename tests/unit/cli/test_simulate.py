@@ -1,5 +1,6 @@
 """`hortator simulate`: what it refuses and what it says about its input."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -14,7 +15,8 @@ CLUSTER = Path(__file__).resolve().parents[3] / "benchmarks/sim/clusters/prefill
 def run(**changes):
     arguments = {
         "file": CLUSTER, "policies": "staggered", "trace": None, "load": 0.05, "arrivals": "poisson", "minutes": 0.01,
-        "prefill_only": True, "seed": 0, "skip_bad": False, "json_file": None,
+        "prefill_only": True, "seed": 0, "skip_bad": False, "slo": "",
+        "requests_file": None, "json_file": None,
     }  # fmt: skip
     simulate.run(**(arguments | changes))
 
@@ -104,3 +106,26 @@ def test_a_point_of_less_than_20_minutes_is_marked_and_one_of_20_is_not(tmp_path
     run(minutes=20.0, load=0.001, json_file=out)
     assert json.loads(out.read_text())["policies"]["staggered"]["short"] is False
     assert "SHORT" not in capsys.readouterr().out
+
+
+def test_a_wrong_slo_is_one_line():
+    assert refused(slo="ttft=2").startswith("--slo: ttft: got '2' (allowed: a duration")
+
+
+@pytest.mark.parametrize("policies", ["staggered", "staggered,immediate-least-tokens"])
+def test_every_request_of_every_policy_is_a_row_and_the_same_seed_gives_the_same_bytes(tmp_path, policies):
+    files = [tmp_path / "one.csv", tmp_path / "two.csv"]
+    for file in files:
+        run(policies=policies, requests_file=file, json_file=tmp_path / "out.json", slo="ttft=10s")
+    assert files[0].read_bytes() == files[1].read_bytes()
+    rows = list(csv.DictReader(files[0].open()))
+    figures = json.loads((tmp_path / "out.json").read_text())["policies"]
+    assert list(dict.fromkeys(row["policy"] for row in rows)) == policies.split(",")
+    assert len(rows) >= sum(figure["requests"] for figure in figures.values()) > 0
+    assert all(figure["slo_attainment"] == 1.0 for figure in figures.values())
+    assert all(float(row["ttft_s"]) > 0 for row in rows)
+
+
+def test_rows_that_cannot_be_written_are_told_before_anything_runs(tmp_path):
+    assert "--requests" in refused(requests_file=tmp_path)
+    assert "--requests" in refused(requests_file=tmp_path / "nowhere" / "rows.csv")

@@ -1,8 +1,11 @@
 """The figures of a virtual run, from records with literal times."""
 
+import numpy as np
 import pytest
 
 from hortator.sim.results import Recorder, RequestRecord, is_stable, percentiles, summarize
+from hortator.sim.rows import COLUMNS, join_rows, write_rows
+from hortator.sim.slo import Slo
 
 
 def a_record(number, *, arrived_at, waits_s=0.0, decodes_s=0.0, output=1, **fields):
@@ -123,3 +126,51 @@ def test_a_summary_says_that_a_run_was_unstable():
         recorder.arrive(record)
     recorder.end(200.0)
     assert summarize(recorder, num_groups=1)["stable"] is False
+
+
+def test_gaps_between_tokens_weigh_as_often_as_they_were_seen(recorder):
+    """97 gaps of 10 ms, 2 of 20 ms in one group; one of 1 s in another; a gap that no token saw."""
+    recorder.token_gaps = [
+        (np.array([0.010, 5.0, 0.020]), np.array([97, 0, 2])),
+        (np.array([1.0]), np.array([1])),
+    ]
+    figures = summarize(recorder, num_groups=2)["itl_s"]
+    assert figures == pytest.approx({"mean": 0.0201, "p50": 0.010, "p90": 0.010, "p99": 0.020, "max": 1.0})
+
+
+def test_without_tokens_there_are_no_gaps(recorder):
+    assert summarize(recorder, num_groups=2)["itl_s"] == percentiles([])
+
+
+def test_waiting_in_engines_is_from_dispatch_to_the_first_pass(recorder):
+    """Requests of the warm-up wait in the same queues: the depth is over all of them."""
+    for record, started_at in zip(recorder.records, (45.0, 10.5, 12.0), strict=False):
+        record.started_at = started_at
+    figures = summarize(recorder, num_groups=2)
+    assert figures["engine_queue_s"]["mean"] == pytest.approx(0.5)  # 10.0 to 10.5, 11.5 to 12.0
+    assert figures["engine_queue_depth"] == pytest.approx((40.0 + 0.5 + 0.5) / 50.0)
+
+
+def test_goodput_is_told_when_there_is_an_slo(recorder):
+    """Of four that count, one has its first token within 2 s; 40 s are counted."""
+    assert "goodput_rps" not in summarize(recorder, num_groups=2)
+    recorder.slo = Slo(ttft=2.0)
+    figures = summarize(recorder, num_groups=2)
+    assert figures["slo"] == {"ttft": 2.0}
+    assert figures["goodput_rps"] == pytest.approx(1 / 40.0)
+    assert figures["slo_attainment"] == pytest.approx(1 / 4)
+
+
+def test_rows_have_every_request_and_nothing_where_it_never_got_there(recorder, tmp_path):
+    recorder.records[1].started_at = 10.5
+    recorder.records[1].dp_rank = 3
+    recorder.records[1].prefill_group = "prefill-0"
+    parts = [tmp_path / "first", tmp_path / "second"]
+    write_rows(parts[0], "first", recorder.records[1:2])
+    write_rows(parts[1], "second", recorder.records[3:4])
+    join_rows(tmp_path / "rows.csv", parts)
+    assert (tmp_path / "rows.csv").read_text().splitlines() == [
+        ",".join(COLUMNS),
+        "first,r1,10.000000,100,5,prefill-0,3,0.000000,0.500000,1.000000,2.000000,1.000000,5.000000,",
+        "second,r3,12.000000,100,1,,,,,,,,,queue_full_requests",
+    ]

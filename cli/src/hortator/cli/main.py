@@ -305,6 +305,16 @@ def simulate(
     skip_bad: Annotated[
         bool, typer.Option(help="Skip bad trace lines instead of stopping at the first.")
     ] = False,
+    slo: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME=DURATION[,...]",
+            help="Report goodput: requests within limits of ttft, tpot, itl, e2e; like ttft=2s,itl=50ms.",
+        ),
+    ] = "",
+    requests: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a CSV row for every request of every policy.")
+    ] = None,
     json: JsonFileOption = None,
 ) -> None:
     """Run the scheduler core in virtual time on a manifest's cluster: simulate what you deploy."""
@@ -320,6 +330,8 @@ def simulate(
         prefill_only=prefill_only,
         seed=seed,
         skip_bad=skip_bad,
+        slo=slo,
+        requests_file=requests,
         json_file=json,
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
@@ -18,10 +19,12 @@ from hortator.api.v1alpha1 import LLMService
 from hortator.cli.bench import result
 from hortator.cli.console import stderr, stdout
 from hortator.cli.errors import CommandError
-from hortator.cli.study_pool import simulate_all
+from hortator.cli.study_pool import Rows, simulate_all, simulate_one
 from hortator.scheduler.core.policies.registry import POLICY_NAMES
 from hortator.sim.load import MIN_RUN_S, ArrivalMode, LoadedTrace
-from hortator.sim.simulate import Study, generated_workload, simulate, trace_workload
+from hortator.sim.rows import join_rows
+from hortator.sim.simulate import Study, generated_workload, trace_workload
+from hortator.sim.slo import Slo, parse_slo
 from hortator.sim.traces import Trace, TraceError, read_trace
 
 UNSTABLE = "UNSTABLE"
@@ -29,6 +32,7 @@ SHORT = "SHORT"
 MAX_LOAD = 2.0
 MAX_MINUTES = 7 * 24 * 60.0
 """A week."""
+NO_ROWS = Rows(None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +70,11 @@ def run(
     prefill_only: bool,
     seed: int,
     skip_bad: bool,
+    slo: str,
+    requests_file: Path | None,
     json_file: Path | None,
 ) -> None:
-    """Simulate, print the table, write the JSON.
+    """Simulate, print the table, write the JSON and the rows of requests.
 
     Raises:
         CommandError: a file or an option is wrong.
@@ -81,11 +87,12 @@ def run(
         )
     if not 0 < minutes <= MAX_MINUTES:
         raise CommandError(f"--minutes: got {minutes:g} (allowed: above 0, at most {MAX_MINUTES:g})")
+    limits = _slo(slo)
     recorded = None if trace is None else _read(service, trace, file=file, seed=seed, skip_bad=skip_bad)
     workload = _workload(service, recorded, load=load, arrivals=arrivals, minutes=minutes, seed=seed)
     if prefill_only and service.spec.topology != "PrefillDecode":
         raise CommandError("--prefill-only: the topology is Aggregated (allowed with PrefillDecode)")
-    study = Study(service=service, workload=workload, seed=seed, prefill_only=prefill_only)
+    study = Study(service=service, workload=workload, seed=seed, prefill_only=prefill_only, slo=limits)
     console = stderr()
     console.print(
         f"{service.metadata.name}: {len(workload.requests)} requests over {workload.wall_s / 60:.1f} virtual "
@@ -93,31 +100,59 @@ def run(
     )
     if recorded is not None and (left_out := _left_out(recorded)):
         console.print(f"{recorded.path}: {left_out}", markup=False)
-    comparison = compare(study, names, console=console)
+    with _rows(requests_file, names) as rows:
+        comparison = compare(study, names, console=console, rows=rows)
     if json_file is None or str(json_file) != "-":
         stdout().print(table(comparison.figures))
     result.write(comparison.document(recorded), json_file)
 
 
-def compare(study: Study, policies: Sequence[str], *, console: Console) -> Comparison:
+def compare(study: Study, policies: Sequence[str], *, console: Console, rows: Rows = NO_ROWS) -> Comparison:
     """`compare_in_pool` for a program without a loop; a single policy runs in this process."""
     if len(policies) > 1:
-        return asyncio.run(compare_in_pool(study, policies, console=console))
+        return asyncio.run(compare_in_pool(study, policies, console=console, rows=rows))
     with _progress(policies, console) as advance:
         figures = {}
         for policy in policies:
-            figures[policy] = simulate(study, policy)
+            figures[policy] = simulate_one(study, policy, rows=rows)
             advance()
     return Comparison(study=study, figures=figures)
 
 
-async def compare_in_pool(study: Study, policies: Sequence[str], *, console: Console) -> Comparison:
+async def compare_in_pool(
+    study: Study, policies: Sequence[str], *, console: Console, rows: Rows = NO_ROWS
+) -> Comparison:
     """Run every policy over the workload, as many at a time as there are cores, with a progress bar.
 
     Main thread only. Cancelled, it leaves no process.
     """
     with _progress(policies, console) as advance:
-        return Comparison(study=study, figures=await simulate_all(study, policies, on_done=advance))
+        figures = await simulate_all(study, policies, rows=rows, on_done=advance)
+    return Comparison(study=study, figures=figures)
+
+
+def _slo(text: str) -> Slo:
+    try:
+        return parse_slo(text) if text else Slo()
+    except ValueError as error:
+        raise CommandError(f"--slo: {error}") from None
+
+
+@contextmanager
+def _rows(file: Path | None, policies: Sequence[str]) -> Iterator[Rows]:
+    """Where rows go while policies run; in the end they are in the file, or it is as it was."""
+    if file is None:
+        yield NO_ROWS
+        return
+    if file.is_dir() or not file.absolute().parent.is_dir():
+        raise CommandError(f"--requests {file}: not a file in a folder that exists")
+    with TemporaryDirectory(prefix="hortator-rows-") as folder:
+        rows = Rows(Path(folder))
+        yield rows
+        try:
+            join_rows(file, [Path(folder) / policy for policy in policies])
+        except OSError as error:
+            raise CommandError(f"--requests {file}: {error.strerror}") from None
 
 
 @contextmanager
@@ -151,6 +186,9 @@ def table(figures: Mapping[str, Mapping[str, Any]], *, title: str | None = None)
         "rejected",
     ):
         out.add_column(header, justify="right", no_wrap=True)
+    has_slo = any("goodput_rps" in figure for figure in figures.values())
+    if has_slo:
+        out.add_column("goodput", justify="right", no_wrap=True)
     out.add_column("")
     for name, figure in figures.items():
         ttft = figure["ttft_s"]
@@ -164,6 +202,7 @@ def table(figures: Mapping[str, Mapping[str, Any]], *, title: str | None = None)
             f"{100 * figure['chunk_utilization']:.0f} %",
             f"{100 * figure['balance_ratio']:.0f} %",
             str(figure["rejected"]),
+            *([f"{figure['goodput_rps']:.1f}/s {100 * figure['slo_attainment']:.0f} %"] if has_slo else []),
             " ".join(_marks(figure)),
         )
     if any(figure["short"] for figure in figures.values()):

@@ -14,12 +14,37 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
+from hortator.sim.results import RequestRecord
+from hortator.sim.rows import write_rows
 from hortator.sim.simulate import Study, simulate
 
 
+class Rows:
+    """Where the policies' rows of requests go: each policy's into a file of its own."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        """None: nobody wants rows."""
+
+    def part(self, policy: str) -> Path | None:
+        """The file of one policy."""
+        return None if self.folder is None else self.folder / policy
+
+
+def simulate_one(study: Study, policy: str, *, rows: Rows) -> dict[str, object]:
+    """The figures of one policy, simulated in this process."""
+    part = rows.part(policy)
+    records: list[RequestRecord] | None = None if part is None else []
+    figures = simulate(study, policy, keep_records=records)
+    if part is not None and records is not None:
+        write_rows(part, policy, records)
+    return figures
+
+
 async def simulate_all(
-    study: Study, policies: Sequence[str], *, on_done: Callable[[], None]
+    study: Study, policies: Sequence[str], *, rows: Rows, on_done: Callable[[], None]
 ) -> dict[str, dict[str, object]]:
     """The figures of every policy, by name; `on_done` is called once per policy. Main thread only."""
     figures: dict[str, dict[str, object]] = {}
@@ -37,7 +62,7 @@ async def simulate_all(
 
     try:
         with _ctrl_c_held_back():  # the processes start here
-            running = {policy: loop.run_in_executor(pool, _simulate, policy) for policy in policies}
+            running = {policy: loop.run_in_executor(pool, _simulate, policy, rows) for policy in policies}
         async with asyncio.TaskGroup() as tasks:
             for policy, result in running.items():
                 tasks.create_task(take(policy, result))
@@ -77,7 +102,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _simulate(policy: str) -> dict[str, object]:
+def _simulate(policy: str, rows: Rows) -> dict[str, object]:
     if _study is None:
         raise RuntimeError("the pool was not initialised")
-    return simulate(_study, policy)
+    return simulate_one(_study, policy, rows=rows)

@@ -41,6 +41,7 @@ from hortator.scheduler.core.model import (
     RankLoads,
     SchedulerSettings,
 )
+from hortator.sim.pass_times import PassTimes
 from hortator.sim.results import Recorder, RequestRecord
 from hortator.sim.workload import TraceRequest
 from hortator.worker.engine import FinishReason, RequestMode
@@ -70,15 +71,15 @@ class GroupPlan:
 class SimulatedGroup:
     """An EP group's model, and what the cluster keeps beside it."""
 
-    __slots__ = ("cost", "included_seq", "model", "pass_ends", "spec", "started_at")
+    __slots__ = ("cost", "included_seq", "model", "passes", "spec", "started_at")
 
-    def __init__(self, plan: GroupPlan) -> None:
+    def __init__(self, plan: GroupPlan, *, itl_limit_s: float) -> None:
         self.spec = plan.spec
         self.cost = plan.cost
         self.model = GroupModel(plan.config, plan.cost)
         self.included_seq = 0
         self.started_at = 0.0
-        self.pass_ends: list[float] = [0.0]  # index: forward pass id
+        self.passes = PassTimes(itl_limit_s=itl_limit_s)
 
     def loads(self) -> RankLoads:
         """The report that a worker would push now."""
@@ -112,7 +113,9 @@ class VirtualCluster:
         on_event: Callable[[float, Event, list[Command]], None] | None = None,
     ) -> None:
         self.machine = SchedulerMachine(settings)
-        self.groups = {plan.spec.group_id: SimulatedGroup(plan) for plan in plans}
+        self.groups = {
+            plan.spec.group_id: SimulatedGroup(plan, itl_limit_s=recorder.slo.itl) for plan in plans
+        }
         self._tokens_per_block = plans[0].spec.tokens_per_block
         self._has_decode = any(plan.spec.phase is Phase.DECODE for plan in plans)
         self._recorder = recorder
@@ -149,6 +152,7 @@ class VirtualCluster:
                 end_at = at + drain_s
             if end_at < float("inf") and not self._recorder.num_live:
                 break
+        self._recorder.token_gaps = [group.passes.gaps() for group in self.groups.values()]
         self._recorder.end(self.now)
 
     # -- the heap ---------------------------------------------------------------------------------------
@@ -231,6 +235,7 @@ class VirtualCluster:
             is_decode = mode is RequestMode.DECODE_ONLY
             if not is_decode:
                 record.dispatched_at = self.now
+                record.dp_rank = placement.dp_rank
             members.append(
                 GroupRequest(
                     placement.request_id,
@@ -297,7 +302,7 @@ class VirtualCluster:
         model = group.model
         outcome = model.end_pass()
         self._dirty[group.spec.group_id] = group
-        group.pass_ends.append(self.now)
+        group.passes.end(self.now)
         for request in outcome.first_tokens:
             self._first_token(group, request)
         for request in outcome.finished:
@@ -317,6 +322,7 @@ class VirtualCluster:
 
     def _first_token(self, group: SimulatedGroup, request: GroupRequest) -> None:
         record = self._recorder.live[request.request_id]
+        record.started_at = request.started_at
         record.first_token_at = self.now
         record.prefill_group = group.spec.group_id
         if request.mode is not RequestMode.PREFILL_ONLY:
@@ -339,8 +345,10 @@ class VirtualCluster:
             if request.num_prior_tokens
             else record.first_decode_pass
         )
-        if record.num_output_tokens > 1 and first_pass < len(group.pass_ends):
-            record.second_token_at = group.pass_ends[first_pass]
+        if record.num_output_tokens > 1 and first_pass < len(group.passes.ends):
+            record.second_token_at = group.passes.ends[first_pass]
+            if record.arrived_at >= self._recorder.warmup_s:
+                record.num_late_gaps = group.passes.count(first_pass, record.num_output_tokens - 2)
         self._end_request(record, record.num_output_tokens)
 
     def _end_request(self, record: RequestRecord, num_output_tokens: int) -> None:

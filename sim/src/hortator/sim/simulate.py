@@ -21,6 +21,7 @@ from hortator.scheduler.core.model import GroupSpec, Phase, SchedulerSettings
 from hortator.sim.cluster import GroupPlan, VirtualCluster
 from hortator.sim.load import MIN_RUN_S, ArrivalMode, LoadedTrace, at_load, default_engine_seconds
 from hortator.sim.results import Recorder, RequestRecord, summarize
+from hortator.sim.slo import Slo
 from hortator.sim.workload import LENGTHS, TraceRequest, generate, poisson_arrivals
 from hortator.worker.engines.simulated.cost import PassCost
 from hortator.worker.engines.simulated.group_model import GroupConfig
@@ -49,6 +50,8 @@ class Study:
     """Leave the decode groups out; a request ends with its first token. For TTFT studies."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Fields of SchedulerSettings that override the manifest's."""
+    slo: Slo = field(default_factory=Slo)
+    """What counts as goodput; without limits none is reported."""
 
     @property
     def num_entry_groups(self) -> int:
@@ -213,7 +216,7 @@ def simulate(
     """
     plans = plan_groups(study.service, seed=study.seed, prefill_only=study.prefill_only)
     wall_s = study.workload.wall_s
-    recorder = Recorder(warmup_s=min(MAX_WARMUP_S, WARMUP_SHARE * wall_s))
+    recorder = Recorder(warmup_s=min(MAX_WARMUP_S, WARMUP_SHARE * wall_s), slo=study.slo)
     cluster = VirtualCluster(plans, scheduler_settings(study, policy), recorder, on_event=on_event)
     requests: Sequence[TraceRequest] | Iterator[TraceRequest] = study.workload.requests
     if on_progress is not None:

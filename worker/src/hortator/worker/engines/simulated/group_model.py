@@ -388,6 +388,7 @@ class GroupModel:
             rank.prefill_load_tokens += uncached - request.uncached_tokens
             request.uncached_tokens = uncached
             request.state = PREFILLING
+            request.started_at = now
             rank.num_waiting -= 1
             rank.batch_size += 1
             return request

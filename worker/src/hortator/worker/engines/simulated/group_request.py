@@ -53,6 +53,7 @@ class GroupRequest:
         "ready_at",
         "request_id",
         "reserve_tokens",
+        "started_at",
         "state",
         "transfer_s",
         "uncached_tokens",
@@ -99,6 +100,8 @@ class GroupRequest:
         self.kv_blocks = 0
         self.kv_refs: list[int] = []
         self.ready_at = 0.0
+        self.started_at = 0.0
+        """When the first pass with some of its prompt began."""
         self.pass_offset = 0
         """Output token index = pass id + this; of use only while decoding."""
 
