@@ -124,11 +124,12 @@ class Stage:
 
 
 def serves(service: Obj, epochs: Mapping[str, int]) -> bool:
-    """Every group is ready, in the epoch that it should be in (0: in any)."""
+    """Every group is ready, in the epoch that it should be in (0: in any), and none is still to go."""
     status = service.get("status") or {}
     told = {one["name"]: one["epoch"] for one in status.get("groups", [])}
     return (
         is_ready(service)
+        and condition(service, "Progressing").get("status") == "False"
         and status["display"]["groups"] == f"{len(epochs)}/{len(epochs)}"
         and told.keys() == epochs.keys()
         and all(epochs[name] in {0, epoch} for name, epoch in told.items())
