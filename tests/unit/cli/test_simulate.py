@@ -112,6 +112,13 @@ def test_a_wrong_slo_is_one_line():
     assert refused(slo="ttft=2").startswith("--slo: ttft: got '2' (allowed: a duration")
 
 
+@pytest.mark.parametrize("name", ["tpot", "itl", "e2e"])
+def test_limits_that_nothing_could_break_are_refused(name):
+    """Without decode every request would keep them."""
+    said = f"--slo: {name}: requests end with their first token (allowed with --prefill-only: ttft)"
+    assert refused(slo=f"ttft=1s,{name}=1s") == said
+
+
 @pytest.mark.parametrize("policies", ["staggered", "staggered,immediate-least-tokens"])
 def test_every_request_of_every_policy_is_a_row_and_the_same_seed_gives_the_same_bytes(tmp_path, policies):
     files = [tmp_path / "one.csv", tmp_path / "two.csv"]

@@ -165,10 +165,9 @@ def test_rows_have_every_request_and_nothing_where_it_never_got_there(recorder, 
     recorder.records[1].started_at = 10.5
     recorder.records[1].dp_rank = 3
     recorder.records[1].prefill_group = "prefill-0"
-    parts = [tmp_path / "first", tmp_path / "second"]
-    write_rows(parts[0], "first", recorder.records[1:2])
-    write_rows(parts[1], "second", recorder.records[3:4])
-    join_rows(tmp_path / "rows.csv", parts)
+    write_rows(tmp_path, "first", recorder.records[1:2])
+    write_rows(tmp_path, "second", recorder.records[3:4])
+    join_rows(tmp_path / "rows.csv", tmp_path, ["first", "second"])
     assert (tmp_path / "rows.csv").read_text().splitlines() == [
         ",".join(COLUMNS),
         "first,r1,10.000000,100,5,prefill-0,3,0.000000,0.500000,1.000000,2.000000,1.000000,5.000000,",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from hortator.api.v1alpha1 import LLMService
 from hortator.cli.bench import result
 from hortator.cli.console import stderr, stdout
 from hortator.cli.errors import CommandError
-from hortator.cli.study_pool import Rows, simulate_all, simulate_one
+from hortator.cli.study_pool import simulate_all, simulate_one
 from hortator.scheduler.core.policies.registry import POLICY_NAMES
 from hortator.sim.load import MIN_RUN_S, ArrivalMode, LoadedTrace
 from hortator.sim.rows import join_rows
@@ -32,7 +33,6 @@ SHORT = "SHORT"
 MAX_LOAD = 2.0
 MAX_MINUTES = 7 * 24 * 60.0
 """A week."""
-NO_ROWS = Rows(None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +87,7 @@ def run(
         )
     if not 0 < minutes <= MAX_MINUTES:
         raise CommandError(f"--minutes: got {minutes:g} (allowed: above 0, at most {MAX_MINUTES:g})")
-    limits = _slo(slo)
+    limits = _slo(slo, prefill_only=prefill_only)
     recorded = None if trace is None else _read(service, trace, file=file, seed=seed, skip_bad=skip_bad)
     workload = _workload(service, recorded, load=load, arrivals=arrivals, minutes=minutes, seed=seed)
     if prefill_only and service.spec.topology != "PrefillDecode":
@@ -107,7 +107,9 @@ def run(
     result.write(comparison.document(recorded), json_file)
 
 
-def compare(study: Study, policies: Sequence[str], *, console: Console, rows: Rows = NO_ROWS) -> Comparison:
+def compare(
+    study: Study, policies: Sequence[str], *, console: Console, rows: Path | None = None
+) -> Comparison:
     """`compare_in_pool` for a program without a loop; a single policy runs in this process."""
     if len(policies) > 1:
         return asyncio.run(compare_in_pool(study, policies, console=console, rows=rows))
@@ -120,7 +122,7 @@ def compare(study: Study, policies: Sequence[str], *, console: Console, rows: Ro
 
 
 async def compare_in_pool(
-    study: Study, policies: Sequence[str], *, console: Console, rows: Rows = NO_ROWS
+    study: Study, policies: Sequence[str], *, console: Console, rows: Path | None = None
 ) -> Comparison:
     """Run every policy over the workload, as many at a time as there are cores, with a progress bar.
 
@@ -131,26 +133,31 @@ async def compare_in_pool(
     return Comparison(study=study, figures=figures)
 
 
-def _slo(text: str) -> Slo:
+def _slo(text: str, *, prefill_only: bool) -> Slo:
     try:
-        return parse_slo(text) if text else Slo()
+        slo = parse_slo(text) if text else Slo()
     except ValueError as error:
         raise CommandError(f"--slo: {error}") from None
+    others = slo.limits().keys() - {"ttft"}
+    if prefill_only and others:
+        raise CommandError(
+            f"--slo: {min(others)}: requests end with their first token (allowed with --prefill-only: ttft)"
+        )
+    return slo
 
 
 @contextmanager
-def _rows(file: Path | None, policies: Sequence[str]) -> Iterator[Rows]:
-    """Where rows go while policies run; in the end they are in the file, or it is as it was."""
+def _rows(file: Path | None, policies: Sequence[str]) -> Iterator[Path | None]:
+    """The folder for rows while policies run; the file is written when all have."""
     if file is None:
-        yield NO_ROWS
+        yield None
         return
-    if file.is_dir() or not file.absolute().parent.is_dir():
-        raise CommandError(f"--requests {file}: not a file in a folder that exists")
+    if file.is_dir() or not os.access(file if file.exists() else file.absolute().parent, os.W_OK):
+        raise CommandError(f"--requests {file}: not a file that can be written")
     with TemporaryDirectory(prefix="hortator-rows-") as folder:
-        rows = Rows(Path(folder))
-        yield rows
+        yield Path(folder)
         try:
-            join_rows(file, [Path(folder) / policy for policy in policies])
+            join_rows(file, Path(folder), policies)
         except OSError as error:
             raise CommandError(f"--requests {file}: {error.strerror}") from None
 

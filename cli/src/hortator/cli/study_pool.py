@@ -21,30 +21,17 @@ from hortator.sim.rows import write_rows
 from hortator.sim.simulate import Study, simulate
 
 
-class Rows:
-    """Where the policies' rows of requests go: each policy's into a file of its own."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
-        """None: nobody wants rows."""
-
-    def part(self, policy: str) -> Path | None:
-        """The file of one policy."""
-        return None if self.folder is None else self.folder / policy
-
-
-def simulate_one(study: Study, policy: str, *, rows: Rows) -> dict[str, object]:
-    """The figures of one policy, simulated in this process."""
-    part = rows.part(policy)
-    records: list[RequestRecord] | None = None if part is None else []
+def simulate_one(study: Study, policy: str, *, rows: Path | None) -> dict[str, object]:
+    """The figures of one policy, simulated in this process; `rows`: folder for a row of every request."""
+    records: list[RequestRecord] | None = None if rows is None else []
     figures = simulate(study, policy, keep_records=records)
-    if part is not None and records is not None:
-        write_rows(part, policy, records)
+    if rows is not None and records is not None:
+        write_rows(rows, policy, records)
     return figures
 
 
 async def simulate_all(
-    study: Study, policies: Sequence[str], *, rows: Rows, on_done: Callable[[], None]
+    study: Study, policies: Sequence[str], *, rows: Path | None, on_done: Callable[[], None]
 ) -> dict[str, dict[str, object]]:
     """The figures of every policy, by name; `on_done` is called once per policy. Main thread only."""
     figures: dict[str, dict[str, object]] = {}
@@ -102,7 +89,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _simulate(policy: str, rows: Rows) -> dict[str, object]:
+def _simulate(policy: str, rows: Path | None) -> dict[str, object]:
     if _study is None:
         raise RuntimeError("the pool was not initialised")
     return simulate_one(_study, policy, rows=rows)

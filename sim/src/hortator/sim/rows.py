@@ -28,9 +28,9 @@ COLUMNS = (
 """Times in virtual seconds; empty where a request never got there."""
 
 
-def write_rows(path: Path, policy: str, records: Iterable[RequestRecord]) -> None:
-    """Write the records of one policy, without a header."""
-    with path.open("w", newline="") as file:
+def write_rows(folder: Path, policy: str, records: Iterable[RequestRecord]) -> None:
+    """Write the records of one policy into a file of its own, without a header."""
+    with (folder / policy).open("w", newline="") as file:
         writer = csv.writer(file)
         for record in records:
             writer.writerow(
@@ -42,28 +42,23 @@ def write_rows(path: Path, policy: str, records: Iterable[RequestRecord]) -> Non
                     record.num_output_tokens,
                     record.prefill_group,
                     "" if record.dp_rank is None else record.dp_rank,
-                    *map(
-                        _text,
-                        (
-                            record.hold_s,
-                            record.engine_queue_s,
-                            record.ttft_s,
-                            record.first_gap_s,
-                            record.tpot_s,
-                            record.e2e_s,
-                        ),
-                    ),
+                    _text(record.hold_s),
+                    _text(record.engine_queue_s),
+                    _text(record.ttft_s),
+                    _text(record.first_gap_s),
+                    _text(record.tpot_s),
+                    _text(record.e2e_s),
                     record.rejected,
                 )
             )
 
 
-def join_rows(path: Path, parts: Iterable[Path]) -> None:
-    """One file with a header from what `write_rows` wrote."""
+def join_rows(path: Path, folder: Path, policies: Iterable[str]) -> None:
+    """One file with a header from what `write_rows` wrote into the folder."""
     with path.open("w", newline="") as file:
         csv.writer(file).writerow(COLUMNS)
-        for part in parts:
-            with part.open(newline="") as rows:
+        for policy in policies:
+            with (folder / policy).open(newline="") as rows:
                 file.writelines(rows)
 
 
