@@ -107,6 +107,38 @@ async def test_a_scheduler_that_does_not_answer_costs_a_limited_time(
     assert time.monotonic() - began_at < 2.0
 
 
+async def test_a_scheduler_that_was_silent_is_asked_in_the_background_and_known_once_it_answers(
+    admin: SchedulerAdmin, address: str, fake: FakeAdmin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No look but the first waits for it, however often it is due to be asked again."""
+    monkeypatch.setattr(module, "RETRY_S", 0.0)
+    fake.pause_s = 30.0
+    assert await admin.workers(address) is None
+    for _ in range(20):
+        began_at = time.monotonic()
+        assert await admin.workers(address) is None
+        assert time.monotonic() - began_at < 0.2
+        await asyncio.sleep(0.01)
+    assert fake.num_snapshots <= 2, "one question at a time"
+    fake.pause_s = 0.0
+    async with asyncio.timeout(5):
+        while await admin.workers(address) is None:
+            await asyncio.sleep(0.01)
+    fake.in_flight = 1
+    workers = await admin.workers(address)
+    assert workers is not None
+    assert workers["prefill-0"].num_in_flight == 1, "from then on each look asks"
+
+
+async def test_what_is_known_of_silent_schedulers_is_bounded(
+    admin: SchedulerAdmin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_SILENT", 3)
+    for port in range(2, 8):
+        assert await admin.workers(f"127.0.0.1:{port}") is None
+    assert list(admin._silent) == [f"127.0.0.1:{port}" for port in (5, 6, 7)]
+
+
 async def test_channels_are_bounded(admin: SchedulerAdmin, address: str) -> None:
     for port in range(2, module.MAX_CHANNELS + 10):
         admin.start_drain(f"127.0.0.1:{port}", "w", timeout_s=0.01)

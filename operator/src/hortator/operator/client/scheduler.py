@@ -1,13 +1,15 @@
 """Client of a service's scheduler: what is in flight on each worker, and taking a worker out of service.
 
-A scheduler that is not there yet, or not any more, is no error: nothing is known then. An address that did
-not answer is left alone for a moment, so that a dead scheduler does not slow every look at its service.
+A scheduler that is not there yet, or not any more, is no error: nothing is known then. One that does not
+answer makes a single look at its service wait: from then on it is asked in the background, now and then, and
+nothing is known of it until it has answered.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -19,8 +21,9 @@ from hortator.rpc.scheduling.v1 import scheduling_pb2_grpc as rpc
 from hortator.runtime.grpc_server import open_channel
 
 CALL_TIMEOUT_S = 2.0
-SHUN_S = 5.0
+RETRY_S = 5.0
 MAX_CHANNELS = 64
+MAX_SILENT = 1024
 DRAINING = "draining"
 
 
@@ -31,33 +34,23 @@ class SchedulerAdmin:
         """Must be called in a running loop."""
         self._call_timeout_s = call_timeout_s
         self._channels: OrderedDict[str, grpc.aio.Channel] = OrderedDict()
-        self._shunned_until: dict[str, float] = {}
+        self._silent: OrderedDict[str, float] = OrderedDict()
+        """Addresses that did not answer, and when to ask them again."""
+        self._retries: dict[str, asyncio.Task[dict[str, WorkerLoad] | None]] = {}
         self._drains: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._log = structlog.get_logger("hortator.operator.client.scheduler")
 
     async def workers(self, address: str) -> dict[str, WorkerLoad] | None:
         """All workers by their ids; None when the scheduler does not answer in time."""
-        now = asyncio.get_running_loop().time()
-        if self._shunned_until.get(address, 0.0) > now:
-            return None
-        try:
-            response = await rpc.AdminServiceStub(await self._channel(address)).Snapshot(
-                pb.SnapshotRequest(), timeout=self._call_timeout_s
-            )
-        except grpc.aio.AioRpcError as error:
-            self._shun(address, error)
-            return None
-        return {
-            group.worker_id: WorkerLoad(
-                worker_id=group.worker_id,
-                boot_id=group.boot_id,
-                state=group.state,
-                num_in_flight=group.num_in_flight,
-                num_ranks=len(group.ranks),
-                is_draining=group.state == DRAINING,
-            )
-            for group in response.snapshot.groups
-        }
+        retry_at = self._silent.get(address)
+        if retry_at is None:
+            return await self._ask(address)
+        loop = asyncio.get_running_loop()
+        if retry_at <= loop.time() and address not in self._retries:
+            task = loop.create_task(self._ask(address))
+            self._retries[address] = task
+            task.add_done_callback(lambda _: self._retries.pop(address, None))
+        return None
 
     def start_drain(self, address: str, worker_id: str, *, timeout_s: float) -> None:
         """Ask the scheduler to place nothing more on a worker; whether it has, `workers` tells.
@@ -72,13 +65,34 @@ class SchedulerAdmin:
 
     async def close(self) -> None:
         """Close all channels; drains that have begun go on at the schedulers."""
-        drains = list(self._drains.values())
-        for task in drains:
+        tasks: list[asyncio.Task[Any]] = [*self._drains.values(), *self._retries.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*drains, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         while self._channels:
             _, channel = self._channels.popitem()
             await channel.close()
+
+    async def _ask(self, address: str) -> dict[str, WorkerLoad] | None:
+        try:
+            response = await rpc.AdminServiceStub(await self._channel(address)).Snapshot(
+                pb.SnapshotRequest(), timeout=self._call_timeout_s
+            )
+        except grpc.aio.AioRpcError as error:
+            self._leave_alone(address, error)
+            return None
+        self._silent.pop(address, None)
+        return {
+            group.worker_id: WorkerLoad(
+                worker_id=group.worker_id,
+                boot_id=group.boot_id,
+                state=group.state,
+                num_in_flight=group.num_in_flight,
+                num_ranks=len(group.ranks),
+                is_draining=group.state == DRAINING,
+            )
+            for group in response.snapshot.groups
+        }
 
     async def _drain(self, address: str, worker_id: str, timeout_s: float) -> None:
         try:
@@ -87,7 +101,7 @@ class SchedulerAdmin:
             await stub.Drain(request, timeout=timeout_s + self._call_timeout_s)
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.NOT_FOUND:  # a worker that left has nothing in flight
-                self._shun(address, error)
+                self._leave_alone(address, error)
 
     async def _channel(self, address: str) -> grpc.aio.Channel:
         channel = self._channels.get(address)
@@ -99,8 +113,9 @@ class SchedulerAdmin:
         self._channels.move_to_end(address)
         return channel
 
-    def _shun(self, address: str, error: grpc.aio.AioRpcError) -> None:
-        now = asyncio.get_running_loop().time()
-        self._shunned_until = {key: until for key, until in self._shunned_until.items() if until > now}
-        self._shunned_until[address] = now + SHUN_S
+    def _leave_alone(self, address: str, error: grpc.aio.AioRpcError) -> None:
+        self._silent[address] = asyncio.get_running_loop().time() + RETRY_S
+        self._silent.move_to_end(address)
+        if len(self._silent) > MAX_SILENT:
+            self._silent.popitem(last=False)
         self._log.debug("no answer from a scheduler", address=address, error=error.code().name)
