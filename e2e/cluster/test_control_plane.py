@@ -1,6 +1,5 @@
 """The lab's control plane: it comes up, keeps namespaces apart, serves a CRD with CEL, and adapts what 1.20 lacks."""
 
-import os
 import time
 
 import pytest
