@@ -94,11 +94,12 @@ class ApiServer:
 
     def find(self, kind: str, **labels: str) -> list[Obj]:
         """Objects of a kind by labels, without ceremony: for tests and controllers. Do not modify them."""
-        return [
-            record.obj
-            for key, record in sorted(self._records.items())
+        found = {
+            key: record.obj
+            for key, record in self._records.items()
             if key[1] == kind and matches(record.obj, labels)
-        ]
+        }
+        return [found[key] for key in sorted(found)]
 
     def list(
         self,
@@ -117,11 +118,12 @@ class ApiServer:
             if int(version) < self._compacted:
                 raise ApiError(410, "Expired", "The provided continue parameter is too old")
             start = int(position)
-        found = [
-            record.obj
-            for key, record in sorted(self._records.items())
+        chosen = {
+            key: record.obj
+            for key, record in self._records.items()
             if key[:2] == (kind.api_version, kind.kind) and _selected(record.obj, namespace, labels, fields)
-        ]
+        }
+        found = [chosen[key] for key in sorted(chosen)]
         end = len(found) if not limit else start + limit
         more = f"{self.version}:{end}" if end < len(found) else ""
         return copied(found[start:end]), more

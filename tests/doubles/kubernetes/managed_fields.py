@@ -4,6 +4,7 @@ A path names one field: field names, and for an item of an associative list its 
 (`LIST_KEYS`), sets (`SETS`) or atomic (everything else, as in a CRD without list types).
 """
 
+import functools
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -80,7 +81,7 @@ def value_at(value: Any, path: Path) -> Any:
     for element in path:
         match element:
             case ("k", keys):
-                value = next(item for item in _list(value) if item_key(item, _names(keys)) == ("k", keys))
+                value = next(item for item in _list(value) if _has_keys(item, keys))
             case ("v", text):
                 value = next(item for item in _list(value) if json.dumps(item) == text)
             case name if isinstance(value, dict):
@@ -126,7 +127,7 @@ def remove(value: Any, path: Path) -> None:
         return
     match last:
         case ("k", keys):
-            holder[:] = [item for item in holder if item_key(item, _names(keys)) != ("k", keys)]
+            holder[:] = [item for item in holder if not _has_keys(item, keys)]
         case ("v", text):
             holder[:] = [item for item in holder if json.dumps(item) != text]
         case _ if isinstance(holder, dict):
@@ -179,7 +180,7 @@ def update(
 def fields_v1(paths: Iterable[Path]) -> dict[str, Any]:
     """The form in which the API shows a set of paths."""
     tree: dict[str, Any] = {}
-    for path in sorted(paths, key=str):
+    for path in sorted(paths, key=_text):
         at = tree
         for element in path:
             at = at.setdefault(_encoded(element), {})
@@ -193,6 +194,12 @@ def show(path: Path) -> str:
     return "".join(f".{element}" if isinstance(element, str) else _encoded(element)[1:] for element in path)
 
 
+@functools.lru_cache(maxsize=1 << 16)
+def _text(path: Path) -> str:
+    return str(path)
+
+
+@functools.lru_cache(maxsize=1 << 16)
 def _encoded(element: Any) -> str:
     match element:
         case ("k", keys):
@@ -207,8 +214,12 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _names(keys: tuple[tuple[str, Any], ...]) -> tuple[str, ...]:
-    return tuple(name for name, _ in keys)
+def _has_keys(item: dict[str, Any], keys: tuple[tuple[str, Any], ...]) -> bool:
+    """Whether this is the item of an associative list with these keys."""
+    for name, value in keys:  # noqa: SIM110  # looked at millions of times
+        if item.get(name, _DEFAULTS.get(name)) != value:
+            return False
+    return True
 
 
 def _is_item(path: Path) -> bool:
