@@ -122,7 +122,7 @@ class Kubelets:
             "state": state,
             "lastState": last,
         }
-        ip = status.get("podIP") or f"10.244.0.{next(self._ips) % 250}"
+        ip = status.get("podIP") or f"127.244.0.{next(self._ips) % 250}"
         kept = [one for one in status.get("conditions", []) if one["type"] == "PodScheduled"]
         was_ready = next((one for one in status.get("conditions", []) if one["type"] == "Ready"), {})
         condition = self._ready("True" if ready else "False")

@@ -15,7 +15,6 @@ from typing import Any
 
 from hortator.api.v1alpha1 import API_VERSION, KIND
 from hortator.operator import names
-from hortator.operator.client.scheduler import SchedulerAdmin
 from hortator.operator.cluster import AlreadyExistsError, Cluster, ConflictError, NotFoundError
 from hortator.operator.inventory import Inventory
 from hortator.operator.manifests.group import with_token
@@ -23,6 +22,7 @@ from hortator.operator.metrics import OperatorMetrics
 from hortator.operator.objects import Obj, Ref, ref_of
 from hortator.operator.observed import read_memory
 from hortator.operator.plan import Action, Apply, Create, Delete, PatchLabels, StartDrain
+from hortator.operator.schedulers import Schedulers
 from hortator.operator.work_queue import Key
 
 IDENTITY_BYTES = 32
@@ -36,7 +36,7 @@ class Executor:
         *,
         cluster: Cluster,
         inventory: Inventory,
-        schedulers: SchedulerAdmin,
+        schedulers: Schedulers,
         metrics: OperatorMetrics,
         told_at: Callable[[], float] = time.monotonic,
     ) -> None:

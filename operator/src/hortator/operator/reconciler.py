@@ -22,7 +22,6 @@ from datetime import UTC, datetime
 import structlog
 
 from hortator.api.parse import parse
-from hortator.operator.client.scheduler import SchedulerAdmin
 from hortator.operator.cluster import (
     Cluster,
     ClusterError,
@@ -41,6 +40,7 @@ from hortator.operator.objects import Obj
 from hortator.operator.observed import Meta, WorkerLoad, observe
 from hortator.operator.plan import Action, Emit, Plan, plan
 from hortator.operator.recorder import EventRecorder
+from hortator.operator.schedulers import Schedulers
 from hortator.operator.status.reasons import Reason
 from hortator.operator.work_queue import Done, Failed, Key
 
@@ -56,7 +56,7 @@ class Reconciler:
         *,
         cluster: Cluster,
         inventory: Inventory,
-        schedulers: SchedulerAdmin,
+        schedulers: Schedulers,
         recorder: EventRecorder,
         metrics: OperatorMetrics,
         options: Options,
