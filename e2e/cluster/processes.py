@@ -144,3 +144,9 @@ def _thread_states(pid: int) -> list[str]:
         with contextlib.suppress(OSError):
             states.append((task / "stat").read_text().rpartition(")")[2].split()[0])
     return states
+
+
+def peak_rss_mib(pid: int) -> float:
+    """The most memory that a process has had since it was started (`ru_maxrss` also counts its parent's before)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024

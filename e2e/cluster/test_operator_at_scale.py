@@ -7,13 +7,12 @@ whole cluster, Nodes too, as it is installed.
 import os
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import pytest
 
 from cluster.kube import Obj
 from cluster.operators import SERVICES, Operators, operators_in
-from cluster.processes import wait_until
+from cluster.processes import peak_rss_mib, wait_until
 from cluster.proxy.faults import Passed
 from cluster.results import record
 from cluster.scene import is_ready as is_ready_as_specified
@@ -65,11 +64,6 @@ def small(namespace: str, number: int) -> Obj:
             "gateway": {"replicas": 1},
         },
     }
-
-
-def peak_rss_mib(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def last_of_the_edit(passed: Sequence[Passed], name: str, since: float) -> float:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import resource
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from cluster.fakenodes.kubelet import Kubelet, Rule
 from cluster.fakenodes.nodes import Heartbeats, Node
 from cluster.fakenodes.script import Script
-from cluster.processes import LabError
+from cluster.processes import LabError, peak_rss_mib
 
 Obj = dict[str, Any]
 
@@ -49,7 +50,7 @@ class Control:
                     "num_pods": len(self._kubelet.players),
                     "num_status_writes": self._kubelet.num_writes,
                     "cpu_s": usage.ru_utime + usage.ru_stime,
-                    "max_rss_mib": usage.ru_maxrss / 1024,
+                    "max_rss_mib": peak_rss_mib(os.getpid()),
                 }
             case other:
                 raise LabError(f"unknown operation {other!r}")
