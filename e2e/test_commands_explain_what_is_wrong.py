@@ -63,6 +63,8 @@ def test_a_bad_manifest_is_one_line_with_file_and_field_and_exit_code_2(tmp_path
         pytest.param(["up"], ["up: ", "'--file'"], id="up-without-file"),
         pytest.param(["simulate", "-f", "x.yaml", "--seed=-1"], ["simulate: --seed: ", " 0"], id="simulate-seed"),
         pytest.param(["simulate", "-f", str(ROOT / "e2e/manifests/aggregated.yaml"), "--minutes", "inf"], ["--minutes: got inf", "allowed"], id="simulate-minutes"),
+        pytest.param(["simulate", "-f", str(ROOT / "e2e/manifests/aggregated.yaml"), "--burstiness", "3"], ["--burstiness", "--arrivals gamma"], id="simulate-burstiness"),
+        pytest.param(["simulate", "-f", str(ROOT / "e2e/manifests/aggregated.yaml"), "--arrivals", "diurnal"], ["--minutes", "1440", "--period"], id="simulate-diurnal"),
         pytest.param(["state", "--wach"], ["state: ", "--wach", "--watch"], id="unknown-option"),
         pytest.param(["k8s", "status", "--bogus"], ["k8s status: ", "--bogus"], id="k8s-unknown-option"),
         pytest.param(["bogus"], ["'bogus'", "`hortator --help`"], id="unknown-command"),

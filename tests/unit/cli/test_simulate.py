@@ -1,6 +1,7 @@
 """`hortator simulate`: what it refuses and what it says about its input."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,17 +9,21 @@ import pytest
 
 from hortator.cli import simulate
 from hortator.cli.errors import CommandError
+from hortator.cli.workload_options import WorkloadOptions
 
 CLUSTER = Path(__file__).resolve().parents[3] / "benchmarks/sim/clusters/prefill-4xEP16.yaml"
 
 
 def run(**changes):
     arguments = {
-        "file": CLUSTER, "policies": "staggered", "trace": None, "load": 0.05, "arrivals": "poisson", "minutes": 0.01,
-        "prefill_only": True, "seed": 0, "skip_bad": False, "slo": "",
+        "file": CLUSTER, "policies": "staggered", "trace": None, "prefill_only": True, "seed": 0, "slo": "",
         "requests_file": None, "json_file": None,
     }  # fmt: skip
-    simulate.run(**(arguments | changes))
+    options = {"load": 0.05, "minutes": 0.01}
+    names = {field.name for field in dataclasses.fields(WorkloadOptions)}
+    options |= {name: value for name, value in changes.items() if name in names}
+    arguments |= {name: value for name, value in changes.items() if name not in names}
+    simulate.run(options=WorkloadOptions(**options), **arguments)
 
 
 def refused(**changes):
@@ -96,6 +101,84 @@ def test_a_trace_of_which_nothing_is_left_out_needs_no_line(tmp_path, capsys):
 @pytest.mark.parametrize("minutes", [float("inf"), float("nan"), 0.0, -1.0, 1e9])
 def test_a_wrong_length_names_the_option_and_what_is_allowed(minutes):
     assert refused(minutes=minutes) == f"--minutes: got {minutes:g} (allowed: above 0, at most 10080)"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"arrivals": "late"}, "--arrivals: got 'late' (allowed: recorded, poisson, gamma, diurnal)"),
+        ({"arrivals": "recorded"}, "--arrivals: recorded needs --trace FILE (allowed without: poisson, gamma, diurnal)"),
+        ({"arrivals": "gamma", "burstiness": 0.0}, "--burstiness: got 0 (allowed: 0.01 to 10)"),
+        ({"arrivals": "diurnal", "peak_to_mean": 3.0}, "--peak-to-mean: got 3 (allowed: 1 to 2)"),
+        ({"arrivals": "diurnal", "period": "90"}, "--period: got '90' (allowed: a duration like 5ms, 2s, 1m30s, 1h)"),
+        ({"arrivals": "diurnal", "period": "0s"}, "--period: got 0 (allowed: above 0, finite)"),
+        ({"arrivals": "diurnal", "period": "200h"}, "--period: got 200h (allowed: at most 168h)"),
+        ({"lengths": "novel"}, "--lengths: got 'novel' (allowed: conversation, short-prompt-uniform, short-prompt-lognormal)"),
+    ],
+)  # fmt: skip
+def test_a_wrong_option_of_the_workload_is_one_line_that_names_it(options, said):
+    assert refused(**options) == said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"burstiness": 2.0}, "--burstiness: no effect with --arrivals poisson (allowed with --arrivals gamma)"),
+        ({"burstiness": 2.0, "arrivals": "diurnal"}, "--burstiness: no effect with --arrivals diurnal (allowed with --arrivals gamma)"),
+        ({"period": "24h"}, "--period: no effect with --arrivals poisson (allowed with --arrivals diurnal)"),
+        ({"peak_to_mean": 1.6, "arrivals": "gamma"}, "--peak-to-mean: no effect with --arrivals gamma (allowed with --arrivals diurnal)"),
+        ({"skip_bad": True}, "--skip-bad: no effect where no file is read (allowed with --trace FILE)"),
+        ({"trace": Path("any.csv"), "lengths": "conversation"}, "--lengths: no effect on a trace, which has its own (allowed without --trace)"),
+    ],
+)  # fmt: skip
+def test_an_option_without_effect_is_refused(options, said):
+    assert refused(**options) == said
+
+
+def test_a_diurnal_run_of_less_than_a_period_says_what_to_do():
+    assert refused(arrivals="diurnal", minutes=20.0) == (
+        "--minutes: got 20, less than one period of --arrivals diurnal "
+        "(allowed: 1440 or more, or a --period of at most 20m)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "arrivals"),
+    [
+        ({}, {"mode": "poisson"}),
+        ({"arrivals": "gamma"}, {"mode": "gamma", "cv": 2.0}),
+        ({"arrivals": "gamma", "burstiness": 4.0}, {"mode": "gamma", "cv": 4.0}),
+        (
+            {"arrivals": "diurnal", "period": "300ms", "peak_to_mean": 2.0},
+            {"mode": "diurnal", "peak_to_mean": 2.0, "period_s": pytest.approx(0.3, rel=0.1)},
+        ),
+    ],
+)
+@pytest.mark.parametrize("has_trace", [False, True], ids=["generated", "trace"])
+def test_the_json_says_which_arrivals_and_lengths_there_were(tmp_path, options, arrivals, has_trace):
+    out = tmp_path / "out.json"
+    source = (
+        {"trace": a_mooncake_trace(tmp_path)}
+        if has_trace
+        else {"lengths": "short-prompt-uniform", "load": 0.001}
+    )
+    run(**source, **options, json_file=out)
+    document = json.loads(out.read_text())
+    assert document["arrivals"] == arrivals
+    assert document["lengths"] == (None if has_trace else "short-prompt-uniform")
+    assert document["policies"]["staggered"]["completed"] > 0
+
+
+def test_conversations_are_generated_where_no_lengths_are_named(tmp_path):
+    out = tmp_path / "out.json"
+    run(json_file=out)
+    assert json.loads(out.read_text())["lengths"] == "conversation"
+
+
+def test_recorded_arrivals_are_said_too(tmp_path):
+    out = tmp_path / "out.json"
+    run(trace=a_mooncake_trace(tmp_path), arrivals="recorded", json_file=out)
+    assert json.loads(out.read_text())["arrivals"] == {"mode": "recorded"}
 
 
 def test_a_point_of_less_than_20_minutes_is_marked_and_one_of_20_is_not(tmp_path, capsys):

@@ -2,8 +2,8 @@ import itertools
 
 import pytest
 
+from hortator.sim.arrivals import POISSON, ArrivalMode, Arrivals
 from hortator.sim.load import (
-    ArrivalMode,
     at_load,
     default_engine_seconds,
     engine_seconds_of,
@@ -12,6 +12,8 @@ from hortator.sim.load import (
 )
 from hortator.sim.workload import TraceRequest
 from hortator.worker.engines.simulated.cost import PassCost
+
+EVERY_MODE = [Arrivals(mode=mode, period_s=50.0) for mode in ArrivalMode]
 
 
 def a_trace(times=(5.0, 6.0, 6.0, 9.0), prompt=1000, ids=()):
@@ -49,7 +51,7 @@ def test_load_is_engine_seconds_over_group_seconds():
     ) == pytest.approx(4.006 / 20)
 
 
-@pytest.mark.parametrize("arrivals", list(ArrivalMode))
+@pytest.mark.parametrize("arrivals", EVERY_MODE, ids=lambda arrivals: arrivals.mode)
 @pytest.mark.parametrize("load", [0.5, 0.7, 0.95, 1.3])
 def test_a_rescaled_trace_has_exactly_the_load_that_was_asked_for(arrivals, load):
     loaded = at_load(
@@ -67,7 +69,7 @@ def test_a_rescaled_trace_has_exactly_the_load_that_was_asked_for(arrivals, load
     assert loaded.load == load
 
 
-@pytest.mark.parametrize("arrivals", list(ArrivalMode))
+@pytest.mark.parametrize("arrivals", EVERY_MODE, ids=lambda arrivals: arrivals.mode)
 def test_a_run_lasts_at_least_as_long_as_asked_in_whole_tiles(arrivals):
     loaded = at_load(
         a_trace(),
@@ -113,7 +115,7 @@ def test_poisson_arrivals_keep_the_order_of_the_lengths_and_depend_on_the_seed()
             load=0.5,
             num_groups=4,
             engine_seconds=millisecond_per_token,
-            arrivals=ArrivalMode.POISSON,
+            arrivals=POISSON,
             seed=seed,
             min_run_s=4.0,
         ).requests
@@ -129,9 +131,35 @@ def test_poisson_arrivals_work_on_a_trace_without_times():
         load=0.5,
         num_groups=1,
         engine_seconds=millisecond_per_token,
-        arrivals=ArrivalMode.POISSON,
+        arrivals=POISSON,
     )
     assert len({request.arrived_at for request in loaded.requests}) == len(loaded.requests)
+
+
+def test_a_diurnal_run_is_whole_periods_fitted_to_whole_tiles():
+    """Two periods of 3 s for the 4 s that are asked for: three tiles of 2.003 s each, so 3.0045 s a period."""
+    loaded = at_load(
+        a_trace(),
+        load=0.5,
+        num_groups=4,
+        engine_seconds=millisecond_per_token,
+        arrivals=Arrivals(mode=ArrivalMode.DIURNAL, period_s=3.0),
+        min_run_s=4.0,
+    )
+    assert loaded.num_tiles == 3
+    assert loaded.wall_s == pytest.approx(6.009)
+    assert loaded.arrivals.period_s == pytest.approx(3.0045)
+
+
+def test_a_run_of_less_than_a_period_is_refused():
+    with pytest.raises(ValueError, match="min_run_s: got 1200"):
+        at_load(
+            a_trace(),
+            load=0.5,
+            num_groups=4,
+            engine_seconds=millisecond_per_token,
+            arrivals=Arrivals(mode=ArrivalMode.DIURNAL),
+        )
 
 
 def test_a_repeated_tile_shares_no_prefix_with_the_first():

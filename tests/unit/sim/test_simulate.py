@@ -1,6 +1,7 @@
 """What is simulated is what is deployed; the workload is the one that was asked for."""
 
 import dataclasses
+import hashlib
 import itertools
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from hortator.scheduler.codec import decode_hello
 from hortator.scheduler.core.model import Phase
 from hortator.scheduler.core.policies.registry import POLICY_NAMES
 from hortator.scheduler.settings import SchedulerProcessSettings
-from hortator.sim.load import ArrivalMode, load_of
+from hortator.sim.arrivals import POISSON, RECORDED, ArrivalMode, Arrivals
+from hortator.sim.load import load_of
 from hortator.sim.simulate import (
     Study,
     engine_seconds_for,
@@ -23,7 +25,7 @@ from hortator.sim.simulate import (
     simulate,
     trace_workload,
 )
-from hortator.sim.workload import TraceRequest
+from hortator.sim.workload import LENGTHS, TraceRequest
 from hortator.worker.codec import encode_hello
 from hortator.worker.engine import RankLoad
 from hortator.worker.engine_factory import build_engine, read_options
@@ -85,6 +87,10 @@ MANIFESTS = {
     "sample, apart": _text("manifests/samples/llmservice-simulated-64.yaml"),
     "no default anywhere": EVERYTHING_ELSE,
 }
+
+
+EVERY_MODE = [Arrivals(mode=mode, period_s=30.0) for mode in ArrivalMode]
+"""Two swings of DIURNAL in the minute that runs last here."""
 
 
 def service(name):
@@ -226,7 +232,7 @@ class TestWorkloads:
         assert workload.num_tiles == 1
 
     @pytest.mark.parametrize("load", [0.3, 0.85])
-    @pytest.mark.parametrize("arrivals", list(ArrivalMode))
+    @pytest.mark.parametrize("arrivals", EVERY_MODE, ids=lambda arrivals: arrivals.mode)
     def test_a_trace_offers_the_load_that_was_asked_for(self, trace, load, arrivals):
         of = service("64 GPUs")
         workload = trace_workload(of, trace, load=load, arrivals=arrivals, min_run_s=60.0)
@@ -240,13 +246,13 @@ class TestWorkloads:
             workload = trace_workload(service("64 GPUs"), trace, load=0.5, arrivals=arrivals, min_run_s=1.0)
             return {request.arrived_at for request in workload.requests[:40]}
 
-        assert len(times(ArrivalMode.RECORDED)) == 10
-        assert len(times(ArrivalMode.POISSON)) == 40
+        assert len(times(RECORDED)) == 10
+        assert len(times(POISSON)) == 40
 
     def test_arrivals_are_recorded_ones_unless_asked_otherwise(self, trace):
         of = service("64 GPUs")
         assert trace_workload(of, trace, load=0.5, min_run_s=1.0) == trace_workload(
-            of, trace, load=0.5, arrivals=ArrivalMode.RECORDED, min_run_s=1.0
+            of, trace, load=0.5, arrivals=RECORDED, min_run_s=1.0
         )
 
     def test_the_seed_decides_what_is_drawn(self, trace):
@@ -254,9 +260,7 @@ class TestWorkloads:
 
         def drawn(seed):
             generated = generated_workload(of, load=0.5, seed=seed, min_run_s=5.0)
-            poisson = trace_workload(
-                of, trace, load=0.5, arrivals=ArrivalMode.POISSON, seed=seed, min_run_s=5.0
-            )
+            poisson = trace_workload(of, trace, load=0.5, arrivals=POISSON, seed=seed, min_run_s=5.0)
             times = [request.arrived_at for request in generated.requests[:10]]
             gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
             shape = [gap / gaps[0] for gap in gaps]  # whatever the rate
@@ -268,6 +272,76 @@ class TestWorkloads:
         assert shape != pytest.approx(other_shape)
         assert lengths != other_lengths
         assert times != other_times
+
+    @pytest.mark.parametrize("arrivals", EVERY_MODE[1:], ids=lambda arrivals: arrivals.mode)
+    @pytest.mark.parametrize("lengths", LENGTHS)
+    def test_generated_requests_of_every_kind_offer_the_load_that_was_asked_for(self, arrivals, lengths):
+        of = service("4 x EP16")
+        workload = generated_workload(of, load=0.01, lengths=lengths, arrivals=arrivals, min_run_s=60.0)
+        offered = load_of(
+            workload.requests, num_groups=4, engine_seconds=engine_seconds_for(of), wall_s=workload.wall_s
+        )
+        assert offered == pytest.approx(0.01)
+        assert workload.lengths == lengths
+        assert workload.arrivals.mode is arrivals.mode
+        assert max(request.arrived_at for request in workload.requests) < workload.wall_s
+
+    def test_generated_requests_that_differ_in_arrivals_have_the_same_lengths_in_the_same_order(self):
+        def lengths(arrivals):
+            of = service("4 x EP16")
+            workload = generated_workload(of, load=0.3, arrivals=arrivals, min_run_s=60.0)
+            return [(request.num_prompt_tokens, request.num_output_tokens) for request in workload.requests]
+
+        poisson, gamma, diurnal = (lengths(arrivals) for arrivals in EVERY_MODE[1:])
+        assert poisson == gamma
+        assert 0.9 * len(poisson) < len(diurnal) <= len(poisson)
+        assert diurnal == poisson[: len(diurnal)]
+
+    def test_two_days_at_a_small_load_are_two_days(self):
+        workload = generated_workload(
+            service("4 x EP16"),
+            load=1e-6,
+            lengths="short-prompt-lognormal",
+            arrivals=Arrivals(mode=ArrivalMode.DIURNAL),
+            min_run_s=48 * 3600.0,
+        )
+        day_s = workload.arrivals.period_s
+        assert workload.num_tiles == 1
+        assert workload.wall_s == pytest.approx(2 * day_s)
+        assert day_s == pytest.approx(24 * 3600.0, rel=1e-3)
+        quarters = [0] * 4
+        for request in workload.requests:
+            # From an eighth before: around the crest is the second quarter, around the trough the last.
+            quarters[int((request.arrived_at / day_s + 1 / 8) * 4) % 4] += 1
+        # 1 +- 0.6 * 0.900 times the mean
+        assert quarters[1] / quarters[3] == pytest.approx(1.54 / 0.46, rel=0.2)
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_a_day_of_few_requests_is_still_one_day(self, seed):
+        """Too few were drawn at first for some of the seeds: others follow them, not the same ones again."""
+        workload = generated_workload(
+            service("4 x EP16"),
+            load=1e-5,
+            arrivals=Arrivals(mode=ArrivalMode.DIURNAL, period_s=3600.0),
+            seed=seed,
+            min_run_s=3600.0,
+        )
+        assert workload.num_tiles == 1
+        assert workload.wall_s == workload.arrivals.period_s
+
+    def test_recorded_arrivals_without_a_trace_are_refused(self):
+        with pytest.raises(ValueError, match="no recorded times"):
+            generated_workload(service("64 GPUs"), load=0.5, arrivals=RECORDED)
+
+    def test_the_default_workload_is_the_one_of_the_recorded_benchmarks(self):
+        """Figures in benchmarks/results were measured with these very requests."""
+        workload = generated_workload(service("4 x EP16"), load=0.5, min_run_s=120.0)
+        drawn = [
+            (round(request.arrived_at, 6), request.num_prompt_tokens, request.num_output_tokens)
+            for request in workload.requests
+        ]
+        digest = hashlib.sha256(repr(drawn).encode()).hexdigest()
+        assert digest[:16] == "330583c9977d7686"
 
     def test_lengths_and_load_that_make_no_sense_are_refused(self):
         with pytest.raises(ValueError, match="unknown lengths 'novel'"):

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from hortator.api.files import load_llmservice
-from hortator.sim.load import ArrivalMode, load_of
+from hortator.sim.arrivals import ArrivalMode, Arrivals
+from hortator.sim.load import load_of
 from hortator.sim.simulate import Study, engine_seconds_for, simulate, trace_workload
 from hortator.sim.traces import TraceFormat, read_trace
 
@@ -72,11 +73,12 @@ def test_prefix_blocks_of_a_file_become_hashes_of_the_engines_blocks():
 
 
 @pytest.mark.parametrize("name", ["azure.csv", "mooncake.jsonl"])
-@pytest.mark.parametrize("arrivals", list(ArrivalMode))
-def test_a_file_can_be_simulated_at_a_load(name, arrivals):
+@pytest.mark.parametrize("mode", list(ArrivalMode))
+def test_a_file_can_be_simulated_at_a_load(name, mode):
     """Tiled to ten seconds; every request of every tile ends."""
     of = load_llmservice(ROOT / "benchmarks/sim/clusters/h800-64.yaml")
     trace = read_trace(HERE / name)
+    arrivals = Arrivals(mode=mode, period_s=5.0)
     workload = trace_workload(of, trace.requests, load=0.5, arrivals=arrivals, min_run_s=5.0)
     assert len(workload.requests) == 7 * workload.num_tiles
     offered = load_of(

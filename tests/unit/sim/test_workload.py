@@ -5,8 +5,6 @@ from hortator.sim.workload import (
     LENGTHS,
     TraceRequest,
     conversation_lengths,
-    diurnal_arrivals,
-    gamma_arrivals,
     generate,
     poisson_arrivals,
     short_prompt_lognormal_lengths,
@@ -34,7 +32,7 @@ def test_the_same_seed_gives_the_same_workload_and_another_seed_another():
 
 def test_other_arrivals_leave_the_lengths_as_they_are():
     one = a_workload()
-    other = a_workload(arrivals=gamma_arrivals(rate_per_s=50.0, duration_s=20.0, cv=4.0))
+    other = a_workload(arrivals=poisson_arrivals(rate_per_s=100.0, duration_s=20.0))
     common = min(len(one), len(other))
     assert common > 100
     # Lengths are drawn per kind, so only a workload of the same size is the same to the last request.
@@ -81,32 +79,21 @@ def test_every_named_workload_generates(name):
     assert all(request.num_prompt_tokens >= 1 and request.num_output_tokens >= 1 for request in requests)
 
 
-@pytest.mark.parametrize("cv", [0.3, 1.0, 4.0])
-def test_gamma_arrivals_have_their_rate_and_their_burstiness(cv):
-    times = gamma_arrivals(rate_per_s=100.0, duration_s=1000.0, cv=cv)(_rng())
+def test_poisson_arrivals_have_their_rate_and_independent_gaps():
+    times = poisson_arrivals(rate_per_s=100.0, duration_s=1000.0)(_rng())
     gaps = np.diff(times)
-    assert len(times) == pytest.approx(100_000, rel=0.05)
-    assert gaps.std() / gaps.mean() == pytest.approx(cv, rel=0.05)
+    assert len(times) == pytest.approx(100_000, rel=0.02)
+    assert gaps.std() / gaps.mean() == pytest.approx(1.0, rel=0.02)
     assert (gaps >= 0).all()
     assert 0.0 <= times[0] <= times[-1] < 1000.0
-
-
-def test_diurnal_arrivals_swing_around_their_mean_rate():
-    times = diurnal_arrivals(rate_per_s=50.0, duration_s=2000.0, period_s=1000.0, peak_to_mean=1.8)(_rng())
-    assert len(times) == pytest.approx(100_000, rel=0.02)
-    counts, _ = np.histogram(times, bins=8, range=(0.0, 1000.0))
-    # Mean of 1 + 0.8 sin over the eighths that touch the crest and the trough: 1 +- 0.8 * 0.900
-    assert counts[1:3].mean() / counts.mean() == pytest.approx(1.72, rel=0.05)
-    assert counts[5:7].mean() / counts.mean() == pytest.approx(0.28, rel=0.15)
 
 
 @pytest.mark.parametrize(
     "make",
     [
         lambda: poisson_arrivals(rate_per_s=0.0, duration_s=1.0),
-        lambda: gamma_arrivals(rate_per_s=1.0, duration_s=float("inf"), cv=1.0),
-        lambda: gamma_arrivals(rate_per_s=1.0, duration_s=1.0, cv=-1.0),
-        lambda: diurnal_arrivals(rate_per_s=1.0, duration_s=1.0, peak_to_mean=2.5),
+        lambda: poisson_arrivals(rate_per_s=1.0, duration_s=float("inf")),
+        lambda: poisson_arrivals(rate_per_s=1.0, duration_s=-1.0),
     ],
 )
 def test_arrivals_without_meaning_are_refused(make):

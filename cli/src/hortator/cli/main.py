@@ -288,13 +288,37 @@ def simulate(
     trace: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Azure LLM CSV or Mooncake JSONL; absent: made-up conversations with --seed."
+            metavar="FILE", help="Azure LLM CSV or Mooncake JSONL; absent: requests are made up from --seed."
         ),
     ] = None,
     load: Annotated[
         float, typer.Option(help="Share of the prefill capacity that is asked for; 0.7 is busy.")
     ] = 0.7,
-    arrivals: Annotated[str, typer.Option(help="recorded (stretched) or poisson.")] = "poisson",
+    arrivals: Annotated[
+        str, typer.Option(help="recorded (a trace's own, stretched), poisson, gamma (bursts) or diurnal.")
+    ] = "poisson",
+    burstiness: Annotated[
+        float | None,
+        typer.Option(
+            metavar="CV",
+            help="With gamma: coefficient of variation of the gaps; 1 is poisson, default 2.",
+        ),
+    ] = None,
+    period: Annotated[
+        str | None,
+        typer.Option(metavar="DURATION", help="With diurnal: one swing of the rate; default 24h."),
+    ] = None,
+    peak_to_mean: Annotated[
+        float | None,
+        typer.Option(metavar="RATIO", help="With diurnal: highest rate over mean rate, 1 to 2; default 1.6."),
+    ] = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Without a trace: conversation (default), short-prompt-uniform or short-prompt-lognormal.",
+        ),
+    ] = None,
     minutes: Annotated[
         float, typer.Option(help="Virtual minutes at least; under 20 a point is marked SHORT.")
     ] = 20.0,
@@ -319,17 +343,24 @@ def simulate(
 ) -> None:
     """Run the scheduler core in virtual time on a manifest's cluster: simulate what you deploy."""
     from hortator.cli import simulate as command
+    from hortator.cli.workload_options import WorkloadOptions
 
     command.run(
         file=file,
         policies=policy,
         trace=trace,
-        load=load,
-        arrivals=arrivals,
-        minutes=minutes,
+        options=WorkloadOptions(
+            load=load,
+            minutes=minutes,
+            arrivals=arrivals,
+            burstiness=burstiness,
+            period=period,
+            peak_to_mean=peak_to_mean,
+            lengths=lengths,
+            skip_bad=skip_bad,
+        ),
         prefill_only=prefill_only,
         seed=seed,
-        skip_bad=skip_bad,
         slo=slo,
         requests_file=requests,
         json_file=json,

@@ -21,18 +21,16 @@ from hortator.cli.bench import result
 from hortator.cli.console import stderr, stdout
 from hortator.cli.errors import CommandError
 from hortator.cli.study_pool import simulate_all, simulate_one
+from hortator.cli.workload_options import WorkloadOptions, make_workload, workload_document
 from hortator.scheduler.core.policies.registry import POLICY_NAMES
-from hortator.sim.load import MIN_RUN_S, ArrivalMode, LoadedTrace
+from hortator.sim.load import MIN_RUN_S
 from hortator.sim.rows import join_rows
-from hortator.sim.simulate import Study, generated_workload, trace_workload
+from hortator.sim.simulate import Study
 from hortator.sim.slo import Slo, parse_slo
 from hortator.sim.traces import Trace, TraceError, read_trace
 
 UNSTABLE = "UNSTABLE"
 SHORT = "SHORT"
-MAX_LOAD = 2.0
-MAX_MINUTES = 7 * 24 * 60.0
-"""A week."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,14 +43,11 @@ class Comparison:
 
     def document(self, trace: Trace | None = None) -> dict[str, Any]:
         """The JSON object of the results; `trace`: what was read, absent where requests were made up."""
-        workload = self.study.workload
         return {
             "service": self.study.service.metadata.name,
-            "load": workload.load,
             "seed": self.study.seed,
             "prefill_only": self.study.prefill_only,
-            "wall_s": workload.wall_s,
-            "tiles": workload.num_tiles,
+            **workload_document(self.study.workload),
             "trace": None if trace is None else _trace_document(trace),
             "machine": result.machine(),
             "policies": dict(self.figures),
@@ -64,12 +59,9 @@ def run(
     file: Path,
     policies: str,
     trace: Path | None,
-    load: float,
-    arrivals: str,
-    minutes: float,
+    options: WorkloadOptions,
     prefill_only: bool,
     seed: int,
-    skip_bad: bool,
     slo: str,
     requests_file: Path | None,
     json_file: Path | None,
@@ -81,22 +73,20 @@ def run(
     """
     service = load_manifest(file)
     names = parse_policies(policies)
-    if not 0 < load <= MAX_LOAD:
-        raise CommandError(
-            f"--load: got {load:g} (allowed: above 0, at most {MAX_LOAD:g}; 1 is all there is)"
-        )
-    if not 0 < minutes <= MAX_MINUTES:
-        raise CommandError(f"--minutes: got {minutes:g} (allowed: above 0, at most {MAX_MINUTES:g})")
+    arrivals = options.checked(has_trace=trace is not None)
     limits = _slo(slo, prefill_only=prefill_only)
-    recorded = None if trace is None else _read(service, trace, file=file, seed=seed, skip_bad=skip_bad)
-    workload = _workload(service, recorded, load=load, arrivals=arrivals, minutes=minutes, seed=seed)
+    recorded = (
+        None if trace is None else _read(service, trace, file=file, seed=seed, skip_bad=options.skip_bad)
+    )
+    requests = None if recorded is None else recorded.requests
+    workload = make_workload(service, requests, options, arrivals=arrivals, seed=seed)
     if prefill_only and service.spec.topology != "PrefillDecode":
         raise CommandError("--prefill-only: the topology is Aggregated (allowed with PrefillDecode)")
     study = Study(service=service, workload=workload, seed=seed, prefill_only=prefill_only, slo=limits)
     console = stderr()
     console.print(
         f"{service.metadata.name}: {len(workload.requests)} requests over {workload.wall_s / 60:.1f} virtual "
-        f"minutes at load {workload.load:.2f}, {study.num_entry_groups} groups take arrivals"
+        f"minutes at load {workload.load:g}, {study.num_entry_groups} groups take arrivals"
     )
     if recorded is not None and (left_out := _left_out(recorded)):
         console.print(f"{recorded.path}: {left_out}", markup=False)
@@ -276,28 +266,6 @@ def _trace_document(trace: Trace) -> dict[str, Any]:
         "bad_lines": trace.num_bad_lines,
         "failed_requests": trace.num_failed,
     }
-
-
-def _workload(
-    service: LLMService, trace: Trace | None, *, load: float, arrivals: str, minutes: float, seed: int
-) -> LoadedTrace:
-    if arrivals not in list(ArrivalMode):
-        raise CommandError(f"--arrivals: got {arrivals!r} (allowed: {', '.join(ArrivalMode)})")
-    if trace is None and arrivals == ArrivalMode.RECORDED:
-        raise CommandError("--arrivals: recorded needs --trace FILE (allowed without: poisson)")
-    try:
-        if trace is None:
-            return generated_workload(service, load=load, seed=seed, min_run_s=60 * minutes)
-        return trace_workload(
-            service,
-            trace.requests,
-            load=load,
-            arrivals=ArrivalMode(arrivals),
-            seed=seed,
-            min_run_s=60 * minutes,
-        )
-    except ValueError as error:
-        raise CommandError(str(error)) from None
 
 
 def _check_blocks(service: LLMService, trace: Trace, *, file: Path) -> None:

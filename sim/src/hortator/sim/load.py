@@ -15,18 +15,19 @@ are never all full and balanced. Prefix hits are not subtracted: load speaks of 
 
 Wall seconds of a recorded trace of n requests are its *period*: span * n / (n - 1), the span plus one mean
 gap. A trace is rescaled by stretching its time, and made long enough by repeating whole periods (tiles), so
-load and mean rate are exact whatever the length of the run.
+load and mean rate are exact whatever the length of the run. Drawn arrivals are drawn for exactly as many
+requests within exactly that wall; a run of diurnal arrivals is whole swings, and its load the mean over them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 import numpy as np
 
-from hortator.sim.workload import TraceRequest
+from hortator.sim.arrivals import RECORDED, ArrivalMode, Arrivals, draw_times
+from hortator.sim.workload import Floats, TraceRequest
 from hortator.worker.engines.simulated.cost import PassCost
 
 FULL_PASS_TOKENS = 8192
@@ -36,15 +37,6 @@ MIN_RUN_S = 1200.0
 
 EngineSeconds = Callable[[int], float]
 """Prompt tokens of a request -> engine-seconds of one EP group."""
-
-
-class ArrivalMode(StrEnum):
-    """Whose arrival times a rescaled trace has."""
-
-    RECORDED = "recorded"
-    """The trace's own, stretched: bursts stay bursts."""
-    POISSON = "poisson"
-    """Independent of each other: requests keep their order and lengths."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +49,10 @@ class LoadedTrace:
     """Length of the run: requests arrive in [0, wall_s)."""
     num_tiles: int
     """How often the trace was repeated."""
+    arrivals: Arrivals
+    """As drawn: the period of DIURNAL is the one that fits the wall."""
+    lengths: str | None = None
+    """The name of generated lengths; None: a trace's own."""
 
 
 def engine_seconds_of(cost: PassCost) -> EngineSeconds:
@@ -118,7 +114,7 @@ def at_load(
     load: float,
     num_groups: int,
     engine_seconds: EngineSeconds,
-    arrivals: ArrivalMode = ArrivalMode.RECORDED,
+    arrivals: Arrivals = RECORDED,
     min_run_s: float = MIN_RUN_S,
     seed: int = 0,
 ) -> LoadedTrace:
@@ -129,30 +125,29 @@ def at_load(
         load: above 0; 1 is the limit that no scheduler reaches.
         num_groups: prefill (or aggregated) EP groups.
         engine_seconds: see the module docstring; the same for every policy that is compared.
-        arrivals: RECORDED stretches the trace's times, POISSON draws new ones.
-        min_run_s: shortest run, virtual seconds.
-        seed: of POISSON.
+        arrivals: RECORDED stretches the trace's times, the others draw new ones: requests keep their order
+            and lengths. DIURNAL is fitted: its period becomes the nearest that divides the run.
+        min_run_s: shortest run, virtual seconds; with DIURNAL at least a period, and made whole ones.
+        seed: of what is drawn.
 
     Raises:
-        ValueError: a load that is not positive, or RECORDED times that hold no rate.
+        ValueError: a load that is not positive, RECORDED times that hold no rate, or a `min_run_s` of less
+            than a period of DIURNAL.
     """
     if not load > 0:
         raise ValueError(f"load must be above 0, got {load}")
     if not requests:
         raise ValueError("no requests")
     period_s = _total_engine_seconds(requests, engine_seconds) / (num_groups * load)
-    num_tiles = max(1, int(np.ceil(min_run_s / period_s)))
+    num_tiles = max(1, int(np.ceil(arrivals.shortest_run_s(min_run_s) / period_s)))
     wall_s = num_tiles * period_s
-    match arrivals:
-        case ArrivalMode.RECORDED:
-            stretch = period_s / period_of(requests)
-            first = requests[0].arrived_at
-            once = np.array([(request.arrived_at - first) * stretch for request in requests])
-            times = (once + np.arange(num_tiles)[:, None] * period_s).ravel()
-        case ArrivalMode.POISSON:
-            # A Poisson process, given how many arrive, is that many independent uniform times.
-            rng = np.random.default_rng(seed)
-            times = np.sort(rng.uniform(0.0, wall_s, size=num_tiles * len(requests)))
+    arrivals = arrivals.fitted_to(wall_s)
+    if arrivals.mode is ArrivalMode.RECORDED:
+        times = _stretched_times(requests, period_s=period_s, num_tiles=num_tiles)
+    else:
+        times = draw_times(
+            arrivals, np.random.default_rng(seed), num_requests=num_tiles * len(requests), wall_s=wall_s
+        )
     num_blocks = 1 + max((max(request.prefix_block_ids, default=-1) for request in requests), default=-1)
     tiled = [request for tile in range(num_tiles) for request in _shifted(requests, tile * num_blocks)]
     return LoadedTrace(
@@ -162,7 +157,16 @@ def at_load(
         load=load,
         wall_s=wall_s,
         num_tiles=num_tiles,
+        arrivals=arrivals,
     )
+
+
+def _stretched_times(requests: Sequence[TraceRequest], *, period_s: float, num_tiles: int) -> Floats:
+    stretch = period_s / period_of(requests)
+    first = requests[0].arrived_at
+    once: Floats = np.array([(request.arrived_at - first) * stretch for request in requests])
+    times: Floats = (once + np.arange(num_tiles)[:, None] * period_s).ravel()
+    return times
 
 
 def _shifted(requests: Sequence[TraceRequest], shift: int) -> Sequence[TraceRequest]:

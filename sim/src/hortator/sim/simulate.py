@@ -10,7 +10,7 @@ The scheduler is not told how long an output will be: it sees the limit a client
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hortator.api import processes
@@ -18,8 +18,9 @@ from hortator.api.v1alpha1 import LLMService, RoleSpec
 from hortator.scheduler.core.commands import Command
 from hortator.scheduler.core.events import Event
 from hortator.scheduler.core.model import GroupSpec, Phase, SchedulerSettings
+from hortator.sim.arrivals import POISSON, RECORDED, ArrivalMode, Arrivals
 from hortator.sim.cluster import GroupPlan, VirtualCluster
-from hortator.sim.load import MIN_RUN_S, ArrivalMode, LoadedTrace, at_load, default_engine_seconds
+from hortator.sim.load import MIN_RUN_S, LoadedTrace, at_load, default_engine_seconds
 from hortator.sim.results import Recorder, RequestRecord, summarize
 from hortator.sim.slo import Slo
 from hortator.sim.workload import LENGTHS, TraceRequest, generate, poisson_arrivals
@@ -147,7 +148,7 @@ def trace_workload(
     requests: Sequence[TraceRequest],
     *,
     load: float,
-    arrivals: ArrivalMode = ArrivalMode.RECORDED,
+    arrivals: Arrivals = RECORDED,
     seed: int = 0,
     min_run_s: float = MIN_RUN_S,
 ) -> LoadedTrace:
@@ -168,31 +169,62 @@ def generated_workload(
     *,
     load: float,
     lengths: str = "conversation",
+    arrivals: Arrivals = POISSON,
     seed: int = 0,
     min_run_s: float = MIN_RUN_S,
 ) -> LoadedTrace:
-    """Poisson arrivals with generated lengths at a load on this service, at least `min_run_s` long.
+    """Generated lengths and arrivals at a load on this service, at least `min_run_s` virtual seconds long.
+
+    Workloads that differ only in arrivals have the same lengths in the same order; a DIURNAL one ends where
+    its periods do.
 
     Raises:
-        ValueError: unknown lengths, or a load that is not positive.
+        ValueError: unknown lengths, RECORDED arrivals, a load that is not positive or without any request in
+            the run, or a `min_run_s` of less than a period of DIURNAL.
     """
     if lengths not in LENGTHS:
         raise ValueError(f"unknown lengths {lengths!r} (allowed: {', '.join(LENGTHS)})")
+    if arrivals.mode is ArrivalMode.RECORDED:
+        raise ValueError("generated requests have no recorded times (allowed: poisson, gamma, diurnal)")
     if not load > 0:
         raise ValueError(f"load must be above 0, got {load}")
+    run_s = arrivals.shortest_run_s(min_run_s)
     engine_seconds = engine_seconds_for(service)
     sample = generate(
         lengths=LENGTHS[lengths], arrivals=poisson_arrivals(rate_per_s=200.0, duration_s=100.0), seed=seed
     )
     mean_s = sum(engine_seconds(request.num_prompt_tokens) for request in sample) / len(sample)
     rate_per_s = load * num_entry_groups(service) / mean_s
+
+    def drawn(duration_s: float) -> Sequence[TraceRequest]:
+        times = poisson_arrivals(rate_per_s=rate_per_s, duration_s=duration_s)
+        return generate(lengths=LENGTHS[lengths], arrivals=times, seed=seed)
+
     # A little longer than asked, so that stretching it to the exact load never makes it a tile too short.
-    requests = generate(
-        lengths=LENGTHS[lengths],
-        arrivals=poisson_arrivals(rate_per_s=rate_per_s, duration_s=1.05 * min_run_s),
-        seed=seed,
-    )
-    return trace_workload(service, requests, load=load, seed=seed, min_run_s=min_run_s)
+    requests = drawn(1.05 * run_s)
+    if arrivals.mode is ArrivalMode.DIURNAL:
+        # Whole periods: cut where they end.
+        total_s, longer = load * num_entry_groups(service) * run_s, 1.05
+        while not (enough := _first_until(requests, total_s, engine_seconds)):
+            longer *= 2
+            requests = drawn(longer * run_s)
+        requests = enough
+    # Generated times are a Poisson process already, which stretching keeps.
+    timed = RECORDED if arrivals.mode is ArrivalMode.POISSON else arrivals
+    workload = trace_workload(service, requests, load=load, arrivals=timed, seed=seed, min_run_s=min_run_s)
+    return replace(workload, arrivals=arrivals.fitted_to(workload.wall_s), lengths=lengths)
+
+
+def _first_until(
+    requests: Sequence[TraceRequest], total_s: float, engine_seconds: Callable[[int], float]
+) -> Sequence[TraceRequest]:
+    """The first requests that take at least `total_s` engine-seconds; none where all take less."""
+    reached = 0.0
+    for index, request in enumerate(requests, start=1):
+        reached += engine_seconds(request.num_prompt_tokens)
+        if reached > total_s * (1 + 1e-9):
+            return requests[:index]
+    return ()
 
 
 def simulate(

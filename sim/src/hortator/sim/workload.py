@@ -28,7 +28,7 @@ Ints = NDArray[np.int64]
 
 Lengths = Callable[[np.random.Generator, int], tuple[Ints, Ints]]
 """(generator, number of requests) -> prompt tokens, output tokens; all >= 1."""
-Arrivals = Callable[[np.random.Generator], Floats]
+ArrivalTimes = Callable[[np.random.Generator], Floats]
 """generator -> ascending arrival times in seconds, from 0."""
 
 MAX_CONVERSATION_PROMPT_TOKENS = 14_050
@@ -69,7 +69,7 @@ class TraceRequest:
         )
 
 
-def generate(*, lengths: Lengths, arrivals: Arrivals, seed: int) -> tuple[TraceRequest, ...]:
+def generate(*, lengths: Lengths, arrivals: ArrivalTimes, seed: int) -> tuple[TraceRequest, ...]:
     """Make a workload. The same arguments give the same requests on every machine."""
     length_stream, arrival_stream = (
         np.random.default_rng(stream) for stream in np.random.SeedSequence(seed).spawn(2)
@@ -160,57 +160,24 @@ def _tokens(values: Floats, least: int, most: int) -> Ints:
 # --- arrivals ------------------------------------------------------------------------------------------
 
 
-def poisson_arrivals(*, rate_per_s: float, duration_s: float) -> Arrivals:
-    """Independent requests at `rate_per_s` on average."""
-    return gamma_arrivals(rate_per_s=rate_per_s, duration_s=duration_s, cv=1.0)
-
-
-def gamma_arrivals(*, rate_per_s: float, duration_s: float, cv: float) -> Arrivals:
-    """Gamma-distributed gaps of coefficient of variation `cv`: above 1 bursts, below a rhythm, 1 Poisson.
+def poisson_arrivals(*, rate_per_s: float, duration_s: float) -> ArrivalTimes:
+    """Independent requests at `rate_per_s` on average, for `duration_s` seconds; how many is drawn too.
 
     Raises:
-        ValueError: a rate, duration or cv that is not positive.
+        ValueError: a rate or duration that is not positive.
     """
-    _require_positive(rate_per_s=rate_per_s, duration_s=duration_s, cv=cv)
-    shape = 1.0 / cv**2
+    _require_positive(rate_per_s=rate_per_s, duration_s=duration_s)
 
     def arrivals(rng: np.random.Generator) -> Floats:
         chunk = int(rate_per_s * duration_s * 1.1) + 64
         parts: list[Floats] = []
         reached = 0.0
         while reached < duration_s:
-            times = reached + np.cumsum(rng.gamma(shape, 1.0 / (rate_per_s * shape), size=chunk))
+            times = reached + np.cumsum(rng.exponential(1.0 / rate_per_s, size=chunk))
             parts.append(times)
             reached = float(times[-1])
         times = np.concatenate(parts)
         return times[times < duration_s]
-
-    return arrivals
-
-
-def diurnal_arrivals(
-    *, rate_per_s: float, duration_s: float, period_s: float = 86_400.0, peak_to_mean: float = 1.6
-) -> Arrivals:
-    """Poisson requests whose rate swings as a sine wave around `rate_per_s`, starting at the mean and rising.
-
-    Args:
-        rate_per_s: mean over a whole period.
-        duration_s: length of the workload.
-        period_s: one swing; a day, or less for a short run.
-        peak_to_mean: highest rate over mean rate, 1 to 2.
-
-    Raises:
-        ValueError: a number out of range.
-    """
-    _require_positive(rate_per_s=rate_per_s, duration_s=duration_s, period_s=period_s)
-    if not 1.0 <= peak_to_mean <= 2.0:
-        raise ValueError(f"peak_to_mean must be 1 to 2, got {peak_to_mean}")
-    candidates = poisson_arrivals(rate_per_s=rate_per_s * peak_to_mean, duration_s=duration_s)
-
-    def arrivals(rng: np.random.Generator) -> Floats:
-        times = candidates(rng)
-        relative_rate = 1.0 + (peak_to_mean - 1.0) * np.sin(2.0 * math.pi * times / period_s)
-        return times[rng.random(len(times)) * peak_to_mean < relative_rate]
 
     return arrivals
 
