@@ -4,7 +4,13 @@ import random
 
 import pytest
 
-from hortator.scheduler.core.estimates import PRIOR_BASE_S, PRIOR_PER_TOKEN_S, PassEstimator, Smoothed
+from hortator.scheduler.core.estimates import (
+    PRIOR_BASE_S,
+    PRIOR_PER_TOKEN_S,
+    ArrivalRate,
+    PassEstimator,
+    Smoothed,
+)
 
 
 def _trained(tokens, truth, *, noise=0.0, seed=1):
@@ -114,3 +120,37 @@ def test_a_smoothed_mean_starts_from_its_first_guess():
     mean = Smoothed(100.0, weight=0.1)
     mean.observe(200.0)
     assert mean.value == pytest.approx(110.0)
+
+
+def test_a_steady_stream_of_work_is_measured():
+    """100 tokens every 10 ms are 10 000 a second, once the memory has filled."""
+    rate = ArrivalRate(memory_s=2.0)
+    now = 0.0
+    for step in range(2000):
+        now = 0.01 * step
+        rate.observe(100, now)
+    assert rate.tokens_per_s(now) == pytest.approx(10_000, rel=0.06)
+
+
+def test_a_rate_is_forgotten_when_nothing_arrives():
+    """What came more than a memory ago does not count; asking changes nothing."""
+    rate = ArrivalRate(memory_s=2.0)
+    rate.observe(1000, 5.0)
+    assert rate.tokens_per_s(6.0) == 500
+    assert rate.tokens_per_s(7.2) == 0
+    assert rate.tokens_per_s(6.0) == 500
+
+
+def test_a_rate_starts_too_low_rather_than_too_high():
+    """One request at the very start is no flood."""
+    rate = ArrivalRate(memory_s=10.0)
+    rate.observe(1000, 0.0)
+    assert rate.tokens_per_s(0.0) == 100
+
+
+def test_gaps_longer_than_the_memory_leave_nothing_behind():
+    """The next arrival counts alone."""
+    rate = ArrivalRate(memory_s=10.0)
+    for now in (0.0, 3.0, 100.0):
+        rate.observe(1000, now)
+    assert rate.tokens_per_s(100.0) == 100

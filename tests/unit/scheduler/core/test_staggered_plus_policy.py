@@ -1,4 +1,6 @@
-"""Levels, ages and backlog: how long `staggered-plus` lets a pass be."""
+"""Windows, ages and backlog: how long `staggered-plus` lets a pass be, and who is in it."""
+
+from hortator.scheduler.core.events import RequestCancelled
 
 
 def test_it_never_holds_work_back_from_a_ready_group(machine, members):
@@ -68,7 +70,7 @@ def test_a_lone_long_prompt_goes_at_once(machine, members):
 
 
 def test_prompts_of_several_passes_are_seated_too(machine, members):
-    """They bypass the level."""
+    """At the level of the full budget."""
     s = machine(policy="staggered-plus")
     s.join()
     assert members(s.arrive("long", 5000, now=1.0)) == [["long"]]
@@ -82,3 +84,36 @@ def test_a_fixed_interval_applies_as_in_staggered(machine, members):
     assert members(s.arrive("a", now=1.0)) == [["a"]]
     assert members(s.arrive("b", now=1.001)) == []
     assert members(s.tick(1.021)) == [["b"]]
+
+
+def test_the_highest_priority_chooses_the_window(machine, members):
+    """A long prompt of higher priority goes before short ones of lower, which fill what is left."""
+    s = machine(policy="staggered-plus")
+    s.join(chunk_budget_tokens=8192, kv_blocks_total=10_000, max_batch_size=64)
+    s.start_pass(now=0.0)
+    for i in range(20):
+        s.arrive(f"s{i}", 50, now=0.1)
+    s.arrive("urgent", 8000, now=0.1, priority=1)
+    (batch,) = members(s.end_pass(now=0.2))
+    assert "urgent" in batch
+    assert len(batch) == 21
+
+
+def test_load_makes_the_same_backlog_weigh_more(machine, members):
+    """The same 60 requests wait: at low load a short pass, after a flood of arrivals a full one."""
+
+    def batch(*, flood):
+        s = machine(policy="staggered-plus", max_waiting_requests=10_000)
+        s.join(chunk_budget_tokens=8192, kv_blocks_total=10_000, max_batch_size=512)
+        s.start_pass(now=0.0)
+        for i in range(400 if flood else 0):
+            s.arrive(f"f{i}", 1000, now=0.0)
+            s.at(0.0, RequestCancelled(request_id=f"f{i}"))
+        for i in range(30):
+            s.arrive(f"l{i}", 1000, now=0.1)
+            s.arrive(f"s{i}", 50, now=0.1)
+        (members_,) = members(s.end_pass(now=0.2))
+        return sum(1000 if name.startswith("l") else 50 for name in members_)
+
+    assert batch(flood=False) < 0.3 * 2 * 8192
+    assert batch(flood=True) > 0.8 * 2 * 8192

@@ -1,4 +1,4 @@
-"""What the scheduler learns: how long a pass takes, how long outputs are, how late a dispatch lands.
+"""What the scheduler learns: how long a pass takes, how long outputs are, how much work arrives.
 
 The pass model is a line, pass_s = a + b x (cost tokens of the fullest rank), because the pass is as long as
 its fullest rank; in virtual time it does as well as the exact cost model. It starts from H800 figures
@@ -11,6 +11,8 @@ some hundred such passes drives the coefficients anywhere.
 """
 
 from __future__ import annotations
+
+from collections import deque
 
 PRIOR_BASE_S = 0.060
 PRIOR_PER_TOKEN_S = 0.137e-3
@@ -105,3 +107,31 @@ class Smoothed:
     def observe(self, value: float) -> None:
         """Move towards an observation."""
         self.value += self._weight * (value - self.value)
+
+
+class ArrivalRate:
+    """Work arriving per second, over the last `memory_s`; O(1) per arrival.
+
+    Within the first `memory_s` it is too low rather than too high. Whole numbers in buckets of time instead of
+    exponential forgetting: the same arrivals give the same rate on every machine.
+    """
+
+    __slots__ = ("_bucket_s", "_buckets", "memory_s")
+
+    def __init__(self, *, memory_s: float = 10.0, num_buckets: int = 20) -> None:
+        self.memory_s = memory_s
+        self._bucket_s = memory_s / num_buckets
+        self._buckets: deque[list[int]] = deque(maxlen=num_buckets)  # [number of the bucket, tokens]
+
+    def observe(self, num_tokens: int, now: float) -> None:
+        """So much work arrived."""
+        number = int(now / self._bucket_s)
+        if self._buckets and self._buckets[-1][0] == number:
+            self._buckets[-1][1] += num_tokens
+        else:
+            self._buckets.append([number, num_tokens])
+
+    def tokens_per_s(self, now: float) -> float:
+        """The rate as of `now`."""
+        oldest = int((now - self.memory_s) / self._bucket_s)
+        return sum(tokens for number, tokens in self._buckets if number > oldest) / self.memory_s

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hortator.scheduler.core.estimates import Smoothed
+from hortator.scheduler.core.estimates import ArrivalRate, Smoothed
 from hortator.scheduler.core.group import GroupState
 from hortator.scheduler.core.model import Phase, SchedulerSettings
 from hortator.scheduler.core.request import RequestState
@@ -21,6 +21,7 @@ class Fleet:
         self.ready: dict[str, GroupState] = {}
         """Entry groups that are ready, longest ready first."""
         self.output_tokens = Smoothed(float(settings.expected_output_tokens))
+        self.arrivals = ArrivalRate()
 
     def add(self, group: GroupState) -> None:
         """A group joined."""
@@ -52,6 +53,11 @@ class Fleet:
     def tokens_per_s(self) -> float:
         """Prefill tokens per second of all placeable entry groups at full passes."""
         return sum(group.full_pass_tokens / group.full_pass_s for group in self.placeable_entry())
+
+    def offered_load(self, now: float) -> float:
+        """Prefill tokens that arrive, over those that all placeable entry groups can run; may exceed 1."""
+        rate = self.tokens_per_s()
+        return self.arrivals.tokens_per_s(now) / rate if rate > 0.0 else 0.0
 
     def expected_output(self, max_output_tokens: int) -> int:
         """Output tokens to reserve KV for: the limit, or twice the learned mean if that is less."""

@@ -209,6 +209,7 @@ class SchedulerMachine:
             critical=event.latency_class is LatencyClass.CRITICAL,
             deadline_at=event.deadline_at,
         )
+        self.fleet.arrivals.observe(prompt, now)
         self._remember(request)
         self._wait(request)
 

@@ -159,11 +159,13 @@ class SchedulerSettings:
     """First guess of the time from a decision to the worker's gate (L_hat)."""
     attention_pair_cost: float = 2.2e-5
     """Quadratic attention: computing n prompt tokens costs as much as n (1 + this x n) linear ones."""
-    age_first_s: float = 0.5
-    """`staggered-plus`: requests older than this go first, oldest first (A)."""
+    age_first_s: float = 5.0
+    """`staggered-plus`: requests that have waited longer go first, oldest first; the end of starvation."""
     age_tau_s: float = 0.5
     """`staggered-plus`: age that doubles a request's value (tau)."""
-    backlog_weight: float = 2.0
-    """`staggered-plus`: weight of the backlog term (beta)."""
+    backlog_weight: float = 5.0
+    """`staggered-plus`: what a second of backlog makes work worth at half load; more above (beta)."""
     num_levels: int = 12
-    """`staggered-plus`: pass lengths tried per release."""
+    """`staggered-plus`: quantiles of the waiting lengths that pass lengths are made of."""
+    num_starts: int = 4
+    """`staggered-plus`: quantiles of the waiting lengths that windows begin at."""

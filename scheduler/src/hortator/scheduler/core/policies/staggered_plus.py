@@ -1,31 +1,27 @@
-"""Ours: at each pass boundary, choose how long the pass may be, not only who is in it.
+"""Ours: at each pass boundary, choose how long the pass may be, and whose lengths go together.
 
-Question answered: is it better to run a short pass of short prompts now, or a full one?
+Question answered: is it better to run a short pass of short prompts now, or a full one, and of which?
 
-Water-filling to the full budget makes every prompt wait for the longest one. Here, at each release:
+Water-filling to the full budget makes every prompt wait for the longest one. Here, at each release, the
+window of like lengths (see `windows`) is released that has the most
 
-(a) requests older than `age_first_s` go first, oldest first, placed longest-first up to the budget;
-(b) for each level L among at most `num_levels` quantiles of the waiting lengths (not below the fullest rank
-    so far) and the full budget, requests of length <= L are taken longest-first under L;
-(c) the L is chosen that maximises
+    [sum of (1 + (age / tau)^2) / passes  +  beta * rho / (1 - rho) * Q * work / mean work] / T_pred
 
-        [sum of (1 + (age/tau)^2) / passes  +  beta * Q * tokens / mean_length] / T_pred
+where Q is the backlog in seconds (waiting tokens / cluster token rate) and rho the load: the tokens that
+arrived within the last seconds, and those that wait, over what the cluster can run in that time. Then the
+oldest of the others fill what is left under the level.
 
-    where Q is the backlog in seconds (waiting tokens / cluster token rate). Short passes win while there is
-    no backlog; near saturation the backlog term hands over to full packing; the age set bounds waiting.
+Why the second term: work done now is time that every later arrival of this busy period does not wait, and
+busy periods last 1 / (1 - rho) times the backlog. So at low load value per second rules and passes are short;
+near saturation work per second does, and passes are full, and of like lengths, which packs best.
 
-Levels are judged from prefix sums over the sorted lengths (what fits is what the level's capacity holds),
-and only the winner is packed for real: O(B log B) per release, whatever the number of levels.
+Requests older than `age_first_s` go first, oldest first: nobody starves. Of several priorities only the
+highest chooses the window.
 
-Knobs: age_first_s (A), age_tau_s (tau), backlog_weight (beta), num_levels. Rough: prompts of many passes,
-and decode is not looked at.
+Knobs: age_tau_s (tau), backlog_weight (beta), age_first_s, num_levels, num_starts. Does not look at decode.
 """
 
 from __future__ import annotations
-
-from bisect import bisect_right
-from itertools import accumulate
-from typing import NamedTuple
 
 from hortator.scheduler.core.fleet import Fleet
 from hortator.scheduler.core.group import GroupState
@@ -33,15 +29,18 @@ from hortator.scheduler.core.model import Phase
 from hortator.scheduler.core.policies.base import PlannedBatch
 from hortator.scheduler.core.policies.seating import Seating
 from hortator.scheduler.core.policies.staggered import Staggered, consider, finish
+from hortator.scheduler.core.policies.windows import Windows
 from hortator.scheduler.core.request import RequestState
 from hortator.scheduler.core.waiting import WaitingQueue
 
-LOOKAHEAD = 3.0
-"""Room of a full pass times this is considered: levels need a choice of lengths."""
+LOOKAHEAD = 4.0
+"""Room of a full pass times this is considered: windows need a choice of lengths."""
+MAX_LOAD = 0.98
+"""A load above this counts as this: the worth of work stays finite."""
 
 
 class StaggeredPlus(Staggered):
-    """Levels, ages and backlog; releases as `staggered` does without its idle gate."""
+    """Windows, ages and backlog; releases as `staggered` does without its idle gate."""
 
     name = "staggered-plus"
 
@@ -53,95 +52,63 @@ class StaggeredPlus(Staggered):
     def _fill(
         self, fleet: Fleet, group: GroupState, waiting: WaitingQueue, now: float
     ) -> PlannedBatch | None:
-        full = Seating(fleet, group)
-        if not full.has_room():
+        seating = Seating(fleet, group)
+        if not seating.has_room():
             return None
         settings = self._settings
-        considered = consider(waiting, int(full.total_free_tokens * LOOKAHEAD), group)
-        old = [r for r in considered if now - r.waiting_since > settings.age_first_s]
-        young = [r for r in considered if now - r.waiting_since <= settings.age_first_s]
-        first = _fitting_prefix(old, full.total_free_tokens)
-        first.sort(key=lambda r: (-r.num_prompt_tokens, r.seq))
-        seated = {r.request_id for r in first if full.seat(r, must=True)}
-        level = self._best_level(fleet, full, young, waiting, now)
-        rest = [r for r in considered if r.request_id not in seated]
-        # The level binds only the young; it never cuts what the old have filled already.
-        rest.sort(key=lambda r: (-r.num_prompt_tokens, r.seq))
-        full.lower_limit(level)
-        for request in rest:
-            if not full.has_room():
+        considered = consider(waiting, int(seating.total_free_tokens * LOOKAHEAD), group)
+        taken = self._seat_starving(seating, considered, now)
+        choice = Windows(
+            [r for r in considered if r.priority == considered[0].priority and r.request_id not in taken],
+            budget=group.spec.chunk_budget_tokens,
+            now=now,
+            tau_s=settings.age_tau_s,
+        ).best(
+            num_levels=settings.num_levels,
+            num_starts=settings.num_starts,
+            fullest=int(seating.fullest_level),
+            room_under=seating.room_under,
+            predict_s=group.estimator.predict_s,
+            work_value=self._work_value(fleet, waiting, now),
+        )
+        seating.lower_limit(choice.level)
+        for request in choice.requests:
+            if not seating.has_room():
+                break
+            if seating.seat(request):
+                taken.add(request.request_id)
+        for request in considered:
+            if not seating.has_room():
                 break
             if (
-                request.num_prompt_tokens <= level
-                or request.num_prompt_tokens > group.spec.chunk_budget_tokens
+                request.num_prompt_tokens <= choice.level
+                and request.request_id not in taken
+                and seating.seat(request)
             ):
-                full.seat(request)
-        if not full.seats:
+                taken.add(request.request_id)
+        if not seating.seats:
             return None
-        taken = {seat.request.request_id for seat in full.seats}
-        return finish(full, [r for r in considered if r.request_id not in taken])
+        return finish(seating, [r for r in considered if r.request_id not in taken])
 
-    def _best_level(
-        self, fleet: Fleet, seating: Seating, young: list[RequestState], waiting: WaitingQueue, now: float
-    ) -> int:
-        group = seating.group
-        budget = group.spec.chunk_budget_tokens
-        fullest = int(seating.fullest_level)
-        curve = _Curve.of([r for r in young if r.num_prompt_tokens <= budget], now, self._settings.age_tau_s)
-        if not curve.lengths:
-            return budget
+    def _seat_starving(self, seating: Seating, considered: list[RequestState], now: float) -> set[str]:
+        """Seat those that have waited too long, oldest first up to a full pass; the ids of the seated."""
+        room = seating.total_free_tokens
+        starving: list[RequestState] = []
+        for request in considered:
+            if room <= 0:
+                break
+            if now - request.waiting_since > self._settings.age_first_s:
+                starving.append(request)
+                room -= request.num_prompt_tokens
+        starving.sort(key=lambda r: (-r.num_prompt_tokens, r.seq))
+        return {r.request_id for r in starving if seating.seat(r, must=True)}
+
+    def _work_value(self, fleet: Fleet, waiting: WaitingQueue, now: float) -> float:
+        """What running one prefill token is worth, in requests of no age."""
         rate = fleet.tokens_per_s()
-        backlog_s = waiting.num_tokens / rate if rate > 0.0 else 0.0
-        weight = self._settings.backlog_weight * backlog_s / (waiting.num_tokens / len(waiting))
-        best_score, best_level = -1.0, budget
-        for level in self._levels(curve.lengths, fullest, budget):
-            room = seating.room_under(level)
-            value, tokens = curve.taken(level, room)
-            if tokens <= 0.0 and level < budget:
-                continue
-            score = (value + weight * tokens) / group.estimator.predict_s(level)
-            if score > best_score:
-                best_score, best_level = score, level
-        return best_level
-
-    def _levels(self, lengths: list[int], fullest: int, budget: int) -> list[int]:
-        count = self._settings.num_levels
-        quantiles = {lengths[min(len(lengths) - 1, i * len(lengths) // count)] for i in range(1, count + 1)}
-        quantiles |= {min(budget, 2 * q) for q in quantiles}
-        return sorted({max(q, fullest) for q in quantiles if q <= budget} | {budget})
-
-
-class _Curve(NamedTuple):
-    """Lengths ascending with prefix sums of value and tokens."""
-
-    lengths: list[int]
-    values: list[float]
-    tokens: list[int]
-
-    @staticmethod
-    def of(requests: list[RequestState], now: float, tau_s: float) -> _Curve:
-        ordered = sorted(requests, key=lambda r: r.num_prompt_tokens)
-        lengths = [r.num_prompt_tokens for r in ordered]
-        values = list(
-            accumulate((1.0 + ((now - r.waiting_since) / tau_s) ** 2 for r in ordered), initial=0.0)
-        )
-        return _Curve(lengths, values, list(accumulate(lengths, initial=0)))
-
-    def taken(self, level: int, room: int) -> tuple[float, float]:
-        """(Value, tokens) of the requests of length <= level that `room` tokens hold, longest first."""
-        upto = bisect_right(self.lengths, level)
-        total = self.tokens[upto]
-        if total <= room:
-            return self.values[upto], float(total)
-        start = bisect_right(self.tokens, total - room, 0, upto + 1)
-        return self.values[upto] - self.values[min(start, upto)], float(room)
-
-
-def _fitting_prefix(requests: list[RequestState], room: int) -> list[RequestState]:
-    taken: list[RequestState] = []
-    for request in requests:
-        if room <= 0:
-            break
-        taken.append(request)
-        room -= request.num_prompt_tokens
-    return taken
+        if rate <= 0.0 or not waiting.num_tokens:
+            return 0.0
+        backlog_s = waiting.num_tokens / rate
+        load = min(MAX_LOAD, fleet.offered_load(now) + backlog_s / fleet.arrivals.memory_s)
+        mean_tokens = waiting.num_tokens / len(waiting)
+        return self._settings.backlog_weight * load / (1.0 - load) * backlog_s / mean_tokens

@@ -1,0 +1,113 @@
+"""Windows of like lengths: what one is worth, and which is chosen."""
+
+import pytest
+
+from hortator.scheduler.core.policies.windows import Windows
+from hortator.scheduler.core.request import RequestState
+
+BUDGET = 8192
+NUM_RANKS = 4
+
+
+def _request(seq, tokens, *, waiting_since=0.0):
+    return RequestState(
+        request_id=f"r{seq}",
+        attempt=0,
+        gateway_id="g",
+        num_prompt_tokens=tokens,
+        max_output_tokens=1,
+        cost_tokens=tokens * (1.0 + 2.2e-5 * tokens),
+        now=waiting_since,
+        seq=seq,
+    )
+
+
+def _pass_s(cost_tokens):
+    return 0.060 + 0.137e-3 * cost_tokens
+
+
+def _best(lengths, *, now=0.0, ages=None, work_value=0.0, fullest=0, tau_s=0.5, room=None):
+    ages = ages or [0.0] * len(lengths)
+    requests = [
+        _request(seq, tokens, waiting_since=now - age)
+        for seq, (tokens, age) in enumerate(zip(lengths, ages, strict=True))
+    ]
+    return Windows(requests, budget=BUDGET, now=now, tau_s=tau_s).best(
+        num_levels=12,
+        num_starts=4,
+        fullest=fullest,
+        room_under=room or (lambda level: NUM_RANKS * level),
+        predict_s=_pass_s,
+        work_value=work_value,
+    )
+
+
+def _lengths(choice):
+    return [request.num_prompt_tokens for request in choice.requests]
+
+
+def test_nobody_waits_nothing_is_chosen():
+    """And no level binds."""
+    choice = _best([])
+    assert choice.requests == []
+    assert choice.level == BUDGET
+
+
+def test_a_long_prompt_waits_while_short_ones_do_more_per_second():
+    """Two of 200 on each rank are eight in 0.12 s; with the other three it would take 0.7 s."""
+    choice = _best([200] * 10 + [4000])
+    assert _lengths(choice) == [200] * 8
+    assert choice.level == 400
+
+
+def test_age_lets_the_long_prompt_through():
+    """After 5 s it is worth a hundred fresh ones."""
+    choice = _best([200] * 10 + [4000], ages=[0.0] * 10 + [5.0], now=5.0)
+    assert 4000 in _lengths(choice)
+
+
+def test_a_high_value_of_work_makes_passes_full():
+    """The same requests: the longest pass does most work per second."""
+    short = _best([200] * 10 + [4000] * 8)
+    full = _best([200] * 10 + [4000] * 8, work_value=1.0)
+    assert sum(_lengths(short)) < 0.2 * NUM_RANKS * BUDGET
+    assert sum(_lengths(full)) > 0.8 * NUM_RANKS * BUDGET
+
+
+def test_a_window_may_begin_among_the_long_ones():
+    """Those of 4000 have waited for 4 s: they go together, and not behind twenty short ones."""
+    choice = _best([1000] * 20 + [4000] * 8, ages=[0.0] * 20 + [4.0] * 8, now=4.0)
+    assert set(_lengths(choice)) == {4000}
+
+
+def test_a_level_is_never_below_what_the_fullest_rank_holds():
+    """Room that costs nothing is used."""
+    choice = _best([200] * 10 + [4000], fullest=5000)
+    assert choice.level >= 5000
+    assert _lengths(choice) == [4000] + [200] * 10
+
+
+def test_a_window_holds_no_more_than_the_room():
+    """Tokens that fit over all ranks."""
+    choice = _best([1000] * 20, room=lambda level: 5500)
+    assert sum(_lengths(choice)) == 5000
+
+
+def test_a_prompt_of_several_passes_shares_its_value_among_them():
+    """Two passes of 8192 for one request are worth less than one for one."""
+    choice = _best([6000, 16_000], room=lambda level: 8192 if level == BUDGET else 0)
+    assert _lengths(choice) == [6000]
+
+
+def test_a_lone_prompt_of_several_passes_is_chosen():
+    """At the full budget."""
+    choice = _best([50_000])
+    assert _lengths(choice) == [50_000]
+    assert choice.level == BUDGET
+
+
+@pytest.mark.parametrize("lengths", [[300, 300, 300], [1, 8192], [8192] * 9])
+def test_the_requests_come_longest_first(lengths):
+    """As the seating wants them."""
+    chosen = _lengths(_best(lengths))
+    assert chosen == sorted(chosen, reverse=True)
