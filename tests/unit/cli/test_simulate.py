@@ -219,3 +219,28 @@ def test_every_request_of_every_policy_is_a_row_and_the_same_seed_gives_the_same
 def test_rows_that_cannot_be_written_are_told_before_anything_runs(tmp_path):
     assert "--requests" in refused(requests_file=tmp_path)
     assert "--requests" in refused(requests_file=tmp_path / "nowhere" / "rows.csv")
+
+
+def test_a_study_of_prefill_says_how_far_each_policy_is_from_what_any_could_reach(tmp_path, capsys):
+    out = tmp_path / "out.json"
+    run(policies="staggered,immediate-least-tokens", json_file=out)
+    document = json.loads(out.read_text())
+    bound = document["lower_bound"]
+    assert bound["ttft_mean_s"] == max(bound["solo_s"], bound["relaxed_s"], bound["rent_s"]) > 0
+    for figure in document["policies"].values():
+        assert figure["gap"] == figure["ttft_s"]["mean"] / bound["ttft_mean_s"] >= 1 - 1e-9
+    said = capsys.readouterr().out
+    assert " gap " in said
+    assert f"no scheduler has a mean TTFT under {1000 * bound['ttft_mean_s']:.0f} ms here" in said
+
+
+def test_with_decode_or_known_prefixes_there_is_no_bound(tmp_path, capsys):
+    out = tmp_path / "out.json"
+    for changes in ({"prefill_only": False}, {"trace": a_mooncake_trace(tmp_path)}):
+        run(**changes, json_file=out)
+        document = json.loads(out.read_text())
+        assert "lower_bound" not in document
+        assert "gap" not in document["policies"]["staggered"]
+        assert " gap " not in capsys.readouterr().out
+    run(trace=a_mooncake_trace(tmp_path, with_ids=False), json_file=out)
+    assert json.loads(out.read_text())["policies"]["staggered"]["gap"] >= 1 - 1e-9

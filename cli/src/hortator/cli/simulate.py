@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,8 +24,9 @@ from hortator.cli.study_pool import simulate_all, simulate_one
 from hortator.cli.workload_options import WorkloadOptions, make_workload, workload_document
 from hortator.scheduler.core.policies.registry import POLICY_NAMES
 from hortator.sim.load import MIN_RUN_S
+from hortator.sim.lower_bound import LowerBound
 from hortator.sim.rows import join_rows
-from hortator.sim.simulate import Study
+from hortator.sim.simulate import Study, ttft_lower_bound
 from hortator.sim.slo import Slo, parse_slo
 from hortator.sim.traces import Trace, TraceError, read_trace
 
@@ -40,6 +41,18 @@ class Comparison:
     study: Study
     figures: Mapping[str, Mapping[str, Any]]
     """By policy, in the order asked for."""
+    bound: LowerBound | None = None
+    """Of the mean TTFT, where one is known."""
+
+    @property
+    def figures_with_gap(self) -> dict[str, dict[str, Any]]:
+        """The figures, and how many times the bound each mean TTFT is, where every request has one."""
+        return {
+            policy: {**found, "gap": found["ttft_s"]["mean"] / self.bound.mean_s}
+            if self.bound is not None and 0 < found["completed"] == found["requests"]
+            else dict(found)
+            for policy, found in self.figures.items()
+        }
 
     def document(self, trace: Trace | None = None) -> dict[str, Any]:
         """The JSON object of the results; `trace`: what was read, absent where requests were made up."""
@@ -50,7 +63,8 @@ class Comparison:
             **workload_document(self.study.workload),
             "trace": None if trace is None else _trace_document(trace),
             "machine": result.machine(),
-            "policies": dict(self.figures),
+            **({} if self.bound is None else {"lower_bound": _bound_document(self.bound)}),
+            "policies": self.figures_with_gap,
         }
 
 
@@ -91,9 +105,11 @@ def run(
     if recorded is not None and (left_out := _left_out(recorded)):
         console.print(f"{recorded.path}: {left_out}", markup=False)
     with _rows(requests_file, names) as rows:
-        comparison = compare(study, names, console=console, rows=rows)
+        comparison = replace(compare(study, names, console=console, rows=rows), bound=ttft_lower_bound(study))
     if json_file is None or str(json_file) != "-":
-        stdout().print(table(comparison.figures))
+        stdout().print(table(comparison.figures_with_gap))
+        if comparison.bound is not None:
+            stdout().print(f"no scheduler has a mean TTFT under {1000 * comparison.bound.mean_s:.0f} ms here")
     result.write(comparison.document(recorded), json_file)
 
 
@@ -183,6 +199,9 @@ def table(figures: Mapping[str, Mapping[str, Any]], *, title: str | None = None)
         "rejected",
     ):
         out.add_column(header, justify="right", no_wrap=True)
+    has_gap = any("gap" in figure for figure in figures.values())
+    if has_gap:
+        out.add_column("gap", justify="right", no_wrap=True)
     has_slo = any("goodput_rps" in figure for figure in figures.values())
     if has_slo:
         out.add_column("goodput", justify="right", no_wrap=True)
@@ -199,6 +218,7 @@ def table(figures: Mapping[str, Mapping[str, Any]], *, title: str | None = None)
             f"{100 * figure['chunk_utilization']:.0f} %",
             f"{100 * figure['balance_ratio']:.0f} %",
             str(figure["rejected"]),
+            *([f"{figure['gap']:.2f} x" if "gap" in figure else ""] if has_gap else []),
             *([f"{figure['goodput_rps']:.1f}/s {100 * figure['slo_attainment']:.0f} %"] if has_slo else []),
             " ".join(_marks(figure)),
         )
@@ -256,6 +276,15 @@ def _left_out(trace: Trace) -> str:
 
 def _plural(word: str, number: int) -> str:
     return word if number == 1 else f"{word}s"
+
+
+def _bound_document(bound: LowerBound) -> dict[str, float]:
+    return {
+        "ttft_mean_s": bound.mean_s,
+        "solo_s": bound.mean_solo_s,
+        "relaxed_s": bound.mean_relaxed_s,
+        "rent_s": bound.mean_rent_s,
+    }
 
 
 def _trace_document(trace: Trace) -> dict[str, Any]:

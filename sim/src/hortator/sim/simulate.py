@@ -21,6 +21,7 @@ from hortator.scheduler.core.model import GroupSpec, Phase, SchedulerSettings
 from hortator.sim.arrivals import POISSON, RECORDED, ArrivalMode, Arrivals
 from hortator.sim.cluster import GroupPlan, VirtualCluster
 from hortator.sim.load import MIN_RUN_S, LoadedTrace, at_load, default_engine_seconds
+from hortator.sim.lower_bound import LowerBound, lower_bound
 from hortator.sim.results import Recorder, RequestRecord, summarize
 from hortator.sim.slo import Slo
 from hortator.sim.workload import LENGTHS, TraceRequest, generate, poisson_arrivals
@@ -58,6 +59,11 @@ class Study:
     def num_entry_groups(self) -> int:
         """Prefill (or aggregated) EP groups."""
         return num_entry_groups(self.service)
+
+    @property
+    def warmup_s(self) -> float:
+        """Requests that arrive before are not counted."""
+        return min(MAX_WARMUP_S, WARMUP_SHARE * self.workload.wall_s)
 
 
 def entry_role(service: LLMService) -> RoleSpec:
@@ -247,8 +253,7 @@ def simulate(
         keep_records: filled with one record per request.
     """
     plans = plan_groups(study.service, seed=study.seed, prefill_only=study.prefill_only)
-    wall_s = study.workload.wall_s
-    recorder = Recorder(warmup_s=min(MAX_WARMUP_S, WARMUP_SHARE * wall_s), slo=study.slo)
+    recorder = Recorder(warmup_s=study.warmup_s, slo=study.slo)
     cluster = VirtualCluster(plans, scheduler_settings(study, policy), recorder, on_event=on_event)
     requests: Sequence[TraceRequest] | Iterator[TraceRequest] = study.workload.requests
     if on_progress is not None:
@@ -258,8 +263,23 @@ def simulate(
         keep_records.extend(recorder.records)
     figures = summarize(recorder, num_groups=len(plans))
     figures["events"] = cluster.num_events
-    figures["short"] = wall_s < MIN_RUN_S * (1 - 1e-9)
+    figures["short"] = study.workload.wall_s < MIN_RUN_S * (1 - 1e-9)
     return figures
+
+
+def ttft_lower_bound(study: Study) -> LowerBound | None:
+    """What mean TTFT no policy can beat; None where decode or a prefix cache makes that unknown."""
+    requests = study.workload.requests
+    if not study.prefill_only or any(request.prefix_block_ids for request in requests):
+        return None
+    role = entry_role(study.service)
+    return lower_bound(
+        requests,
+        cost=pass_cost(study.service, role),
+        num_groups=study.num_entry_groups,
+        chunk_budget_tokens=role.chunk_budget_tokens,
+        warmup_s=study.warmup_s,
+    )
 
 
 def _reporting(requests: Sequence[TraceRequest], on_progress: OnProgress) -> Iterator[TraceRequest]:

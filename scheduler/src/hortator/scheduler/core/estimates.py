@@ -112,8 +112,8 @@ class Smoothed:
 class ArrivalRate:
     """Work arriving per second, over the last `memory_s`; O(1) per arrival.
 
-    Within the first `memory_s` it is too low rather than too high. Whole numbers in buckets of time instead of
-    exponential forgetting: the same arrivals give the same rate on every machine.
+    Within the first `memory_s` it is too low rather than too high. Whole numbers in buckets of time instead
+    of exponential forgetting: the same arrivals give the same rate on every machine.
     """
 
     __slots__ = ("_bucket_s", "_buckets", "memory_s")

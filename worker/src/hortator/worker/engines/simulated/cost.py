@@ -216,6 +216,28 @@ class PassCost:
             self._prefill_pass_ms(sum(ranks_n), most, attention, other * most, with_other, dense_layer) * 1e-3
         )
 
+    def prefill_floor_s(
+        self, total_n: float, total_pairs: float, *, rank_n: float = 0.0, rank_pairs: float = 0.0
+    ) -> float:
+        """Seconds that no pass of these totals can beat that has at least the given n and S on one rank.
+
+        A pass asks for maxima over ranks of linear terms, and is monotone in each; such a maximum is at least
+        the term on that rank, and at least its mean over all ranks.
+        """
+        mean_n, mean_pairs = total_n / self.dp_size, total_pairs / self.dp_size
+        other = self._other_per_token
+        most = max(rank_n, mean_n)
+        own = self._per_token * rank_n + self._per_pair * rank_pairs
+        mean = self._per_token * mean_n + self._per_pair * mean_pairs
+        with_other = max(own + other * rank_n, mean + other * mean_n)
+        dense = max(own + (other + _DENSE) * rank_n, mean + (other + _DENSE) * mean_n)
+        dense_layer = max(
+            self._attention_floor + (other + _DENSE) * most,
+            self._attention_base + dense,
+        )
+        pass_ms = self._prefill_pass_ms(total_n, most, max(own, mean), other * most, with_other, dense_layer)
+        return pass_ms * 1e-3
+
     def _prefill_pass_ms(
         self,
         total_n: float,
