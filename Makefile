@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PYTHON ?= $(shell hack/find-python)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check generate bench lab soak lab-shell lock clean
+.PHONY: help setup run test check generate bench study lab soak lab-shell lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ generate: setup  ## write the generated files again: proto/gen, docs/reference, 
 bench: setup  ## measure this machine; writes benchmarks/results/*.json
 	@for name in core service stream policies; do \
 	  $(BIN)/hortator bench $$name --json benchmarks/results/$$name.json || exit 1; done
+
+study: setup  ## the study of the policies in virtual time (TRACES=DIR adds the public traces); writes benchmarks/sim/study.*
+	@$(BIN)/hortator study $(if $(TRACES),--traces $(TRACES))
 
 lab: setup  ## install the Kubernetes lab for the cluster tests (Debian 12, root; asks first; about 10 min once)
 	@PYTHONPATH=e2e $(BIN)/python -m cluster install

@@ -400,6 +400,33 @@ def demo(
     raise SystemExit(command.run(live_s=live_seconds, seed=seed, skip_comparison=skip_comparison))
 
 
+@app.command()
+def study(
+    *,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where study.json and study.md go.")] = Path(
+        "benchmarks/sim"
+    ),
+    traces: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder with the public traces; without it they are left out."),
+    ] = None,
+    work: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="Where finished points are kept, to go on after an interruption."),
+    ] = Path("build/study"),
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="Virtual minutes per point; under 20 is for a first look.")
+    ] = 20.0,
+) -> None:
+    """The study behind the claims (`make study`): policies, loads, chunk budgets and seeds in virtual time.
+
+    About 40 minutes on two cores. Every policy of a case sees the same requests; see benchmarks/sim/study.md.
+    """
+    from hortator.cli import study as command
+
+    command.run(out=out, traces=traces, work=work, minutes=minutes)
+
+
 @bench_app.command("core")
 def bench_core(*, seed: SeedOption = 0, json: JsonFileOption = None) -> None:
     """The scheduler core alone: events per second, time of one release, cost per placement."""

@@ -71,6 +71,16 @@ def entry_role(service: LLMService) -> RoleSpec:
     return service.role("Aggregated" if service.spec.topology == "Aggregated" else "Prefill")
 
 
+def with_chunk_budget(service: LLMService, num_tokens: int) -> LLMService:
+    """The same service, its entry groups with another chunk budget (tokens per DP rank per forward pass)."""
+    name = entry_role(service).name
+    roles = [
+        role.model_copy(update={"chunk_budget_tokens": num_tokens}) if role.name == name else role
+        for role in service.spec.roles
+    ]
+    return service.model_copy(update={"spec": service.spec.model_copy(update={"roles": roles})})
+
+
 def num_entry_groups(service: LLMService) -> int:
     """Prefill (or aggregated) EP groups over all role sets."""
     return entry_role(service).replicas * service.spec.replicas

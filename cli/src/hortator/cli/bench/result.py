@@ -33,12 +33,12 @@ def document(
     targets: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A result with its circumstances."""
-    commit, is_modified = _commit()
+    revision, is_modified = commit()
     return {
         "benchmark": benchmark,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": seed,
-        "commit": commit,
+        "commit": revision,
         "is_modified": is_modified,
         "machine": machine(),
         "settings": dict(settings),
@@ -95,7 +95,7 @@ def _cpu_model() -> str:
     return platform.processor() or "unknown"
 
 
-def _commit() -> tuple[str, bool]:
+def commit() -> tuple[str, bool]:
     """The commit of the source tree and whether files differ from it; empty outside a checkout."""
     folder = Path(__file__).parent
 

@@ -1,0 +1,176 @@
+"""`hortator study` (`make study`): simulate every point of the study, summarise, write JSON and a page.
+
+Points are simulated in as many processes as there are cores, and each is kept as soon as it is there (one
+line of JSON in the work folder, in a file named after the commit): a study that was interrupted goes on
+where it was. From a tree with changes nothing is kept or reused.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from hortator.api.files import load_llmservice
+from hortator.cli.bench import result
+from hortator.cli.console import stderr
+from hortator.cli.errors import CommandError
+from hortator.sim.load import LoadedTrace
+from hortator.sim.study import plan, summary
+from hortator.sim.study.points import Point, Workload, figures_of, make
+from hortator.sim.traces import read_trace
+from hortator.sim.workload import TraceRequest
+
+CLUSTER = Path("benchmarks/sim/clusters/prefill-4xEP16.yaml")
+JSON_NAME = "study.json"
+PAGE_NAME = "study.md"
+KEPT = (
+    "requests",
+    "completed",
+    "rejected",
+    "stable",
+    "ttft_s",
+    "hold_s",
+    "engine_queue_s",
+    "engine_queue_depth",
+    "chunk_utilization",
+    "balance_ratio",
+    "bubble_ratio",
+    "busy",
+    "prefill_tokens_per_s",
+    "virtual_s",
+)
+"""Of the figures of a point."""
+
+
+Figures = dict[str, Any]
+
+
+def run(*, out: Path, traces: Path | None, work: Path, minutes: float) -> None:
+    """Simulate what is missing, then write `study.json` and `study.md` into `out`.
+
+    Raises:
+        CommandError: not in a checkout, or a folder cannot be used.
+    """
+    if not CLUSTER.exists():
+        raise CommandError(f"{CLUSTER}: not found; run this in the root of a Hortator checkout")
+    if traces is not None and not traces.is_dir():
+        raise CommandError(f"--traces {traces}: not a folder")
+    revision, is_modified = result.commit()
+    console = stderr()
+    workloads = [
+        w for w in plan.WORKLOADS if not w.trace or (traces is not None and (traces / w.trace).exists())
+    ]
+    for left_out in [w for w in plan.WORKLOADS if w not in workloads]:
+        console.print(
+            f"left out: {left_out.name} needs {left_out.trace} in the folder of --traces", markup=False
+        )
+    known = _Known(None if is_modified else work / f"points-{revision[:12]}-{minutes:g}min.jsonl")
+    cases = [case for workload in workloads for case in plan.cases(workload)]
+    first = [point for case in cases for point in plan.first_points(case)]
+    _simulate(first, known, traces=traces, minutes=minutes, text="every policy, every budget")
+    second = [point for case in cases for point in plan.second_points(case, known.figures.__getitem__)]
+    _simulate(second, known, traces=traces, minutes=minutes, text="best budgets, other seeds")
+    document = {
+        "study": "prefill",
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": revision,
+        "is_modified": is_modified,
+        "machine": result.machine(),
+        "settings": {
+            "cluster": str(CLUSTER),
+            "prefill_only": True,
+            "min_run_s": 60 * minutes,
+            "seeds": list(plan.SEEDS),
+            "workloads": {workload.name: workload.describe() for workload in workloads},
+        },
+        "rows": [row for case in cases for row in summary.rows(case, known.figures.__getitem__)],
+        "points": {point.key(): known.figures[point] for point in sorted({*first, *second})},
+    }
+    result.write(document, out / JSON_NAME)
+    (out / PAGE_NAME).write_text(summary.page(document))
+    console.print(f"{out / JSON_NAME}, {out / PAGE_NAME}", markup=False)
+
+
+class _Known:
+    """Figures by point, kept in a file."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.figures: dict[Point, Figures] = {}
+        self._path = path
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            for line in path.read_text().splitlines():
+                kept = json.loads(line)
+                self.figures[Point(**kept["point"])] = kept["figures"]
+
+    def add(self, point: Point, figures: Figures) -> None:
+        """Keep them."""
+        self.figures[point] = figures
+        if self._path is not None:
+            fields = {name: getattr(point, name) for name in Point.__slots__}
+            with self._path.open("a") as file:
+                file.write(json.dumps({"point": fields, "figures": figures}) + "\n")
+
+
+def _simulate(
+    points: Iterable[Point], known: _Known, *, traces: Path | None, minutes: float, text: str
+) -> None:
+    missing = sorted(point for point in points if point not in known.figures)
+    if not missing:
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with (
+        Progress(*columns, console=stderr()) as progress,
+        ProcessPoolExecutor(
+            min(len(missing), len(os.sched_getaffinity(0))), multiprocessing.get_context("spawn")
+        ) as pool,
+    ):
+        task = progress.add_task(text, total=len(missing))
+        futures = {pool.submit(_figures, point, traces, minutes): point for point in missing}
+        try:
+            for future in as_completed(futures):
+                known.add(futures[future], future.result())
+                progress.advance(task)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def _figures(point: Point, traces: Path | None, minutes: float) -> Figures:
+    workload = next(w for w in plan.WORKLOADS if w.name == point.workload)
+    figures = figures_of(
+        point,
+        load_llmservice(CLUSTER),
+        _workload(workload, point.load, point.seed, traces, minutes),
+        settings={},
+    )
+    return {name: figures[name] for name in KEPT if name in figures}
+
+
+@lru_cache(maxsize=1)
+def _workload(workload: Workload, load: float, seed: int, traces: Path | None, minutes: float) -> LoadedTrace:
+    """Points come in order of workload, load and seed, so the last one is often the next."""
+    point = Point(workload=workload.name, load=load, seed=seed, policy="", chunk_budget_tokens=0)
+    return make(workload, point, load_llmservice(CLUSTER), _requests_in(traces), min_run_s=60 * minutes)
+
+
+def _requests_in(traces: Path | None) -> Callable[[str], tuple[TraceRequest, ...]]:
+    def requests(name: str) -> tuple[TraceRequest, ...]:
+        if traces is None:
+            raise AssertionError(f"{name}: no folder of traces")
+        return read_trace(traces / name).requests
+
+    return requests
