@@ -417,14 +417,20 @@ def study(
     minutes: Annotated[
         float, typer.Option(min=0.1, help="Virtual minutes per point; under 20 is for a first look.")
     ] = 20.0,
+    load: Annotated[
+        list[float] | None, typer.Option(help="Only this load; may be given several times.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds per point.")] = 5,
 ) -> None:
     """The study behind the claims (`make study`): policies, loads, chunk budgets and seeds in virtual time.
 
     About 40 minutes on two cores. Every policy of a case sees the same requests; see benchmarks/sim/study.md.
     """
     from hortator.cli import study as command
+    from hortator.sim.study.plan import Plan
 
-    command.run(out=out, traces=traces, work=work, minutes=minutes)
+    plan = Plan(seeds=tuple(range(seeds)), loads=tuple(load) if load else Plan().loads)
+    command.run(plan=plan, out=out, traces=traces, work=work, minutes=minutes)
 
 
 @bench_app.command("core")

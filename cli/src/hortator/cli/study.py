@@ -23,8 +23,10 @@ from hortator.api.files import load_llmservice
 from hortator.cli.bench import result
 from hortator.cli.console import stderr
 from hortator.cli.errors import CommandError
+from hortator.cli.workload_options import MAX_LOAD
 from hortator.sim.load import LoadedTrace
-from hortator.sim.study import plan, summary
+from hortator.sim.study import summary
+from hortator.sim.study.plan import WORKLOADS, Plan
 from hortator.sim.study.points import Point, Workload, figures_of, make
 from hortator.sim.traces import read_trace
 from hortator.sim.workload import TraceRequest
@@ -54,22 +56,23 @@ KEPT = (
 Figures = dict[str, Any]
 
 
-def run(*, out: Path, traces: Path | None, work: Path, minutes: float) -> None:
+def run(*, plan: Plan, out: Path, traces: Path | None, work: Path, minutes: float) -> None:
     """Simulate what is missing, then write `study.json` and `study.md` into `out`.
 
     Raises:
-        CommandError: not in a checkout, or a folder cannot be used.
+        CommandError: not in a checkout, or a folder or a load cannot be used.
     """
+    for load in plan.loads:
+        if not 0 < load <= MAX_LOAD:
+            raise CommandError(f"--load: got {load:g} (allowed: above 0, at most {MAX_LOAD:g})")
     if not CLUSTER.exists():
         raise CommandError(f"{CLUSTER}: not found; run this in the root of a Hortator checkout")
     if traces is not None and not traces.is_dir():
         raise CommandError(f"--traces {traces}: not a folder")
     revision, is_modified = result.commit()
     console = stderr()
-    workloads = [
-        w for w in plan.WORKLOADS if not w.trace or (traces is not None and (traces / w.trace).exists())
-    ]
-    for left_out in [w for w in plan.WORKLOADS if w not in workloads]:
+    workloads = [w for w in WORKLOADS if not w.trace or (traces is not None and (traces / w.trace).exists())]
+    for left_out in [w for w in WORKLOADS if w not in workloads]:
         console.print(
             f"left out: {left_out.name} needs {left_out.trace} in the folder of --traces", markup=False
         )
@@ -89,10 +92,10 @@ def run(*, out: Path, traces: Path | None, work: Path, minutes: float) -> None:
             "cluster": str(CLUSTER),
             "prefill_only": True,
             "min_run_s": 60 * minutes,
-            "seeds": list(plan.SEEDS),
+            "seeds": list(plan.seeds),
             "workloads": {workload.name: workload.describe() for workload in workloads},
         },
-        "rows": [row for case in cases for row in summary.rows(case, known.figures.__getitem__)],
+        "rows": [row for case in cases for row in summary.rows(plan, case, known.figures.__getitem__)],
         "points": {point.key(): known.figures[point] for point in sorted({*first, *second})},
     }
     result.write(document, out / JSON_NAME)
@@ -150,7 +153,7 @@ def _simulate(
 
 
 def _figures(point: Point, traces: Path | None, minutes: float) -> Figures:
-    workload = next(w for w in plan.WORKLOADS if w.name == point.workload)
+    workload = next(w for w in WORKLOADS if w.name == point.workload)
     figures = figures_of(
         point,
         load_llmservice(CLUSTER),

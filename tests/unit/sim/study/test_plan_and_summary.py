@@ -3,10 +3,12 @@
 import pytest
 
 from hortator.sim.arrivals import POISSON
-from hortator.sim.study import plan, summary
+from hortator.sim.study import summary
+from hortator.sim.study.plan import Case, Plan
 from hortator.sim.study.points import LOWER_BOUND, Point, Workload
 
-CASE = plan.Case(workload="conversation", load=0.7)
+PLAN = Plan()
+CASE = Case(workload="conversation", load=0.7)
 MEAN_S = {
     "immediate-least-tokens": 1.2,
     "immediate-least-delay": 1.0,
@@ -34,31 +36,31 @@ def _figures(point: Point):
 
 
 def test_every_policy_runs_at_the_common_budget_with_every_seed_and_tries_every_budget_once():
-    points = plan.first_points(CASE)
+    points = PLAN.first_points(CASE)
     assert len(points) == len(set(points))
-    for policy in plan.POLICIES:
+    for policy in PLAN.policies:
         tried = {(p.seed, p.chunk_budget_tokens) for p in points if p.policy == policy}
-        assert tried == {(seed, 8192) for seed in range(5)} | {(0, budget) for budget in plan.BUDGETS}
+        assert tried == {(seed, 8192) for seed in range(5)} | {(0, budget) for budget in PLAN.budgets}
     assert sum(point.policy == LOWER_BOUND for point in points) == 5
 
 
 def test_the_best_budget_is_the_fastest_stable_one_and_runs_with_the_other_seeds():
-    assert plan.best_budget(CASE, "staggered", _figures) == 2048
-    second = plan.second_points(CASE, _figures)
+    assert PLAN.best_budget(CASE, "staggered", _figures) == 2048
+    second = PLAN.second_points(CASE, _figures)
     assert {point.chunk_budget_tokens for point in second} == {2048}
     assert {point.seed for point in second} == {1, 2, 3, 4}
-    assert not set(second) & set(plan.first_points(CASE))
+    assert not set(second) & set(PLAN.first_points(CASE))
 
 
 def test_where_no_budget_is_stable_the_fastest_counts():
     def unstable(point):
         return {**_figures(point), "stable": False}
 
-    assert plan.best_budget(CASE, "staggered", unstable) == 1024
+    assert PLAN.best_budget(CASE, "staggered", unstable) == 1024
 
 
 def test_ratios_are_taken_to_the_baseline_at_the_common_budget_and_to_the_rival_at_its_best():
-    rows = {(row["policy"], row["chunk_budget_tokens"]): row for row in summary.rows(CASE, _figures)}
+    rows = {(row["policy"], row["chunk_budget_tokens"]): row for row in summary.rows(PLAN, CASE, _figures)}
     assert len(rows) == 8
     ours = rows["staggered-plus", 2048]
     assert ours["is_best_budget"]
@@ -76,7 +78,7 @@ def test_an_interval_that_spans_different_seeds_is_given():
             figures["ttft_s"]["mean"] *= 2
         return figures
 
-    row = next(row for row in summary.rows(CASE, uneven) if row["policy"] == "staggered-plus")
+    row = next(row for row in summary.rows(PLAN, CASE, uneven) if row["policy"] == "staggered-plus")
     ratio = row["mean_to_baseline"]
     assert ratio["low"] < ratio["mean"] < ratio["high"]
 
@@ -87,8 +89,13 @@ def test_the_page_has_a_line_per_row_and_marks_what_is_unstable():
 
     document = {
         "commit": "0123456789abcdef",
-        "settings": {"cluster": "c.yaml", "min_run_s": 1200.0, "workloads": {"conversation": "made up"}},
-        "rows": summary.rows(CASE, shaky),
+        "settings": {
+            "cluster": "c.yaml",
+            "min_run_s": 1200.0,
+            "seeds": [0],
+            "workloads": {"conversation": "made up"},
+        },
+        "rows": summary.rows(PLAN, CASE, shaky),
     }
     page = summary.page(document)
     lines = [line for line in page.splitlines() if line.startswith("| 0.7")]
@@ -101,3 +108,10 @@ def test_a_workload_says_what_it_is():
     generated = Workload(name="a", lengths="conversation", arrivals=POISSON)
     assert generated.describe() == "conversation lengths (generated), poisson arrivals"
     assert Workload(name="b", trace="x.csv", arrivals=POISSON).describe() == "x.csv, poisson arrivals"
+
+
+def test_recorded_bursts_are_not_asked_for_at_the_highest_loads():
+    trace = Workload(name="b", trace="x.csv", arrivals=POISSON)
+    assert [case.load for case in PLAN.cases(trace)] == [0.5, 0.7, 0.85]
+    generated = Workload(name="a", lengths="conversation", arrivals=POISSON)
+    assert [case.load for case in PLAN.cases(generated)] == [0.5, 0.7, 0.85, 0.95]

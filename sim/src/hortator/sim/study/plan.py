@@ -15,18 +15,16 @@ from hortator.sim.study.points import LOWER_BOUND, Point, Workload
 
 BASELINE = "immediate-least-tokens"
 RIVAL = "immediate-least-delay"
-POLICIES = (BASELINE, RIVAL, "staggered", "staggered-plus")
 COMMON_BUDGET = 8192
-BUDGETS = (1024, 2048, 4096, 8192)
-SEEDS = (0, 1, 2, 3, 4)
+MAX_TRACE_LOAD = 0.85
 WORKLOADS = (
     Workload(name="conversation", lengths="conversation", arrivals=POISSON),
     Workload(name="code", trace="azure2023_code.csv", arrivals=RECORDED),
 )
-LOADS = {"conversation": (0.5, 0.7, 0.85, 0.95), "code": (0.5, 0.7, 0.85)}
-"""By workload."""
 
 Figures = Mapping[str, Any]
+Found = Callable[[Point], Figures]
+"""The figures of a point that was simulated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,44 +35,53 @@ class Case:
     load: float
 
 
-def cases(workload: Workload) -> Iterator[Case]:
-    """The cases of a workload."""
-    return (Case(workload=workload.name, load=load) for load in LOADS[workload.name])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is compared, and over what. BASELINE and RIVAL are always among the policies."""
 
+    policies: tuple[str, ...] = (BASELINE, RIVAL, "staggered", "staggered-plus")
+    budgets: tuple[int, ...] = (1024, 2048, 4096, COMMON_BUDGET)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    loads: tuple[float, ...] = (0.5, 0.7, 0.85, 0.95)
 
-def first_points(case: Case) -> list[Point]:
-    """Every policy at the common budget with every seed, and at every budget with the first; the bound."""
-    budgets = [(seed, COMMON_BUDGET) for seed in SEEDS]
-    budgets += [(SEEDS[0], budget) for budget in BUDGETS if budget != COMMON_BUDGET]
-    return [
-        *(_point(case, LOWER_BOUND, seed, COMMON_BUDGET) for seed in SEEDS),
-        *(_point(case, policy, seed, budget) for policy in POLICIES for seed, budget in budgets),
-    ]
+    def cases(self, workload: Workload) -> Iterator[Case]:
+        """The cases of a workload; a recorded one has bursts enough below the highest loads."""
+        return (
+            Case(workload=workload.name, load=load)
+            for load in self.loads
+            if load <= MAX_TRACE_LOAD or not workload.trace
+        )
 
+    def first_points(self, case: Case) -> list[Point]:
+        """The bound and every policy at the common budget, and every budget with the first seed."""
+        budgets = [(seed, COMMON_BUDGET) for seed in self.seeds]
+        budgets += [(self.seeds[0], budget) for budget in self.budgets if budget != COMMON_BUDGET]
+        return [
+            *self.points_of(case, LOWER_BOUND, COMMON_BUDGET),
+            *(_point(case, policy, seed, budget) for policy in self.policies for seed, budget in budgets),
+        ]
 
-def second_points(case: Case, found: Callable[[Point], Figures]) -> list[Point]:
-    """Every policy at its best budget with the other seeds."""
-    points = []
-    for policy in POLICIES:
-        budget = best_budget(case, policy, found)
-        if budget != COMMON_BUDGET:
-            points += [_point(case, policy, seed, budget) for seed in SEEDS[1:]]
-    return points
+    def second_points(self, case: Case, found: Found) -> list[Point]:
+        """Every policy at its best budget with the other seeds."""
+        points = []
+        for policy in self.policies:
+            budget = self.best_budget(case, policy, found)
+            if budget != COMMON_BUDGET:
+                points += self.points_of(case, policy, budget)[1:]
+        return points
 
+    def best_budget(self, case: Case, policy: str, found: Found) -> int:
+        """The budget of the least mean TTFT with the first seed; an unstable one only if all are."""
 
-def best_budget(case: Case, policy: str, found: Callable[[Point], Figures]) -> int:
-    """The budget of the least mean TTFT with the first seed; an unstable one only if all are."""
+        def rank(budget: int) -> tuple[bool, float]:
+            figures = found(_point(case, policy, self.seeds[0], budget))
+            return not figures["stable"], figures["ttft_s"]["mean"]
 
-    def rank(budget: int) -> tuple[bool, float]:
-        figures = found(_point(case, policy, SEEDS[0], budget))
-        return not figures["stable"], figures["ttft_s"]["mean"]
+        return min(self.budgets, key=rank)
 
-    return min(BUDGETS, key=rank)
-
-
-def points_of(case: Case, policy: str, budget: int) -> list[Point]:
-    """One point per seed."""
-    return [_point(case, policy, seed, budget) for seed in SEEDS]
+    def points_of(self, case: Case, policy: str, budget: int) -> list[Point]:
+        """One point per seed."""
+        return [_point(case, policy, seed, budget) for seed in self.seeds]
 
 
 def _point(case: Case, policy: str, seed: int, budget: int) -> Point:

@@ -6,37 +6,27 @@ the bootstrap's over seeds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from hortator.sim.study.bootstrap import interval
-from hortator.sim.study.plan import (
-    BASELINE,
-    COMMON_BUDGET,
-    POLICIES,
-    RIVAL,
-    SEEDS,
-    Case,
-    Figures,
-    best_budget,
-    points_of,
-)
-from hortator.sim.study.points import LOWER_BOUND, Point
+from hortator.sim.study.plan import BASELINE, COMMON_BUDGET, RIVAL, Case, Figures, Found, Plan
+from hortator.sim.study.points import LOWER_BOUND
 
 Row = dict[str, Any]
 
 
-def rows(case: Case, found: Callable[[Point], Figures]) -> list[Row]:
+def rows(plan: Plan, case: Case, found: Found) -> list[Row]:
     """Every policy at the common budget, then at its own best where that is another."""
-    baseline = [found(point) for point in points_of(case, BASELINE, COMMON_BUDGET)]
-    rival = [found(point) for point in points_of(case, RIVAL, best_budget(case, RIVAL, found))]
-    bound = [found(point) for point in points_of(case, LOWER_BOUND, COMMON_BUDGET)]
+    baseline = [found(point) for point in plan.points_of(case, BASELINE, COMMON_BUDGET)]
+    rival = [found(point) for point in plan.points_of(case, RIVAL, plan.best_budget(case, RIVAL, found))]
+    bound = [found(point) for point in plan.points_of(case, LOWER_BOUND, COMMON_BUDGET)]
     out = []
-    for policy in POLICIES:
-        best = best_budget(case, policy, found)
+    for policy in plan.policies:
+        best = plan.best_budget(case, policy, found)
         for budget in dict.fromkeys((COMMON_BUDGET, best)):
-            runs = [found(point) for point in points_of(case, policy, budget)]
+            runs = [found(point) for point in plan.points_of(case, policy, budget)]
             out.append(
                 {
                     "workload": case.workload,
@@ -73,7 +63,7 @@ def _ratio(runs: Sequence[Figures], others: Sequence[Figures], which: str) -> di
 
 def page(document: Mapping[str, Any]) -> str:
     """The results as Markdown; the document is what the command writes."""
-    seeds = ", ".join(str(seed) for seed in SEEDS)
+    seeds = ", ".join(str(seed) for seed in document["settings"]["seeds"])
     minutes = document["settings"]["min_run_s"] / 60
     about = (
         f"Made by `make study` from commit {document['commit'][:12]}; do not edit. Seeds {seeds}, "
