@@ -6,6 +6,7 @@ from functools import cache
 
 import pytest
 
+from hortator.scheduler.core.commands import Probe
 from hortator.scheduler.core.model import GroupSpec, Phase, SchedulerSettings
 from hortator.scheduler.core.policies.registry import POLICY_NAMES
 from hortator.sim.cluster import GroupPlan, VirtualCluster
@@ -151,6 +152,34 @@ def test_shared_prefixes_are_found_and_computed_once(policy):
     plans = [_plan(f"p{i}", Phase.PREFILL, prefix_cache=True) for i in range(2)]
     recorder = _complete(plans, SchedulerSettings(policy=policy, decode_reservation=False), trace)
     assert recorder.totals.prefill_tokens < sum(r.num_prompt_tokens for r in trace)
+
+
+@pytest.mark.parametrize("policy", ["immediate-least-delay", "staggered-plus"])
+def test_a_pass_far_longer_than_predicted_is_waited_for(policy):
+    """8,000 new tokens behind a cached head of 120,000 take four times what 8,000 take: the group is probed."""
+    head = tuple(range(120_000 // 64))
+    short = [TraceRequest(arrived_at=0.2 * i, num_prompt_tokens=300, num_output_tokens=1) for i in range(700)]
+    long = [
+        TraceRequest(
+            arrived_at=at,
+            num_prompt_tokens=tokens,
+            num_output_tokens=1,
+            prefix_block_ids=(*head, *range(10_000, 10_000 + -(-tokens // 64) - len(head))),
+            prefix_block_tokens=64,
+        )
+        for at, tokens in ((0.05, 120_000), (135.05, 128_000))
+    ]
+    events = []
+    cluster = VirtualCluster(
+        [_plan("p0", Phase.PREFILL, prefix_cache=True)],
+        SchedulerSettings(policy=policy, decode_reservation=False),
+        recorder := Recorder(),
+        on_event=lambda _now, _event, commands: events.extend(commands),
+    )
+    cluster.run(sorted([*short, *long], key=lambda request: request.arrived_at))
+    assert any(isinstance(command, Probe) for command in events)
+    assert recorder.num_live == 0
+    assert not any(record.rejected for record in recorder.records)
 
 
 @pytest.mark.parametrize("policy", ["immediate-power-of-two", "staggered", "staggered-plus"])

@@ -132,9 +132,7 @@ class VirtualCluster:
         """Feed the requests (ascending `arrived_at`) and run until all have ended, or `drain_s` after."""
         for group in self.groups.values():
             self._tell(WorkerJoined(group=group.spec))
-            self._tell(
-                RankStateReported(group_id=group.spec.group_id, included_dispatch_seq=0, loads=group.loads())
-            )
+            self._report(group.spec.group_id)
         arrivals = iter(requests)
         self._schedule_arrival(arrivals, 0)
         end_at = float("inf")
@@ -200,10 +198,21 @@ class VirtualCluster:
                     self._recorder.reject(command.request_id, command.reason.value)
                 case Abort():
                     raise AssertionError(f"nothing aborts in this cluster: {command}")
-                case Probe() | DeclareLost():
-                    raise AssertionError(f"a modelled group was silent for too long: {command}")
+                case Probe():
+                    self._at(self.now, partial(self._report, command.group_id))
+                case DeclareLost():
+                    raise AssertionError(f"a modelled group answers probes: {command}")
                 case _:
                     assert_never(command)
+
+    def _report(self, group_id: str) -> None:
+        """A worker in the middle of a long pass answers."""
+        group = self.groups[group_id]
+        self._tell(
+            RankStateReported(
+                group_id=group_id, included_dispatch_seq=group.included_seq, loads=group.loads()
+            )
+        )
 
     def _arrive(self, request: TraceRequest, index: int) -> None:
         request_id = f"r{index}"
