@@ -192,9 +192,11 @@ class SchedulerWorld(RuleBasedStateMachine):
                 case Reject():
                     request = self.live.pop(command.request_id)
                     assert request.attempt == command.attempt
-                    assert request.state == "waiting"
+                    assert request.state in {"waiting", "decode_waiting"}
                     assert command.gateway_id == request.gateway_id
                     self._end(request)
+                    for engine in self.engines.values():  # its gateway gives the KV of its prefill back
+                        engine.remove(request.request_id, request.attempt)
                 case Abort():
                     self._abort(command)
                 case Probe():
@@ -677,6 +679,11 @@ class SchedulerWorld(RuleBasedStateMachine):
             self.now = max(self.now, wakeup)
             self.tell(TimerFired())
             later = self.machine.next_wakeup()
+            if (
+                later is not None and later <= self.now
+            ):  # a batch went to a group that was silent for too long
+                self.tell(TimerFired())
+                later = self.machine.next_wakeup()
             assert later is None or later > self.now, "asks to be woken at once, for ever"
         raise AssertionError("woken 200 times in no time")
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from hortator.scheduler.core.events import RequestCancelled
 from hortator.scheduler.core.policies.staggered import consider
 from hortator.scheduler.core.waiting import WaitingQueue
 
@@ -257,3 +258,16 @@ def test_a_higher_priority_is_considered_first(machine, members):
     s.arrive("high2", 800, now=0.03, priority=1)
     assert members(s.end_pass(now=0.2)) == [["high"]]
     assert s.machine.requests["low2"].carried == 0  # not even considered
+
+
+def test_a_cancelled_request_makes_no_room_in_the_pass_after_the_one_that_runs(machine, members):
+    """What ran is gone, and 700 tokens wait in the engine: a prompt of 900 does not fit beside them."""
+    s = machine(min_fill=0.0)
+    s.join(admission_lead_passes=1, dp_size=1, chunk_budget_tokens=1000)
+    assert members(s.arrive("goes", 800, now=0.0)) == [["goes"]]
+    s.start_pass(now=0.001)
+    s.at(0.01, RequestCancelled(request_id="goes"))
+    s.report(now=0.015)
+    assert members(s.arrive("queued", 700, now=0.02)) == [["queued"]]
+    s.report(now=0.03, prefill_load_tokens=(700,), batch_size=(1,))
+    assert members(s.arrive("next", 900, now=0.04)) == []

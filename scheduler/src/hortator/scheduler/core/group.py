@@ -135,6 +135,10 @@ class GroupState:
             self.estimator.predict_s(max(self.pass_tokens)) if predicted_s is None else predicted_s
         )
 
+    def disturb_pass(self) -> None:
+        """A request was taken out while a pass runs: what that takes off the loads is not known any more."""
+        self.pass_tokens = [0] * self.spec.dp_size
+
     def free_kv_blocks(self) -> list[int]:
         """KV blocks per rank that nobody uses or was promised."""
         return self.free_kv_blocks_after(self.kv_used)

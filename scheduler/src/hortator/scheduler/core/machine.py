@@ -397,7 +397,10 @@ class SchedulerMachine:
         if request is None or request.group_id != group_id:
             return
         placed = request.status is not RequestStatus.WAITING
+        group = self.fleet.groups.get(group_id)
         self._forget(request)
+        if group is not None:
+            group.disturb_pass()
         if placed:
             self._out.append(
                 Abort(
