@@ -1,12 +1,14 @@
 """Each benchmark once with tiny sizes: it runs, and its figures have the names that results and targets use."""
 
 import io
+import json
+import re
 
 import pytest
 from rich.console import Console
 
 from hortator.api.files import load_llmservice
-from hortator.cli.bench import core, policies, result, service, stream
+from hortator.cli.bench import core, policies, result, service, simulator, stream
 from hortator.sim.simulate import Study, generated_workload, simulate
 
 
@@ -44,6 +46,19 @@ def test_the_full_variant_reserves_decode_and_finds_cached_heads():
         for is_full in (False, True)
     )
     assert full.num_placements > plain.num_placements
+
+
+def test_the_simulator_is_measured_small_and_large(tmp_path):
+    """63 groups in the large run; every target is a figure."""
+    file = tmp_path / "simulator.json"
+    simulator.run(seed=0, num_large=3000, repeats=1, json_file=file, virtual_s=2.0)
+    figures = json.loads(file.read_text())["figures"]
+    assert figures["large.ranks"] == 1008
+    assert figures["large.requests"] == pytest.approx(3000, rel=0.1)
+    assert all(value > 0 for name, value in figures.items() if "memory" not in name and "bytes" not in name)
+    for target in simulator.TARGETS:
+        pattern = re.escape(target).replace("<policy>", "[a-z-]+")
+        assert any(re.fullmatch(pattern, name) for name in figures), target
 
 
 def test_every_target_of_the_core_is_a_figure_of_it():

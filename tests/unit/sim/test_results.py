@@ -1,9 +1,12 @@
 """The figures of a virtual run, from records with literal times."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from hortator.sim.results import Recorder, RequestRecord, is_stable, percentiles, summarize
+from hortator.sim.records import RequestRecord, RequestTable
+from hortator.sim.results import Recorder, is_stable, percentiles, summarize
 from hortator.sim.rows import COLUMNS, join_rows, write_rows
 from hortator.sim.slo import Slo
 
@@ -29,6 +32,10 @@ def a_record(number, *, arrived_at, waits_s=0.0, decodes_s=0.0, output=1, **fiel
 def a_run(*waits_s):
     """One arrival a second; a request that waits w seconds, as all around it do, sees ceil(w) in the queue, itself too."""
     return [a_record(at, arrived_at=float(at), waits_s=wait_s) for at, wait_s in enumerate(waits_s)]
+
+
+def a_table(records):
+    return RequestTable.of(records)
 
 
 @pytest.mark.parametrize(
@@ -63,12 +70,12 @@ def test_a_run_is_unstable_when_the_last_fifth_queues_more_than_twice_what_the_s
     second_s, last_s, expected
 ):
     """100 arrivals, one a second; what they wait changes in the middle."""
-    assert is_stable(a_run(*[second_s] * 60, *[last_s] * 40)) is expected
+    assert is_stable(a_table(a_run(*[second_s] * 60, *[last_s] * 40))) is expected
 
 
 def test_a_queue_that_grows_all_the_time_is_unstable():
     """Served at half the rate of arrival."""
-    assert not is_stable([a_record(at, arrived_at=float(at), waits_s=1.0 + at) for at in range(100)])
+    assert not is_stable(a_table([a_record(at, arrived_at=float(at), waits_s=1.0 + at) for at in range(100)]))
 
 
 def test_requests_that_never_start_are_in_the_queue_and_rejected_ones_are_not():
@@ -76,14 +83,14 @@ def test_requests_that_never_start_are_in_the_queue_and_rejected_ones_are_not():
     nan = float("nan")
     stuck = [a_record(200 + i, arrived_at=80.0 + i, first_token_at=nan, finished_at=nan) for i in range(20)]
     together = sorted([*run, *stuck], key=lambda record: record.arrived_at)
-    assert not is_stable(together)
+    assert not is_stable(a_table(together))
     for record in stuck:
         record.rejected = "queue_full_requests"
-    assert is_stable(together)
+    assert is_stable(a_table(together))
 
 
 def test_fewer_than_50_requests_say_nothing():
-    assert is_stable([a_record(at, arrived_at=float(at), waits_s=1.0 + at) for at in range(49)])
+    assert is_stable(a_table([a_record(at, arrived_at=float(at), waits_s=1.0 + at) for at in range(49)]))
 
 
 @pytest.fixture
@@ -173,3 +180,18 @@ def test_rows_have_every_request_and_nothing_where_it_never_got_there(recorder, 
         "first,r1,10.000000,100,5,prefill-0,3,0.000000,0.500000,1.000000,2.000000,1.000000,5.000000,",
         "second,r3,12.000000,100,1,,,,,,,,,queue_full_requests",
     ]
+
+
+def test_a_run_that_keeps_no_records_has_the_same_figures(recorder):
+    """Whether requests were kept as objects or, once ended, as rows of numbers, in whatever order they ended."""
+    rows = Recorder(warmup_s=10.0, slo=Slo(ttft=2.0, itl=0.05), keep_records=False)
+    recorder.slo = rows.slo
+    for record in recorder.records:
+        record.started_at = record.dispatched_at + 0.25
+        rows.arrive(replace(record, rejected=""))
+    rows.reject("r3", "queue_full_requests")
+    for request_id in ("r2", "r0", "r1"):
+        rows.finish(rows.live[request_id])
+    rows.end(50.0)
+    assert rows.records == []
+    assert summarize(rows, num_groups=2) == summarize(recorder, num_groups=2)

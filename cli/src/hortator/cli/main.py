@@ -479,5 +479,19 @@ def bench_policies(
     command.run(num_seeds=seeds, json_file=json)
 
 
+@bench_app.command("simulator")
+def bench_simulator(
+    *,
+    seed: SeedOption = 0,
+    requests: Annotated[int, typer.Option(min=1000, help="Requests of the large run.")] = 1_000_000,
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats of all but the large run.")] = 3,
+    json: JsonFileOption = None,
+) -> None:
+    """Requests per minute in virtual time, cost per event, and a million requests over a thousand ranks."""
+    from hortator.cli.bench import simulator as command
+
+    command.run(seed=seed, num_large=requests, repeats=repeats, json_file=json)
+
+
 if __name__ == "__main__":
     main()

@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from hortator.sim.results import RequestRecord
+from hortator.sim.records import RequestRecord
 from hortator.sim.rows import write_rows
 from hortator.sim.simulate import Study, simulate
 

@@ -42,7 +42,8 @@ from hortator.scheduler.core.model import (
     SchedulerSettings,
 )
 from hortator.sim.pass_times import PassTimes
-from hortator.sim.results import Recorder, RequestRecord
+from hortator.sim.records import RequestRecord
+from hortator.sim.results import Recorder
 from hortator.sim.workload import TraceRequest
 from hortator.worker.engine import FinishReason, RequestMode
 from hortator.worker.engines.simulated.cost import PassCost

@@ -1,7 +1,7 @@
 """Requests of a virtual run: one record while it lives, a row of numbers afterwards.
 
-A run of a million requests must not hold a million objects: `RequestRows` keeps 80 bytes of each that has ended.
-The figures are made of columns, whichever way the requests were kept.
+A run of a million requests must not hold a million objects: `RequestRows` keeps 80 bytes of each that has
+ended. The figures are made of columns, whichever way the requests were kept.
 """
 
 from __future__ import annotations
@@ -97,11 +97,11 @@ class RequestTable(NamedTuple):
         rows = RequestRows()
         for record in records:
             rows.add(record)
-        return cls._make(rows.columns())
+        return cls(*rows.columns())
 
     def where(self, chosen: Bools) -> Self:
         """Some of the rows."""
-        return self._make(column[chosen] for column in self)
+        return type(self)(*(column[chosen] for column in self))
 
     @property
     def is_finished(self) -> Bools:

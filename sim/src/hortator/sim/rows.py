@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from math import isnan
 from pathlib import Path
 
-from hortator.sim.results import RequestRecord
+from hortator.sim.records import RequestRecord
 
 COLUMNS = (
     "policy",

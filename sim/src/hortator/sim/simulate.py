@@ -22,7 +22,8 @@ from hortator.sim.arrivals import POISSON, RECORDED, ArrivalMode, Arrivals
 from hortator.sim.cluster import GroupPlan, VirtualCluster
 from hortator.sim.load import MIN_RUN_S, LoadedTrace, at_load, default_engine_seconds
 from hortator.sim.lower_bound import LowerBound, lower_bound
-from hortator.sim.results import Recorder, RequestRecord, summarize
+from hortator.sim.records import RequestRecord
+from hortator.sim.results import Recorder, summarize
 from hortator.sim.slo import Slo
 from hortator.sim.workload import LENGTHS, TraceRequest, generate, poisson_arrivals
 from hortator.worker.engines.simulated.cost import PassCost
@@ -263,7 +264,7 @@ def simulate(
         keep_records: filled with one record per request.
     """
     plans = plan_groups(study.service, seed=study.seed, prefill_only=study.prefill_only)
-    recorder = Recorder(warmup_s=study.warmup_s, slo=study.slo)
+    recorder = Recorder(warmup_s=study.warmup_s, slo=study.slo, keep_records=keep_records is not None)
     cluster = VirtualCluster(plans, scheduler_settings(study, policy), recorder, on_event=on_event)
     requests: Sequence[TraceRequest] | Iterator[TraceRequest] = study.workload.requests
     if on_progress is not None:

@@ -1,0 +1,134 @@
+"""`hortator bench simulator`: how fast virtual time is, on one core.
+
+- rate: requests per minute of processor time, prefill only, 8 EP groups of 16 ranks at load 0.7 with
+  conversation lengths, for an immediate policy and both staggered ones.
+- cost per event of the scheduler (whole simulation over events) at 4, 16 and 64 groups of 16 ranks, and with
+  a queue of hundreds (load 0.95) against tens (load 0.5).
+- large: a million requests over 63 groups (1 008 ranks); minutes, and how the memory of the process grew
+  from a fifth of the arrivals to the end, beside the 80 bytes a request that the figures take.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.table import Table
+
+from hortator.api.files import load_llmservice
+from hortator.api.v1alpha1 import LLMService
+from hortator.cli.bench import result
+from hortator.cli.console import stderr, stdout
+from hortator.cli.errors import CommandError
+from hortator.cli.progress import Progress
+from hortator.sim.simulate import Study, generated_workload, simulate
+
+CLUSTER = Path("benchmarks/sim/clusters/prefill-4xEP16.yaml")
+POLICIES = ("immediate-least-delay", "staggered", "staggered-plus")
+NUM_LARGE_GROUPS = 63
+NUM_LARGE_REQUESTS = 1_000_000
+LARGE_POLICY = "staggered-plus"
+TARGETS = {
+    "<policy>.requests_per_minute": ">= 200 000",
+    "large.minutes": "< 15",
+    "large.memory_growth": "< 0.05",
+}
+
+
+def run(*, seed: int, num_large: int, repeats: int, json_file: Path | None, virtual_s: float = 120.0) -> None:
+    """The command: measure, print a table, write the document."""
+    if not CLUSTER.exists():
+        raise CommandError(f"{CLUSTER}: not found; run this in the root of a Hortator checkout")
+    with Progress(stderr()) as progress:
+        measured = []
+        for number in range(repeats):
+            progress.line(f"repeat {number + 1}: rates and costs per event")
+            measured.append(_rates(virtual_s, seed=seed) | _costs_per_event(2.0 * virtual_s, seed=seed))
+        progress.line(f"{num_large:,} requests over {NUM_LARGE_GROUPS} groups")
+        large = _large(num_large, seed=seed)
+    figures = result.medians(measured) | large
+    table = Table("figure", "median", title=f"simulator, {repeats} repeats, seed {seed}")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:,.3f}" if value < 1000 else f"{value:,.0f}")
+    stdout().print(table)
+    settings = {"cluster": str(CLUSTER), "large_policy": LARGE_POLICY, "policies": POLICIES}
+    document = result.document(
+        "simulator", seed=seed, settings=settings, figures=figures, repeats=measured, targets=TARGETS
+    )
+    result.write(document, json_file)
+
+
+def _rates(virtual_s: float, *, seed: int) -> dict[str, float]:
+    study = _study(num_groups=8, load=0.7, virtual_s=virtual_s, seed=seed)
+    figures = {}
+    for policy in POLICIES:
+        started = time.process_time()
+        simulate(study, policy)
+        minutes = (time.process_time() - started) / 60.0
+        figures[f"{policy}.requests_per_minute"] = len(study.workload.requests) / minutes
+    return figures
+
+
+def _costs_per_event(group_s: float, *, seed: int) -> dict[str, float]:
+    """Microseconds of processor time per scheduler event."""
+    figures = {}
+    for name, num_groups, load in (
+        ("ranks_64", 4, 0.7),
+        ("ranks_256", 16, 0.7),
+        ("ranks_1024", 64, 0.7),
+        ("queue_short", 4, 0.5),
+        ("queue_long", 4, 0.95),
+    ):
+        study = _study(num_groups=num_groups, load=load, virtual_s=group_s / num_groups, seed=seed)
+        started = time.process_time()
+        found = simulate(study, LARGE_POLICY)
+        spent_s = time.process_time() - started
+        figures[f"us_per_event.{name}"] = 1e6 * spent_s / int(str(found["events"]))
+    return figures
+
+
+def _large(num_requests: int, *, seed: int) -> dict[str, float]:
+    rate_per_s = (
+        len(_study(num_groups=NUM_LARGE_GROUPS, load=0.7, virtual_s=2.0, seed=seed).workload.requests) / 2.0
+    )
+    study = _study(num_groups=NUM_LARGE_GROUPS, load=0.7, virtual_s=num_requests / rate_per_s, seed=seed)
+    early: list[int] = []
+
+    def on_progress(share: float) -> None:
+        if share >= 0.2 and not early:
+            early.append(_resident_bytes())
+
+    started = time.perf_counter()
+    found = simulate(study, LARGE_POLICY, on_progress=on_progress)
+    minutes = (time.perf_counter() - started) / 60.0
+    growth = _resident_bytes() - early[0]
+    simulated = len(study.workload.requests)
+    return {
+        "large.ranks": 16.0 * NUM_LARGE_GROUPS,
+        "large.requests": float(simulated),
+        "large.minutes": minutes,
+        "large.us_per_event": 6e7 * minutes / int(str(found["events"])),
+        "large.memory_growth": growth / early[0],
+        "large.bytes_per_request": growth / (0.8 * simulated),
+    }
+
+
+def _study(*, num_groups: int, load: float, virtual_s: float, seed: int) -> Study:
+    service = _with_groups(load_llmservice(CLUSTER), num_groups)
+    workload = generated_workload(service, load=load, seed=seed, min_run_s=virtual_s)
+    return Study(service=service, workload=workload, seed=seed, prefill_only=True)
+
+
+def _with_groups(service: LLMService, num_groups: int) -> LLMService:
+    roles = [
+        role.model_copy(update={"replicas": num_groups}) if role.name == "Prefill" else role
+        for role in service.spec.roles
+    ]
+    return service.model_copy(update={"spec": service.spec.model_copy(update={"roles": roles})})
+
+
+def _resident_bytes() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return 1024 * int(line.split()[1])
+    raise CommandError("/proc/self/status: has no VmRSS (this benchmark runs on Linux)")
