@@ -72,13 +72,10 @@ def entry_role(service: LLMService) -> RoleSpec:
     return service.role("Aggregated" if service.spec.topology == "Aggregated" else "Prefill")
 
 
-def with_chunk_budget(service: LLMService, num_tokens: int) -> LLMService:
-    """The same service, its entry groups with another chunk budget (tokens per DP rank per forward pass)."""
+def with_entry_role(service: LLMService, **changes: object) -> LLMService:
+    """The same service, the role that takes arrivals changed, as in `chunk_budget_tokens=4096`."""
     name = entry_role(service).name
-    roles = [
-        role.model_copy(update={"chunk_budget_tokens": num_tokens}) if role.name == name else role
-        for role in service.spec.roles
-    ]
+    roles = [role.model_copy(update=changes) if role.name == name else role for role in service.spec.roles]
     return service.model_copy(update={"spec": service.spec.model_copy(update={"roles": roles})})
 
 

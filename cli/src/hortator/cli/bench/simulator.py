@@ -16,12 +16,11 @@ from pathlib import Path
 from rich.table import Table
 
 from hortator.api.files import load_llmservice
-from hortator.api.v1alpha1 import LLMService
 from hortator.cli.bench import result
 from hortator.cli.console import stderr, stdout
 from hortator.cli.errors import CommandError
 from hortator.cli.progress import Progress
-from hortator.sim.simulate import Study, generated_workload, simulate
+from hortator.sim.simulate import Study, generated_workload, simulate, with_entry_role
 
 CLUSTER = Path("benchmarks/sim/clusters/prefill-4xEP16.yaml")
 POLICIES = ("immediate-least-delay", "staggered", "staggered-plus")
@@ -114,17 +113,9 @@ def _large(num_requests: int, *, seed: int) -> dict[str, float]:
 
 
 def _study(*, num_groups: int, load: float, virtual_s: float, seed: int) -> Study:
-    service = _with_groups(load_llmservice(CLUSTER), num_groups)
+    service = with_entry_role(load_llmservice(CLUSTER), replicas=num_groups)
     workload = generated_workload(service, load=load, seed=seed, min_run_s=virtual_s)
     return Study(service=service, workload=workload, seed=seed, prefill_only=True)
-
-
-def _with_groups(service: LLMService, num_groups: int) -> LLMService:
-    roles = [
-        role.model_copy(update={"replicas": num_groups}) if role.name == "Prefill" else role
-        for role in service.spec.roles
-    ]
-    return service.model_copy(update={"spec": service.spec.model_copy(update={"roles": roles})})
 
 
 def _resident_bytes() -> int:

@@ -15,7 +15,7 @@ from hortator.sim.simulate import (
     simulate,
     trace_workload,
     ttft_lower_bound,
-    with_chunk_budget,
+    with_entry_role,
 )
 from hortator.sim.workload import TraceRequest
 
@@ -88,7 +88,7 @@ def figures_of(
 ) -> dict[str, Any]:
     """Simulate a prefill-only point; of the lower bound, only `ttft_s.mean`."""
     study = Study(
-        service=with_chunk_budget(service, point.chunk_budget_tokens),
+        service=with_entry_role(service, chunk_budget_tokens=point.chunk_budget_tokens),
         workload=workload,
         seed=point.seed,
         prefill_only=True,
