@@ -401,6 +401,62 @@ def demo(
 
 
 @app.command()
+def report(
+    file: FileOption,
+    *,
+    policy: Annotated[
+        str, typer.Option(metavar="NAME[,NAME...]", help="Policies to compare; 'all': every one.")
+    ] = "immediate-least-tokens,immediate-least-delay,staggered,staggered-plus",
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Azure LLM CSV or Mooncake JSONL; absent: requests are made up from --seed."
+        ),
+    ] = None,
+    load: Annotated[
+        list[float] | None,
+        typer.Option(help="Load; given several times the page also shows the policies against load."),
+    ] = None,
+    arrivals: Annotated[str, typer.Option(help="recorded, poisson, gamma or diurnal.")] = "poisson",
+    lengths: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Without a trace; see hortator simulate --help.")
+    ] = None,
+    minutes: Annotated[float, typer.Option(help="Virtual minutes at least.")] = 20.0,
+    prefill_only: Annotated[bool, typer.Option(help="Leave decode out.")] = False,
+    window: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How much of the run is shown rank by rank.")
+    ] = 6.0,
+    seed: SeedOption = 0,
+    skip_bad: Annotated[
+        bool, typer.Option(help="Skip bad trace lines instead of stopping at the first.")
+    ] = False,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = Path("report.html"),
+    svg: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write every figure as an .svg file too.")
+    ] = None,
+) -> None:
+    """Compare policies as one page of pictures: distributions, bubbles rank by rank, balance over time.
+
+    Example: hortator report -f benchmarks/sim/clusters/prefill-4xEP16.yaml --prefill-only --load 0.7
+    """
+    from hortator.cli import report as command
+    from hortator.cli.workload_options import WorkloadOptions
+
+    command.run(
+        file=file,
+        policies=policy,
+        trace=trace,
+        options=WorkloadOptions(minutes=minutes, arrivals=arrivals, lengths=lengths, skip_bad=skip_bad),
+        loads=tuple(load or [0.7]),
+        prefill_only=prefill_only,
+        seed=seed,
+        window_s=window,
+        out=out,
+        svg=svg,
+    )
+
+
+@app.command()
 def study(
     *,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where study.json and study.md go.")] = Path(

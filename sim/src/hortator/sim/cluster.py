@@ -44,6 +44,7 @@ from hortator.scheduler.core.model import (
 from hortator.sim.pass_times import PassTimes
 from hortator.sim.records import RequestRecord
 from hortator.sim.results import Recorder
+from hortator.sim.timeline import PassShape, Timeline
 from hortator.sim.workload import TraceRequest
 from hortator.worker.engine import FinishReason, RequestMode
 from hortator.worker.engines.simulated.cost import PassCost
@@ -112,7 +113,9 @@ class VirtualCluster:
         recorder: Recorder,
         *,
         on_event: Callable[[float, Event, list[Command]], None] | None = None,
+        timeline: Timeline | None = None,
     ) -> None:
+        self._timeline = timeline
         self.machine = SchedulerMachine(settings)
         self.groups = {
             plan.spec.group_id: SimulatedGroup(plan, itl_limit_s=recorder.slo.itl) for plan in plans
@@ -295,6 +298,15 @@ class VirtualCluster:
                     continue
                 group.started_at = self.now
                 self._recorder.start_pass(group.spec, model, duration_s)
+                if self._timeline is not None:
+                    shape = PassShape(
+                        group_id,
+                        self.now,
+                        duration_s,
+                        tuple([rank.pass_prefill_tokens for rank in model.ranks]),
+                        len(model.decoding),
+                    )
+                    self._timeline.start_pass(self.now, shape, num_waiting=len(self.machine.waiting))
                 self._at(self.now + duration_s, partial(self._end_pass, group))
                 self._tell(
                     ForwardPassStarted(

@@ -25,6 +25,7 @@ from hortator.sim.lower_bound import LowerBound, lower_bound
 from hortator.sim.records import RequestRecord
 from hortator.sim.results import Recorder, summarize
 from hortator.sim.slo import Slo
+from hortator.sim.timeline import Timeline
 from hortator.sim.workload import LENGTHS, TraceRequest, generate, poisson_arrivals
 from hortator.worker.engines.simulated.cost import PassCost
 from hortator.worker.engines.simulated.group_model import GroupConfig
@@ -248,6 +249,7 @@ def simulate(
     on_event: OnEvent | None = None,
     on_progress: OnProgress | None = None,
     keep_records: list[RequestRecord] | None = None,
+    timeline: Timeline | None = None,
 ) -> dict[str, object]:
     """Run one policy and return its figures; see `results` for what each means.
 
@@ -259,10 +261,13 @@ def simulate(
         on_event: called for every scheduler event (for recording).
         on_progress: called now and then with the share of arrivals that have happened, 0..1.
         keep_records: filled with one record per request.
+        timeline: filled with passes and samples.
     """
     plans = plan_groups(study.service, seed=study.seed, prefill_only=study.prefill_only)
     recorder = Recorder(warmup_s=study.warmup_s, slo=study.slo, keep_records=keep_records is not None)
-    cluster = VirtualCluster(plans, scheduler_settings(study, policy), recorder, on_event=on_event)
+    cluster = VirtualCluster(
+        plans, scheduler_settings(study, policy), recorder, on_event=on_event, timeline=timeline
+    )
     requests: Sequence[TraceRequest] | Iterator[TraceRequest] = study.workload.requests
     if on_progress is not None:
         requests = _reporting(study.workload.requests, on_progress)
