@@ -14,6 +14,7 @@ from hortator.cli.bench import result
 from hortator.cli.console import stderr
 from hortator.cli.errors import CommandError
 from hortator.cli.simulate import load_manifest, parse_policies, read_recorded
+from hortator.cli.study_pool import ctrl_c_held_back, end_with_parent
 from hortator.cli.workload_options import WorkloadOptions, make_workload
 from hortator.sim.report.page import Headline, figures, page
 from hortator.sim.report.runs import PolicyRun, run_policy
@@ -85,11 +86,14 @@ def _simulate(studies: list[Study], policies: tuple[str, ...], *, window_s: floa
     with (
         Progress(*columns, console=stderr(), transient=True) as progress,
         ProcessPoolExecutor(
-            min(len(tasks), len(os.sched_getaffinity(0))), multiprocessing.get_context("spawn")
+            min(len(tasks), len(os.sched_getaffinity(0))),
+            multiprocessing.get_context("spawn"),
+            end_with_parent,
         ) as pool,
     ):
         task = progress.add_task("simulating", total=len(tasks))
-        futures = [pool.submit(run_policy, study, policy, window_s=window_s) for study, policy in tasks]
+        with ctrl_c_held_back():  # the processes start here
+            futures = [pool.submit(run_policy, study, policy, window_s=window_s) for study, policy in tasks]
         try:
             runs = []
             for future in futures:
