@@ -51,6 +51,7 @@ from hortator.scheduler.core.model import (
     LatencyClass,
     Phase,
     RankLoads,
+    RejectReason,
     SchedulerSettings,
 )
 from hortator.scheduler.core.policies.registry import POLICY_NAMES
@@ -82,6 +83,7 @@ class Live:
     prefill_group_id: str = ""
     batch_id: str = ""
     arrived_at: float = 0.0
+    prefilled_at: float = float("inf")
 
 
 @dataclass
@@ -192,7 +194,11 @@ class SchedulerWorld(RuleBasedStateMachine):
                 case Reject():
                     request = self.live.pop(command.request_id)
                     assert request.attempt == command.attempt
-                    assert request.state in {"waiting", "decode_waiting"}
+                    if request.state == "decode_waiting":
+                        assert command.reason in (RejectReason.QUEUE_TIMEOUT, RejectReason.NO_WORKER)
+                        assert self.now - request.prefilled_at >= QUEUE_TIMEOUT_S
+                    else:
+                        assert request.state == "waiting"
                     assert command.gateway_id == request.gateway_id
                     self._end(request)
                     for engine in self.engines.values():  # its gateway gives the KV of its prefill back
@@ -390,6 +396,7 @@ class SchedulerWorld(RuleBasedStateMachine):
                     engine.remove(request.request_id, request.attempt)
             elif request.state == "placed":
                 request.state = "decode_waiting"
+                request.prefilled_at = self.now
         self.tell(event)
 
     @rule(pick=st.integers(0, 30))
@@ -679,11 +686,6 @@ class SchedulerWorld(RuleBasedStateMachine):
             self.now = max(self.now, wakeup)
             self.tell(TimerFired())
             later = self.machine.next_wakeup()
-            if (
-                later is not None and later <= self.now
-            ):  # a batch went to a group that was silent for too long
-                self.tell(TimerFired())
-                later = self.machine.next_wakeup()
             assert later is None or later > self.now, "asks to be woken at once, for ever"
         raise AssertionError("woken 200 times in no time")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hortator.scheduler.core.commands import Abort, DeclareLost, Probe
+from hortator.scheduler.core.commands import Abort, DeclareLost, Dispatch, Probe
 from hortator.scheduler.core.events import RequestCancelled
 from hortator.scheduler.core.model import AbortReason, LatencyClass
 
@@ -99,3 +99,17 @@ def test_patience_grows_with_the_predicted_pass(machine):
     s.arrive("a", now=now)
     assert s.tick(now + 4.3) == []
     assert s.tick(now + 5.0) == [Probe(group_id="p0")]
+
+
+def test_a_batch_that_a_timer_sends_to_a_group_long_silent_is_probed_in_the_same_step(machine):
+    """The worker never said that it got `gone`, which was cancelled; nobody is woken again for no time."""
+    s = machine(policy="fixed-batch", interval_s=0.02, watchdog_min_s=2.0, warmup_passes=0)
+    s.join()
+    s.run_pass(start=0.0, end=0.1)
+    s.arrive("gone", now=0.2)
+    s.tick(0.22)
+    s.at(0.3, RequestCancelled(request_id="gone"))
+    s.arrive("next", now=30.0)
+    commands = s.tick(30.02)
+    assert [type(command) for command in commands] == [Dispatch, Probe]
+    assert s.machine.next_wakeup() > 30.02

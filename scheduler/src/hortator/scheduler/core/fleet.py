@@ -54,11 +54,6 @@ class Fleet:
         """Prefill tokens per second of all placeable entry groups at full passes."""
         return sum(group.full_pass_tokens / group.full_pass_s for group in self.placeable_entry())
 
-    def offered_load(self, now: float) -> float:
-        """Prefill tokens that arrive, over those that all placeable entry groups can run; may exceed 1."""
-        rate = self.tokens_per_s()
-        return self.arrivals.tokens_per_s(now) / rate if rate > 0.0 else 0.0
-
     def expected_output(self, max_output_tokens: int) -> int:
         """Output tokens to reserve KV for: the limit, or twice the learned mean if that is less."""
         return min(max_output_tokens, max(32, int(2.0 * self.output_tokens.value)))

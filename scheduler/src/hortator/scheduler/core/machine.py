@@ -101,6 +101,8 @@ class SchedulerMachine:
         self._expire(now)
         if not isinstance(event, FirstToken):  # changes nothing that a release depends on
             self._release(now)
+        if isinstance(event, TimerFired):
+            self._check_watchdog(now)  # a batch may have gone to a group that was silent for too long
         return self._out
 
     def next_wakeup(self) -> float | None:

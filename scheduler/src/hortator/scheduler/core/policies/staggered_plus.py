@@ -109,6 +109,7 @@ class StaggeredPlus(Staggered):
         if rate <= 0.0 or not waiting.num_tokens:
             return 0.0
         backlog_s = waiting.num_tokens / rate
-        load = min(MAX_LOAD, fleet.offered_load(now) + backlog_s / fleet.arrivals.memory_s)
+        arrivals = fleet.arrivals
+        load = min(MAX_LOAD, arrivals.tokens_per_s(now) / rate + backlog_s / arrivals.memory_s)
         mean_tokens = waiting.num_tokens / len(waiting)
         return self._settings.backlog_weight * load / (1.0 - load) * backlog_s / mean_tokens
