@@ -53,6 +53,9 @@ from hortator.worker.engines.simulated.group_request import GroupRequest
 ANNOUNCED_OUTPUT_TOKENS = 1024
 """The `max_tokens` that clients send: the scheduler does not know how long an output will be."""
 
+OnPass = Callable[[float, GroupSpec, GroupModel, float], None]
+"""Told as a pass starts: now, whose, the model (what the pass runs is known), and how long it takes."""
+
 MODES = {
     Phase.PREFILL: RequestMode.PREFILL_ONLY,
     Phase.AGGREGATED: RequestMode.AGGREGATED,
@@ -112,6 +115,7 @@ class VirtualCluster:
         recorder: Recorder,
         *,
         on_event: Callable[[float, Event, list[Command]], None] | None = None,
+        on_pass: OnPass | None = None,
     ) -> None:
         self.machine = SchedulerMachine(settings)
         self.groups = {
@@ -121,6 +125,7 @@ class VirtualCluster:
         self._has_decode = any(plan.spec.phase is Phase.DECODE for plan in plans)
         self._recorder = recorder
         self._on_event = on_event
+        self._on_pass = on_pass
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
         self._dirty: dict[str, SimulatedGroup] = {}
@@ -295,6 +300,8 @@ class VirtualCluster:
                     continue
                 group.started_at = self.now
                 self._recorder.start_pass(group.spec, model, duration_s)
+                if self._on_pass is not None:
+                    self._on_pass(self.now, group.spec, model, duration_s)
                 self._at(self.now + duration_s, partial(self._end_pass, group))
                 self._tell(
                     ForwardPassStarted(
