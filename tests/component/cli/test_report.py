@@ -92,8 +92,8 @@ def test_a_wrong_option_is_one_line_with_what_is_allowed(tmp_path, changed, said
 def test_places_that_cannot_be_written_are_refused_before_anything_is_simulated(tmp_path):
     (tmp_path / "file").touch()
     for changed, said in (
-        ({"out": tmp_path}, f"--output {tmp_path}: "),
-        ({"out": tmp_path / "nowhere" / "a.html"}, f"--output {tmp_path / 'nowhere' / 'a.html'}: "),
+        ({"out": tmp_path}, f"--out {tmp_path}: "),
+        ({"out": tmp_path / "nowhere" / "a.html"}, f"--out {tmp_path / 'nowhere' / 'a.html'}: "),
         ({"svg": tmp_path / "file"}, f"--svg {tmp_path / 'file'}: File exists (allowed: a folder)"),
         (
             {"svg": tmp_path / "file" / "svg"},

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hortator.cli.bench import result
+from hortator.sim.study import summary
 
 ROOT = Path(__file__).resolve().parents[3]
 FILES = sorted((ROOT / "benchmarks/results").glob("*.json"))
@@ -149,3 +150,17 @@ def test_the_table_of_what_was_measured_in_the_readme_is_what_was_recorded():
         assert f"{name}.json" in source
         bounds = {of: factor * bound for of, _, bound in _targets(document)}
         assert (_number(target) if target else None) == bounds.get(figure), what
+
+
+class TestTheStudy:
+    def test_the_page_is_what_the_results_say(self):
+        document = json.loads((ROOT / "benchmarks/sim/study.json").read_text())
+        assert (ROOT / "benchmarks/sim/study.md").read_text() == summary.page(document)
+
+    def test_it_comes_from_a_clean_commit_five_seeds_and_twenty_minutes_a_point(self):
+        document = json.loads((ROOT / "benchmarks/sim/study.json").read_text())
+        assert re.fullmatch(r"[0-9a-f]{40}", document["commit"])
+        assert document["is_modified"] is False
+        assert document["settings"]["seeds"] == [0, 1, 2, 3, 4]
+        assert document["settings"]["min_run_s"] >= 1200
+        assert all(row["rejected"] == 0 for row in document["rows"])

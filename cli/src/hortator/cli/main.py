@@ -392,20 +392,20 @@ def simulate(
 def report(
     file: FileOption,
     *,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE.html", help="Where the page goes.")
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE.html", help="Where the page goes.")
     ] = Path("report.html"),
     policy: Annotated[
         str, typer.Option(metavar="NAME[,NAME...]", help="Policies to compare; 'all': every one.")
     ] = "immediate-least-tokens,immediate-least-delay,staggered,staggered-plus",
     load: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             metavar="LOAD[,LOAD...]",
-            help="Share of the prefill capacity that is asked for. Several: also TTFT against load; "
-            "everything else is of the first.",
+            help="Share of the prefill capacity that is asked for; default 0.7. Several: also TTFT against "
+            "load; everything else is of the first.",
         ),
-    ] = "0.7",
+    ] = None,
     trace: TraceOption = None,
     arrivals: ArrivalsOption = "poisson",
     burstiness: BurstinessOption = None,
@@ -430,9 +430,8 @@ def report(
 ) -> None:
     """Simulate policies on the same requests and draw them: one HTML page, open it in a browser.
 
-    It shows the table of `hortator simulate`, how TTFT is distributed, where requests wait, every DP rank in
-    every forward pass of a few seconds with its bubbles, and balance and queues over the run. It needs no
-    network, and the same options give the same file.
+    Table, distribution of TTFT, where requests wait, every DP rank in every forward pass of a few seconds
+    with its bubbles, balance and queues over the run. Needs no network; the same options give the same file.
 
     hortator report -f benchmarks/sim/clusters/prefill-4xEP16.yaml --prefill-only -o report.html
 
@@ -445,7 +444,7 @@ def report(
         command.ReportOptions(
             file=file,
             policies=policy,
-            loads=load,
+            loads=",".join(load or ["0.7"]),
             trace=trace,
             workload=WorkloadOptions(
                 minutes=minutes,
@@ -459,7 +458,7 @@ def report(
             window=window,
             prefill_only=prefill_only,
             seed=seed,
-            out=output,
+            out=out,
             svg=svg,
         )
     )

@@ -9,7 +9,7 @@ import asyncio
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -24,9 +24,9 @@ from hortator.cli.simulate import (
     check_prefill_only,
     left_out,
     load_manifest,
-    load_trace,
     parse_policies,
     progress_bar,
+    read_recorded,
 )
 from hortator.cli.study_pool import T, Task, run_all, simulate_one
 from hortator.cli.workload_options import MAX_LOAD, WorkloadOptions, make_workload
@@ -71,14 +71,14 @@ def run(options: ReportOptions) -> None:
     policies = parse_policies(options.policies)
     loads = parse_loads(options.loads)
     window_s = _window_s(options.window)
-    each = [replace(options.workload, load=load) for load in loads]
+    each = [options.workload.at(load) for load in loads]
     arrivals = [one.checked(has_trace=options.trace is not None) for one in each]
     check_prefill_only(service, prefill_only=options.prefill_only)
     _check_places(options)
     trace = None
     if options.trace is not None:
-        trace = load_trace(
-            service, options.trace, file=options.file, seed=options.seed, skip_bad=options.workload.skip_bad
+        trace = read_recorded(
+            service, options.trace, file=options.file, seed=options.seed, options=options.workload
         )
     requests = None if trace is None else trace.requests
     studies = [
@@ -140,7 +140,7 @@ def _check_places(options: ReportOptions) -> None:
     out = options.out
     if out.is_dir() or not os.access(out if out.exists() else out.absolute().parent, os.W_OK):
         raise CommandError(
-            f"--output {out}: not a file that can be written (allowed: a file in a folder that is there)"
+            f"--out {out}: not a file that can be written (allowed: a file in a folder that is there)"
         )
     if options.svg is None:
         return
@@ -257,7 +257,7 @@ def _write(report: Report, options: ReportOptions) -> None:
     try:
         options.out.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise CommandError(f"--output {options.out}: {error.strerror}") from None
+        raise CommandError(f"--out {options.out}: {error.strerror}") from None
     console.print(f"{options.out}: {len(text.encode()) / 1000:,.0f} kB", markup=False)
     if options.svg is None:
         return

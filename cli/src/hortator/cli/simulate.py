@@ -89,9 +89,7 @@ def run(
     names = parse_policies(policies)
     arrivals = options.checked(has_trace=trace is not None)
     limits = _slo(slo, prefill_only=prefill_only)
-    recorded = (
-        None if trace is None else load_trace(service, trace, file=file, seed=seed, skip_bad=options.skip_bad)
-    )
+    recorded = None if trace is None else read_recorded(service, trace, file=file, seed=seed, options=options)
     requests = None if recorded is None else recorded.requests
     workload = make_workload(service, requests, options, arrivals=arrivals, seed=seed)
     check_prefill_only(service, prefill_only=prefill_only)
@@ -259,10 +257,12 @@ def parse_policies(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def load_trace(service: LLMService, trace: Path, *, file: Path, seed: int, skip_bad: bool) -> Trace:
-    """A trace that the service's KV blocks fit. Raises CommandError, one line."""
+def read_recorded(
+    service: LLMService, trace: Path, *, file: Path, seed: int, options: WorkloadOptions
+) -> Trace:
+    """The trace of a file. Raises CommandError when it cannot be read or does not fit the service."""
     try:
-        recorded = read_trace(trace, skip_bad=skip_bad, seed=seed)
+        recorded = read_trace(trace, skip_bad=options.skip_bad, seed=seed)
     except TraceError as error:
         raise CommandError(str(error)) from None
     _check_blocks(service, recorded, file=file)

@@ -23,6 +23,7 @@ from hortator.api.files import load_llmservice
 from hortator.cli.bench import result
 from hortator.cli.console import stderr
 from hortator.cli.errors import CommandError
+from hortator.cli.study_pool import ctrl_c_held_back, end_with_parent
 from hortator.cli.workload_options import MAX_LOAD
 from hortator.sim.load import LoadedTrace
 from hortator.sim.study import summary
@@ -136,11 +137,14 @@ def _simulate(
     with (
         Progress(*columns, console=stderr()) as progress,
         ProcessPoolExecutor(
-            min(len(missing), len(os.sched_getaffinity(0))), multiprocessing.get_context("spawn")
+            min(len(missing), len(os.sched_getaffinity(0))),
+            multiprocessing.get_context("spawn"),
+            end_with_parent,
         ) as pool,
     ):
         task = progress.add_task(text, total=len(missing))
-        futures = {pool.submit(_figures, point, traces, minutes): point for point in missing}
+        with ctrl_c_held_back():  # the processes start here
+            futures = {pool.submit(_figures, point, traces, minutes): point for point in missing}
         try:
             for future in as_completed(futures):
                 known.add(futures[future], future.result())

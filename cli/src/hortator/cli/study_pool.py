@@ -62,7 +62,7 @@ async def run_all(
         on_done()
 
     try:
-        with _ctrl_c_held_back():  # the processes start here
+        with ctrl_c_held_back():  # the processes start here
             running = {policy: loop.run_in_executor(pool, _run, task, policy) for policy in policies}
         async with asyncio.TaskGroup() as tasks:
             for policy, result in running.items():
@@ -77,7 +77,7 @@ async def run_all(
 
 
 @contextmanager
-def _ctrl_c_held_back() -> Iterator[None]:
+def ctrl_c_held_back() -> Iterator[None]:
     """What starts in here never sees a SIGINT; this process sees one of that time afterwards."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -93,10 +93,15 @@ def _remember(study: Study) -> None:
     """In each process of the pool: the workload is sent once, not once per policy."""
     global _study  # noqa: PLW0603
     _study = study
-    threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
+    end_with_parent()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """In a process of a pool: end when the process that started it has ended, however that was."""
+    threading.Thread(target=_wait_for_parent, name="parent-watch", daemon=True).start()
+
+
+def _wait_for_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

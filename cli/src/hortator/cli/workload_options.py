@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hortator.api.duration import format_duration, parse_duration
@@ -35,6 +35,10 @@ class WorkloadOptions:
     peak_to_mean: float | None = None
     lengths: str | None = None
     skip_bad: bool = False
+
+    def at(self, load: float) -> WorkloadOptions:
+        """The same at another load."""
+        return replace(self, load=load)
 
     def checked(self, *, has_trace: bool) -> Arrivals:
         """The arrivals that are asked for.

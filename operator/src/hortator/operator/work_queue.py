@@ -19,7 +19,7 @@ Key = tuple[str, str]
 
 SETTLE_S = 0.05
 BASE_BACKOFF_S = 0.5
-MAX_BACKOFF_S = 60.0
+MAX_BACKOFF_S = 15.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
