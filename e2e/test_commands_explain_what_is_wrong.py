@@ -65,6 +65,7 @@ def test_a_bad_manifest_is_one_line_with_file_and_field_and_exit_code_2(tmp_path
         pytest.param(["simulate", "-f", str(ROOT / "e2e/manifests/aggregated.yaml"), "--minutes", "inf"], ["--minutes: got inf", "allowed"], id="simulate-minutes"),
         pytest.param(["simulate", "-f", str(ROOT / "e2e/manifests/aggregated.yaml"), "--burstiness", "3"], ["--burstiness", "--arrivals gamma"], id="simulate-burstiness"),
         pytest.param(["simulate", "-f", str(ROOT / "e2e/manifests/aggregated.yaml"), "--arrivals", "diurnal"], ["--minutes", "1440", "--period"], id="simulate-diurnal"),
+        pytest.param(["report", "-f", str(ROOT / "e2e/manifests/aggregated.yaml"), "--load", "0.7,x"], ["--load: got 'x'", "allowed"], id="report-load"),
         pytest.param(["state", "--wach"], ["state: ", "--wach", "--watch"], id="unknown-option"),
         pytest.param(["k8s", "status", "--bogus"], ["k8s status: ", "--bogus"], id="k8s-unknown-option"),
         pytest.param(["bogus"], ["'bogus'", "`hortator --help`"], id="unknown-command"),
@@ -107,7 +108,18 @@ def test_an_endpoint_where_nothing_listens_is_one_line_and_exit_code_3(tmp_path)
 
 def test_help_is_there_for_every_command(tmp_path):
     assert "Usage" in run(tmp_path).stdout
-    for command in ("up", "generate", "state", "drain", "policy", "replay", "simulate", "bench", "demo"):
+    for command in (
+        "up",
+        "generate",
+        "state",
+        "drain",
+        "policy",
+        "replay",
+        "simulate",
+        "report",
+        "bench",
+        "demo",
+    ):
         result = run(tmp_path, command, "--help")
         assert result.returncode == 0
         assert "Usage" in result.stdout

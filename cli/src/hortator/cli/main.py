@@ -66,6 +66,58 @@ JsonFileOption = Annotated[
     typer.Option("--json", metavar="FILE", help="Write the result here as JSON ('-': standard output)."),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same run.")]
+TraceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace",
+        metavar="FILE",
+        help="Azure LLM CSV or Mooncake JSONL; absent: requests are made up from --seed.",
+    ),
+]
+ArrivalsOption = Annotated[
+    str,
+    typer.Option(
+        "--arrivals", help="recorded (a trace's own, stretched), poisson, gamma (bursts) or diurnal."
+    ),
+]
+BurstinessOption = Annotated[
+    float | None,
+    typer.Option(
+        "--burstiness",
+        metavar="CV",
+        help="With gamma: coefficient of variation of the gaps; 1 is poisson, default 2.",
+    ),
+]
+PeriodOption = Annotated[
+    str | None,
+    typer.Option("--period", metavar="DURATION", help="With diurnal: one swing of the rate; default 24h."),
+]
+PeakToMeanOption = Annotated[
+    float | None,
+    typer.Option(
+        "--peak-to-mean",
+        metavar="RATIO",
+        help="With diurnal: highest rate over mean rate, 1 to 2; default 1.6.",
+    ),
+]
+LengthsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--lengths",
+        metavar="NAME",
+        help="Without a trace: conversation (default), short-prompt-uniform or short-prompt-lognormal.",
+    ),
+]
+MinutesOption = Annotated[
+    float, typer.Option("--minutes", help="Virtual minutes at least; under 20 a point is marked SHORT.")
+]
+PrefillOnlyOption = Annotated[
+    bool,
+    typer.Option("--prefill-only", help="Leave decode out: five times faster, when only TTFT is asked for."),
+]
+SkipBadOption = Annotated[
+    bool, typer.Option("--skip-bad", help="Skip bad trace lines instead of stopping at the first.")
+]
 
 
 def main() -> NoReturn:
@@ -285,50 +337,19 @@ def simulate(
     policy: Annotated[
         str, typer.Option(metavar="NAME[,NAME...]", help="Policies to compare; 'all': every one.")
     ] = "all",
-    trace: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Azure LLM CSV or Mooncake JSONL; absent: requests are made up from --seed."
-        ),
-    ] = None,
+    trace: TraceOption = None,
     load: Annotated[
         float, typer.Option(help="Share of the prefill capacity that is asked for; 0.7 is busy.")
     ] = 0.7,
-    arrivals: Annotated[
-        str, typer.Option(help="recorded (a trace's own, stretched), poisson, gamma (bursts) or diurnal.")
-    ] = "poisson",
-    burstiness: Annotated[
-        float | None,
-        typer.Option(
-            metavar="CV",
-            help="With gamma: coefficient of variation of the gaps; 1 is poisson, default 2.",
-        ),
-    ] = None,
-    period: Annotated[
-        str | None,
-        typer.Option(metavar="DURATION", help="With diurnal: one swing of the rate; default 24h."),
-    ] = None,
-    peak_to_mean: Annotated[
-        float | None,
-        typer.Option(metavar="RATIO", help="With diurnal: highest rate over mean rate, 1 to 2; default 1.6."),
-    ] = None,
-    lengths: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Without a trace: conversation (default), short-prompt-uniform or short-prompt-lognormal.",
-        ),
-    ] = None,
-    minutes: Annotated[
-        float, typer.Option(help="Virtual minutes at least; under 20 a point is marked SHORT.")
-    ] = 20.0,
-    prefill_only: Annotated[
-        bool, typer.Option(help="Leave decode out: five times faster, when only TTFT is asked for.")
-    ] = False,
+    arrivals: ArrivalsOption = "poisson",
+    burstiness: BurstinessOption = None,
+    period: PeriodOption = None,
+    peak_to_mean: PeakToMeanOption = None,
+    lengths: LengthsOption = None,
+    minutes: MinutesOption = 20.0,
+    prefill_only: PrefillOnlyOption = False,
     seed: SeedOption = 0,
-    skip_bad: Annotated[
-        bool, typer.Option(help="Skip bad trace lines instead of stopping at the first.")
-    ] = False,
+    skip_bad: SkipBadOption = False,
     slo: Annotated[
         str,
         typer.Option(
@@ -368,6 +389,82 @@ def simulate(
 
 
 @app.command()
+def report(
+    file: FileOption,
+    *,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE.html", help="Where the page goes.")
+    ] = Path("report.html"),
+    policy: Annotated[
+        str, typer.Option(metavar="NAME[,NAME...]", help="Policies to compare; 'all': every one.")
+    ] = "immediate-least-tokens,immediate-least-delay,staggered,staggered-plus",
+    load: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LOAD[,LOAD...]",
+            help="Share of the prefill capacity that is asked for; default 0.7. Several: also TTFT against "
+            "load; everything else is of the first.",
+        ),
+    ] = None,
+    trace: TraceOption = None,
+    arrivals: ArrivalsOption = "poisson",
+    burstiness: BurstinessOption = None,
+    period: PeriodOption = None,
+    peak_to_mean: PeakToMeanOption = None,
+    lengths: LengthsOption = None,
+    minutes: MinutesOption = 20.0,
+    prefill_only: PrefillOnlyOption = False,
+    seed: SeedOption = 0,
+    skip_bad: SkipBadOption = False,
+    window: Annotated[
+        str,
+        typer.Option(
+            metavar="DURATION",
+            help="How much of the middle of the run is drawn pass by pass: 100ms to 1m.",
+        ),
+    ] = "4s",
+    svg: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also write every figure as an SVG file, for documents."),
+    ] = None,
+) -> None:
+    """Simulate policies on the same requests and draw them: one HTML page, open it in a browser.
+
+    Table, distribution of TTFT, where requests wait, every DP rank in every forward pass of a few seconds
+    with its bubbles, balance and queues over the run. Needs no network; the same options give the same file.
+
+    hortator report -f benchmarks/sim/clusters/prefill-4xEP16.yaml --prefill-only -o report.html
+
+    hortator report -f FILE --policy staggered,staggered-plus --load 0.7,0.5,0.85,0.95 --svg figures/
+    """
+    from hortator.cli import report as command
+    from hortator.cli.workload_options import WorkloadOptions
+
+    command.run(
+        command.ReportOptions(
+            file=file,
+            policies=policy,
+            loads=",".join(load or ["0.7"]),
+            trace=trace,
+            workload=WorkloadOptions(
+                minutes=minutes,
+                arrivals=arrivals,
+                burstiness=burstiness,
+                period=period,
+                peak_to_mean=peak_to_mean,
+                lengths=lengths,
+                skip_bad=skip_bad,
+            ),
+            window=window,
+            prefill_only=prefill_only,
+            seed=seed,
+            out=out,
+            svg=svg,
+        )
+    )
+
+
+@app.command()
 def plan(
     file: FileOption,
     *,
@@ -398,62 +495,6 @@ def demo(
     from hortator.cli import demo as command
 
     raise SystemExit(command.run(live_s=live_seconds, seed=seed, skip_comparison=skip_comparison))
-
-
-@app.command()
-def report(
-    file: FileOption,
-    *,
-    policy: Annotated[
-        str, typer.Option(metavar="NAME[,NAME...]", help="Policies to compare; 'all': every one.")
-    ] = "immediate-least-tokens,immediate-least-delay,staggered,staggered-plus",
-    trace: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Azure LLM CSV or Mooncake JSONL; absent: requests are made up from --seed."
-        ),
-    ] = None,
-    load: Annotated[
-        list[float] | None,
-        typer.Option(help="Load; given several times the page also shows the policies against load."),
-    ] = None,
-    arrivals: Annotated[str, typer.Option(help="recorded, poisson, gamma or diurnal.")] = "poisson",
-    lengths: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Without a trace; see hortator simulate --help.")
-    ] = None,
-    minutes: Annotated[float, typer.Option(help="Virtual minutes at least.")] = 20.0,
-    prefill_only: Annotated[bool, typer.Option(help="Leave decode out.")] = False,
-    window: Annotated[
-        float, typer.Option(metavar="SECONDS", help="How much of the run is shown rank by rank.")
-    ] = 6.0,
-    seed: SeedOption = 0,
-    skip_bad: Annotated[
-        bool, typer.Option(help="Skip bad trace lines instead of stopping at the first.")
-    ] = False,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = Path("report.html"),
-    svg: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write every figure as an .svg file too.")
-    ] = None,
-) -> None:
-    """Compare policies as one page of pictures: distributions, bubbles rank by rank, balance over time.
-
-    Example: hortator report -f benchmarks/sim/clusters/prefill-4xEP16.yaml --prefill-only --load 0.7
-    """
-    from hortator.cli import report as command
-    from hortator.cli.workload_options import WorkloadOptions
-
-    command.run(
-        file=file,
-        policies=policy,
-        trace=trace,
-        options=WorkloadOptions(minutes=minutes, arrivals=arrivals, lengths=lengths, skip_bad=skip_bad),
-        loads=tuple(load or [0.7]),
-        prefill_only=prefill_only,
-        seed=seed,
-        window_s=window,
-        out=out,
-        svg=svg,
-    )
 
 
 @app.command()

@@ -92,16 +92,15 @@ def run(
     recorded = None if trace is None else read_recorded(service, trace, file=file, seed=seed, options=options)
     requests = None if recorded is None else recorded.requests
     workload = make_workload(service, requests, options, arrivals=arrivals, seed=seed)
-    if prefill_only and service.spec.topology != "PrefillDecode":
-        raise CommandError("--prefill-only: the topology is Aggregated (allowed with PrefillDecode)")
+    check_prefill_only(service, prefill_only=prefill_only)
     study = Study(service=service, workload=workload, seed=seed, prefill_only=prefill_only, slo=limits)
     console = stderr()
     console.print(
         f"{service.metadata.name}: {len(workload.requests)} requests over {workload.wall_s / 60:.1f} virtual "
         f"minutes at load {workload.load:g}, {study.num_entry_groups} groups take arrivals"
     )
-    if recorded is not None and (left_out := _left_out(recorded)):
-        console.print(f"{recorded.path}: {left_out}", markup=False)
+    if recorded is not None and (said := left_out(recorded)):
+        console.print(f"{recorded.path}: {said}", markup=False)
     with _rows(requests_file, names) as rows:
         comparison = replace(compare(study, names, console=console, rows=rows), bound=ttft_lower_bound(study))
     if json_file is None or str(json_file) != "-":
@@ -117,7 +116,7 @@ def compare(
     """`compare_in_pool` for a program without a loop; a single policy runs in this process."""
     if len(policies) > 1:
         return asyncio.run(compare_in_pool(study, policies, console=console, rows=rows))
-    with _progress(policies, console) as advance:
+    with progress_bar(len(policies), "policies", console) as advance:
         figures = {}
         for policy in policies:
             figures[policy] = simulate_one(study, policy, rows=rows)
@@ -132,9 +131,15 @@ async def compare_in_pool(
 
     Main thread only. Cancelled, it leaves no process.
     """
-    with _progress(policies, console) as advance:
+    with progress_bar(len(policies), "policies", console) as advance:
         figures = await simulate_all(study, policies, rows=rows, on_done=advance)
     return Comparison(study=study, figures=figures)
+
+
+def check_prefill_only(service: LLMService, *, prefill_only: bool) -> None:
+    """Raise CommandError where there is no decode to leave out."""
+    if prefill_only and service.spec.topology != "PrefillDecode":
+        raise CommandError("--prefill-only: the topology is Aggregated (allowed with PrefillDecode)")
 
 
 def _slo(text: str, *, prefill_only: bool) -> Slo:
@@ -167,10 +172,11 @@ def _rows(file: Path | None, policies: Sequence[str]) -> Iterator[Path | None]:
 
 
 @contextmanager
-def _progress(policies: Sequence[str], console: Console) -> Iterator[Callable[[], None]]:
+def progress_bar(total: int, what: str, console: Console) -> Iterator[Callable[[], None]]:
+    """Gives the function that says that one more is simulated."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(f"simulating {len(policies)} policies", total=len(policies))
+        task = progress.add_task(f"simulating {total} {what}", total=total)
         yield lambda: progress.advance(task)
 
 
@@ -263,7 +269,7 @@ def read_recorded(
     return recorded
 
 
-def _left_out(trace: Trace) -> str:
+def left_out(trace: Trace) -> str:
     """What is in the file and is not simulated; empty: nothing."""
     parts = []
     if trace.num_bad_lines:

@@ -1,5 +1,7 @@
 """Processes that simulate: the policies of one study, as many at a time as there are cores.
 
+What is done with a policy is a task: a function of a module, or a `partial` of one, to be sent to processes.
+
 Nothing of a pool outlives what it was made for: cancelled, it ends its processes at once; when this process
 dies, they end by themselves. Ctrl-C in a terminal reaches only this process.
 """
@@ -14,11 +16,16 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from hortator.sim.records import RequestRecord
 from hortator.sim.rows import write_rows
 from hortator.sim.simulate import Study, simulate
+
+T = TypeVar("T")
+Task = Callable[[Study, str], T]
 
 
 def simulate_one(study: Study, policy: str, *, rows: Path | None) -> dict[str, object]:
@@ -34,7 +41,14 @@ async def simulate_all(
     study: Study, policies: Sequence[str], *, rows: Path | None, on_done: Callable[[], None]
 ) -> dict[str, dict[str, object]]:
     """The figures of every policy, by name; `on_done` is called once per policy. Main thread only."""
-    figures: dict[str, dict[str, object]] = {}
+    return await run_all(partial(simulate_one, rows=rows), study, policies, on_done=on_done)
+
+
+async def run_all(
+    task: Task[T], study: Study, policies: Sequence[str], *, on_done: Callable[[], None]
+) -> dict[str, T]:
+    """What the task returns for every policy, by name; otherwise as `simulate_all`."""
+    done: dict[str, T] = {}
     loop = asyncio.get_running_loop()
     pool = ProcessPoolExecutor(
         min(len(policies), len(os.sched_getaffinity(0))),
@@ -43,13 +57,13 @@ async def simulate_all(
         (study,),
     )
 
-    async def take(policy: str, result: asyncio.Future[dict[str, object]]) -> None:
-        figures[policy] = await result
+    async def take(policy: str, result: asyncio.Future[T]) -> None:
+        done[policy] = await result
         on_done()
 
     try:
         with ctrl_c_held_back():  # the processes start here
-            running = {policy: loop.run_in_executor(pool, _simulate, policy, rows) for policy in policies}
+            running = {policy: loop.run_in_executor(pool, _run, task, policy) for policy in policies}
         async with asyncio.TaskGroup() as tasks:
             for policy, result in running.items():
                 tasks.create_task(take(policy, result))
@@ -59,7 +73,7 @@ async def simulate_all(
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-    return {policy: figures[policy] for policy in policies}
+    return {policy: done[policy] for policy in policies}
 
 
 @contextmanager
@@ -94,7 +108,7 @@ def _wait_for_parent() -> None:
         os._exit(1)
 
 
-def _simulate(policy: str, rows: Path | None) -> dict[str, object]:
+def _run(task: Task[T], policy: str) -> T:
     if _study is None:
         raise RuntimeError("the pool was not initialised")
-    return simulate_one(_study, policy, rows=rows)
+    return task(_study, policy)

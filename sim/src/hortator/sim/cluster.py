@@ -44,7 +44,6 @@ from hortator.scheduler.core.model import (
 from hortator.sim.pass_times import PassTimes
 from hortator.sim.records import RequestRecord
 from hortator.sim.results import Recorder
-from hortator.sim.timeline import PassShape, Timeline
 from hortator.sim.workload import TraceRequest
 from hortator.worker.engine import FinishReason, RequestMode
 from hortator.worker.engines.simulated.cost import PassCost
@@ -53,6 +52,9 @@ from hortator.worker.engines.simulated.group_request import GroupRequest
 
 ANNOUNCED_OUTPUT_TOKENS = 1024
 """The `max_tokens` that clients send: the scheduler does not know how long an output will be."""
+
+OnPass = Callable[[float, GroupSpec, GroupModel, float], None]
+"""Told as a pass starts: now, whose, the model (what the pass runs is known), and how long it takes."""
 
 MODES = {
     Phase.PREFILL: RequestMode.PREFILL_ONLY,
@@ -113,9 +115,8 @@ class VirtualCluster:
         recorder: Recorder,
         *,
         on_event: Callable[[float, Event, list[Command]], None] | None = None,
-        timeline: Timeline | None = None,
+        on_pass: OnPass | None = None,
     ) -> None:
-        self._timeline = timeline
         self.machine = SchedulerMachine(settings)
         self.groups = {
             plan.spec.group_id: SimulatedGroup(plan, itl_limit_s=recorder.slo.itl) for plan in plans
@@ -124,6 +125,7 @@ class VirtualCluster:
         self._has_decode = any(plan.spec.phase is Phase.DECODE for plan in plans)
         self._recorder = recorder
         self._on_event = on_event
+        self._on_pass = on_pass
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
         self._dirty: dict[str, SimulatedGroup] = {}
@@ -298,15 +300,8 @@ class VirtualCluster:
                     continue
                 group.started_at = self.now
                 self._recorder.start_pass(group.spec, model, duration_s)
-                if self._timeline is not None:
-                    shape = PassShape(
-                        group_id,
-                        self.now,
-                        duration_s,
-                        tuple([rank.pass_prefill_tokens for rank in model.ranks]),
-                        len(model.decoding),
-                    )
-                    self._timeline.start_pass(self.now, shape, num_waiting=len(self.machine.waiting))
+                if self._on_pass is not None:
+                    self._on_pass(self.now, group.spec, model, duration_s)
                 self._at(self.now + duration_s, partial(self._end_pass, group))
                 self._tell(
                     ForwardPassStarted(

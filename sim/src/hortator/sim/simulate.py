@@ -19,13 +19,12 @@ from hortator.scheduler.core.commands import Command
 from hortator.scheduler.core.events import Event
 from hortator.scheduler.core.model import GroupSpec, Phase, SchedulerSettings
 from hortator.sim.arrivals import POISSON, RECORDED, ArrivalMode, Arrivals
-from hortator.sim.cluster import GroupPlan, VirtualCluster
+from hortator.sim.cluster import GroupPlan, OnPass, VirtualCluster
 from hortator.sim.load import MIN_RUN_S, LoadedTrace, at_load, default_engine_seconds
 from hortator.sim.lower_bound import LowerBound, lower_bound
-from hortator.sim.records import RequestRecord
+from hortator.sim.records import RequestRecord, RequestTable
 from hortator.sim.results import Recorder, summarize
 from hortator.sim.slo import Slo
-from hortator.sim.timeline import Timeline
 from hortator.sim.workload import LENGTHS, TraceRequest, generate, poisson_arrivals
 from hortator.worker.engines.simulated.cost import PassCost
 from hortator.worker.engines.simulated.group_model import GroupConfig
@@ -41,6 +40,7 @@ MAX_WARMUP_S = 60.0
 
 OnEvent = Callable[[float, Event, list[Command]], None]
 OnProgress = Callable[[float], None]
+OnEnd = Callable[[RequestTable], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,8 +248,9 @@ def simulate(
     *,
     on_event: OnEvent | None = None,
     on_progress: OnProgress | None = None,
+    on_pass: OnPass | None = None,
+    on_end: OnEnd | None = None,
     keep_records: list[RequestRecord] | None = None,
-    timeline: Timeline | None = None,
 ) -> dict[str, object]:
     """Run one policy and return its figures; see `results` for what each means.
 
@@ -260,13 +261,14 @@ def simulate(
         policy: a name of the policy registry; ValueError lists them.
         on_event: called for every scheduler event (for recording).
         on_progress: called now and then with the share of arrivals that have happened, 0..1.
+        on_pass: called as each pass starts.
+        on_end: called with all requests when the run is over.
         keep_records: filled with one record per request.
-        timeline: filled with passes and samples.
     """
     plans = plan_groups(study.service, seed=study.seed, prefill_only=study.prefill_only)
     recorder = Recorder(warmup_s=study.warmup_s, slo=study.slo, keep_records=keep_records is not None)
     cluster = VirtualCluster(
-        plans, scheduler_settings(study, policy), recorder, on_event=on_event, timeline=timeline
+        plans, scheduler_settings(study, policy), recorder, on_event=on_event, on_pass=on_pass
     )
     requests: Sequence[TraceRequest] | Iterator[TraceRequest] = study.workload.requests
     if on_progress is not None:
@@ -274,6 +276,8 @@ def simulate(
     cluster.run(requests)
     if keep_records is not None:
         keep_records.extend(recorder.records)
+    if on_end is not None:
+        on_end(recorder.table())
     figures = summarize(recorder, num_groups=len(plans))
     figures["events"] = cluster.num_events
     figures["short"] = study.workload.wall_s < MIN_RUN_S * (1 - 1e-9)

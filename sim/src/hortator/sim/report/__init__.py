@@ -1,1 +1,1 @@
-"""The report: what a comparison of policies looks like, as one page without anything from elsewhere."""
+"""The report: a page of policies compared, made of data alone. Pure: the same data, the same bytes."""

@@ -1,169 +1,220 @@
-"""The page: headline, table and figures in one HTML file that asks for nothing from elsewhere."""
+"""The page: what was simulated, who was best, and every figure. One file that needs nothing else.
+
+It is HTML and well-formed XML at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Iterator, Sequence
 
-from hortator.sim.report import curves
-from hortator.sim.report.gantt import gantt
-from hortator.sim.report.runs import PolicyRun
-from hortator.sim.report.svg import COLOURS, seconds
-
-CSS = """
-:root{--ink:#1d232b;--paper:#fff;--soft:#5b6672;--line:#b8c0c8;--best:#e7f4ee;color-scheme:light dark}
-@media (prefers-color-scheme:dark){:root{--ink:#e6e9ec;--paper:#14181d;--soft:#9aa5b1;--line:#4a545e;
---best:#173428}}
-body{margin:0 auto;max-width:1140px;padding:32px 24px 80px;background:var(--paper);color:var(--ink);
-font:16px/1.5 system-ui,sans-serif}
-h1{font-size:30px;margin:0 0 4px}h2{font-size:21px;margin:44px 0 4px}
-p{margin:4px 0 12px;max-width:72ch;color:var(--soft)}svg{width:100%;height:auto;display:block}
-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;margin-top:16px}
-th,td{padding:6px 10px;text-align:right;border-bottom:1px solid var(--line)}
-th:first-child,td:first-child{text-align:left}
-td.best{background:var(--best);font-weight:600}i{display:inline-block;width:12px;height:12px;margin-right:8px}
-@media print{body{max-width:none}h2{break-after:avoid}svg{break-inside:avoid}}
-"""
-
-Column = tuple[str, str, str | None, bool]
-"""Heading, figure, part of it, whether less is better."""
-COLUMNS: tuple[Column, ...] = (
-    ("TTFT mean", "ttft_s", "mean", True),
-    ("p50", "ttft_s", "p50", True),
-    ("p99", "ttft_s", "p99", True),
-    ("held", "hold_s", "mean", True),
-    ("queued in engine", "engine_queue_s", "mean", True),
-    ("prompt tokens/s", "prefill_tokens_per_s", None, False),
-    ("chunk utilization", "chunk_utilization", None, False),
-    ("balance", "balance_ratio", None, False),
-    ("bubbles", "bubble_ratio", None, True),
-)
-UNMARKED = frozenset({"hold_s", "engine_queue_s", "prefill_tokens_per_s", "chunk_utilization"})
-"""Neither more nor less of them is better by itself."""
+from hortator.sim.load import MIN_RUN_S
+from hortator.sim.report import words
+from hortator.sim.report.bars import rank_time, waits
+from hortator.sim.report.data import Report
+from hortator.sim.report.distribution import cdf, histogram
+from hortator.sim.report.figure import Figure, inline
+from hortator.sim.report.gantt import drawn_window, gantt
+from hortator.sim.report.markup import Markup, element
+from hortator.sim.report.over_time import balance, waiting
+from hortator.sim.report.page_style import page_css
+from hortator.sim.report.script import SCRIPT
+from hortator.sim.report.style import figure_css, series
+from hortator.sim.report.sweep import sweep
+from hortator.sim.report.table import policy_table
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Headline:
-    """What was simulated, in words."""
-
-    service: str
-    workload: str
-    seed: int
-    num_requests: int
-    virtual_minutes: float
-    version: str
-    commit: str = ""
-
-
-def figures(runs: Sequence[PolicyRun]) -> dict[str, str]:
-    """Every figure as SVG, by name. Runs of several loads: all but the sweep are of the first one."""
-    first = [run for run in runs if run.load == runs[0].load]
-    colours = colours_of(first)
-    found = {
-        "ttft-distribution": curves.ttft_distribution(first, colours),
-        "mean-waits": curves.mean_waits(first, colours),
-        **{f"gantt-{run.policy}": gantt(run, colours[run.policy]) for run in first if run.passes},
-        "balance-over-time": curves.balance_over_time(first, colours),
-        "queue-over-time": curves.queue_over_time(first, colours),
-    }
-    if len({run.load for run in runs}) > 1:
-        for which in ("mean", "p99"):
-            found[f"load-{which}"] = curves.load_sweep(runs, colours, which=which)
-    return found
-
-
-def colours_of(runs: Sequence[PolicyRun]) -> dict[str, str]:
-    """A colour for every policy."""
-    return {run.policy: COLOURS[index % len(COLOURS)] for index, run in enumerate(runs)}
-
-
-def page(headline: Headline, runs: Sequence[PolicyRun]) -> str:
-    """The whole HTML document."""
-    found = figures(runs)
-    first = [run for run in runs if run.load == runs[0].load]
-    gantts = "".join(svg for name, svg in found.items() if name.startswith("gantt-"))
-    sections = [
-        _section(
-            "Time to first token",
-            "Which share of the requests has its first token within so long. Further left is better.",
-            found["ttft-distribution"],
-        ),
-        _section(
-            "Where it is spent",
-            "The mean of the same, by where the request is: held by the scheduler, queued inside the engine "
-            "where nobody can reorder it, or in the passes that compute its prompt.",
-            found["mean-waits"],
-        ),
-        _section(
-            "Ranks, pass by pass",
-            "A row is a DP rank, a box is a forward pass of an EP group, a bar is what the rank has to do in "
-            "it. A pass lasts as long as its fullest rank: everything hatched is a GPU that waits.",
-            gantts,
-        ),
-        _section(
-            "Balance over time",
-            "Mean over fullest rank of every pass, averaged over neighbouring passes.",
-            found["balance-over-time"],
-        ),
-        _section(
-            "The scheduler's queue", "Requests held. Immediate policies hold none.", found["queue-over-time"]
-        ),
-    ]
-    if "load-mean" in found:
-        sections.append(
-            _section(
-                "Against load", "The same policies at several loads.", found["load-mean"] + found["load-p99"]
-            )
-        )
-    named = escape(f"{headline.service}: policies compared")
-    about = (
-        f"{headline.workload}, load {first[0].load:g}, {headline.num_requests:,} requests over "
-        f"{headline.virtual_minutes:.1f} virtual minutes, seed {headline.seed}. Engines are a cost model of "
-        f"DeepSeek-V3 on H800. Hortator {headline.version}"
-    )
-    if headline.commit:
-        about += f", commit {headline.commit[:12]}"
+def figures(report: Report) -> tuple[Figure, ...]:
+    """Every figure of the page, in its order."""
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{named}</title><style>{CSS}</style></head><body>"
-        f"<h1>{named}</h1><p>{escape(about)}.</p>{_table(first)}{''.join(sections)}</body></html>\n"
+        *_sweep(report),
+        cdf(report.runs),
+        histogram(report.runs),
+        waits(report.runs),
+        rank_time(report.runs),
+        *_gantts(report),
+        balance(report.runs, report.run_s),
+        *waiting(report.runs, report.run_s),
     )
 
 
-def _section(heading: str, words: str, svg: str) -> str:
-    return f"<h2>{escape(heading)}</h2><p>{escape(words)}</p>{svg}"
+def page(report: Report) -> str:
+    """The whole file."""
+    document = element(
+        "html",
+        element(
+            "head",
+            element("meta", charset="utf-8"),
+            element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+            element("meta", name="generator", content=f"hortator {report.version}"),
+            element("title", f"{report.service}: {words.listed(report.policies)}"),
+            element("style", Markup(page_css() + "\n" + figure_css())),
+        ),
+        element(
+            "body",
+            element("main", *_content(report)),
+            element("div", "", id="tip", role="tooltip"),
+            element("script", Markup(SCRIPT)),
+        ),
+        lang="en",
+    )
+    return f"<!DOCTYPE html>\n{document}\n"
 
 
-def _table(runs: Sequence[PolicyRun]) -> str:
-    colours = colours_of(runs)
-    head = "".join(f"<th>{escape(heading)}</th>" for heading, *_ in COLUMNS)
-    best = {column: _best(column, runs) for column in COLUMNS if column[1] not in UNMARKED}
-    rows = []
-    for run in runs:
-        name = escape(run.policy) + ("" if run.figures["stable"] else " (UNSTABLE)")
-        cells = [f'<td><i style="background:{colours[run.policy]}"></i>{name}</td>']
-        for column in COLUMNS:
-            value = _figure(column, run.figures)
-            mark = ' class="best"' if len(runs) > 1 and best.get(column) == value else ""
-            cells.append(f"<td{mark}>{_written(column, value)}</td>")
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    return f"<table><thead><tr><th>policy</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+def headline(report: Report) -> str:
+    """The result in a sentence or two."""
+    best = report.best
+    if best is None:
+        return "No request got its first token."
+    ttft = best.figures["ttft_s"]
+    mean, p99 = words.duration(ttft["mean"]), words.duration(ttft["p99"])
+    means = {run.policy: run.figures["ttft_s"]["mean"] for run in report.runs if run.figures["completed"]}
+    if len(means) == 1:
+        text = f"{best.policy}: mean TTFT {mean}, p99 {p99}."
+    else:
+        of = " of the policies that keep up" if min(means.values()) < ttft["mean"] else ""
+        text = f"{best.policy} has the lowest mean TTFT{of}: {mean} (p99 {p99})."
+        worst = max(means, key=means.__getitem__)
+        if means[worst] > ttft["mean"]:
+            times = f"{means[worst] / ttft['mean']:.2f} times as long"
+            text += f" {worst} takes {words.duration(means[worst])}, {times}."
+    if bound_s := report.sweep[0].bound_s:
+        text += f" No scheduler can go below {words.duration(bound_s)} here."
+    return text
 
 
-def _best(column: Column, runs: Sequence[PolicyRun]) -> float:
-    values = [_figure(column, run.figures) for run in runs]
-    return min(values) if column[3] else max(values)
+def _content(report: Report) -> Iterator[Markup]:
+    yield element("h1", report.service)
+    yield element("p", "Scheduling policies on the same requests, simulated in virtual time", class_="soft")
+    yield element("p", *_lead(report), class_="lead")
+    yield element("dl", *_facts(report), class_="facts")
+    yield element("div", policy_table(report), class_="scroll")
+    yield element("p", _note(report), class_="soft")
+    yield _switches(report)
+    if loads := _sweep(report):
+        yield _section(
+            "TTFT against load", f"Everything below is at load {report.load:g}.", loads, is_pair=True
+        )
+    yield _section(
+        "Time to first token",
+        "All counted requests.",
+        (cdf(report.runs), histogram(report.runs)),
+        is_pair=True,
+    )
+    yield _section(
+        "Where time goes",
+        "Left: a request's way to its first token. Right: what the DP ranks do meanwhile.",
+        (waits(report.runs), rank_time(report.runs)),
+        is_pair=True,
+    )
+    window = drawn_window(report.runs)
+    yield element("h2", "DP ranks, pass by pass")
+    yield element(
+        "p",
+        f"The same {words.round_duration(window.duration_s)} in the middle of the run for every policy, on "
+        "the same time axis. One row per DP rank, group after group. A box is a forward pass: all ranks of a "
+        "group start and end it together, so each waits (striped) for the one with the most tokens. "
+        "The stronger the blue, the more tokens.",
+    )
+    for index, drawn in enumerate(_gantts(report)):
+        heading = element("h3", element("span", "", class_=f"chip {series(index)}"), report.policies[index])
+        yield element("div", heading, _figure(drawn), class_=f"of-{series(index)}")
+    yield _section("Over the run", "What a mean hides.", (balance(report.runs, report.run_s),), is_pair=False)
+    yield element("div", *map(_titled, waiting(report.runs, report.run_s)), class_="pair")
+    yield _footer(report)
 
 
-def _figure(column: Column, found: Mapping[str, object]) -> float:
-    _, name, part, _ = column
-    value = found[name]
-    return float(value[part] if part is not None and isinstance(value, Mapping) else str(value))
+def _sweep(report: Report) -> tuple[Figure, ...]:
+    return sweep(report.sweep) if len(report.sweep) > 1 else ()
 
 
-def _written(column: Column, value: float) -> str:
-    if column[1].endswith("_per_s"):
-        return f"{value:,.0f}"
-    return seconds(value) if column[1].endswith("_s") else f"{100 * value:.0f} %"
+def _gantts(report: Report) -> tuple[Figure, ...]:
+    window = drawn_window(report.runs)
+    return tuple(gantt(run, index, window=window) for index, run in enumerate(report.runs))
+
+
+def _section(title: str, text: str, drawn: Sequence[Figure], *, is_pair: bool) -> Markup:
+    return element(
+        "section",
+        element("h2", title),
+        element("p", text, class_="soft"),
+        element("div", *map(_titled, drawn), class_="pair" if is_pair else None),
+    )
+
+
+def _titled(figure: Figure) -> Markup:
+    return element(
+        "figure", element("h3", figure.title), inline(figure), element("figcaption", figure.caption)
+    )
+
+
+def _figure(figure: Figure) -> Markup:
+    return element("figure", inline(figure), element("figcaption", figure.caption))
+
+
+def _lead(report: Report) -> tuple[str, ...]:
+    """The headline, the best policy in bold."""
+    text, best = headline(report), report.best
+    if best is None:
+        return (text,)
+    return element("strong", best.policy), text.removeprefix(best.policy)
+
+
+def _facts(report: Report) -> Iterator[Markup]:
+    for role in report.roles:
+        groups = words.plural(role.num_groups, "EP group")
+        size = f"{groups} × {words.plural(role.ranks_per_group, 'DP rank')}"
+        if role.chunk_budget_tokens:
+            budget = f"chunk budget {words.count(role.chunk_budget_tokens)} tokens"
+            yield _fact(role.name.lower(), size, budget)
+        else:
+            yield _fact(role.name.lower(), "left out" if report.prefill_only else size, "")
+    yield _fact("load", f"{report.load:g}", "of the prefill capacity")
+    yield _fact(
+        "requests", words.count(report.num_requests), f"{words.compact(report.num_requests / report.run_s)}/s"
+    )
+    yield _fact("arrivals", report.workload, "")
+    yield _fact("virtual time", words.duration(report.run_s), "")
+    yield _fact("seed", str(report.seed), "")
+
+
+def _fact(name: str, value: str, detail: str) -> Markup:
+    small = [" ", element("small", detail)] if detail else []
+    return element("div", element("dt", name), element("dd", value, *small))
+
+
+def _note(report: Report) -> str:
+    note = "Bold: the best of a column."
+    if report.runs[0].figures["short"]:
+        note += f" A first look: figures to quote run {MIN_RUN_S / 60:g} virtual minutes or more."
+    return note
+
+
+def _switches(report: Report) -> Markup:
+    buttons = [
+        element(
+            "button",
+            element("span", "", class_=f"chip {series(index)}"),
+            policy,
+            type="button",
+            value=series(index),
+            aria_pressed="true",
+        )
+        for index, policy in enumerate(report.policies)
+    ]
+    return element("nav", element("span", "Show", class_="soft"), *buttons, aria_label="Policies shown")
+
+
+def _footer(report: Report) -> Markup:
+    commit = f", commit {report.commit[:12]}" if report.commit else ""
+    changed = " with changes" if report.is_modified else ""
+    return element(
+        "footer",
+        element("p", f"hortator {report.version}{commit}{changed}. The same page again:"),
+        element("pre", element("code", report.command)),
+        element(
+            "p",
+            "The scheduler is the one that serves; engines are modelled (H800 cost model). TTFT runs from "
+            "arrival to the end of the pass that completes the prompt. Requests that arrive while the run "
+            "warms up are simulated and not counted.",
+        ),
+    )
