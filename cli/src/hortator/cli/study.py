@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -30,7 +30,6 @@ from hortator.sim.study import summary
 from hortator.sim.study.plan import WORKLOADS, Plan
 from hortator.sim.study.points import Point, Workload, figures_of, make
 from hortator.sim.traces import read_trace
-from hortator.sim.workload import TraceRequest
 
 CLUSTER = Path("benchmarks/sim/clusters/prefill-4xEP16.yaml")
 JSON_NAME = "study.json"
@@ -162,7 +161,6 @@ def _figures(point: Point, traces: Path | None, minutes: float) -> Figures:
         point,
         load_llmservice(CLUSTER),
         _workload(workload, point.load, point.seed, traces, minutes),
-        settings={},
     )
     return {name: figures[name] for name in KEPT if name in figures}
 
@@ -170,14 +168,6 @@ def _figures(point: Point, traces: Path | None, minutes: float) -> Figures:
 @lru_cache(maxsize=1)
 def _workload(workload: Workload, load: float, seed: int, traces: Path | None, minutes: float) -> LoadedTrace:
     """Points come in order of workload, load and seed, so the last one is often the next."""
-    point = Point(workload=workload.name, load=load, seed=seed, policy="", chunk_budget_tokens=0)
-    return make(workload, point, load_llmservice(CLUSTER), _requests_in(traces), min_run_s=60 * minutes)
-
-
-def _requests_in(traces: Path | None) -> Callable[[str], tuple[TraceRequest, ...]]:
-    def requests(name: str) -> tuple[TraceRequest, ...]:
-        if traces is None:
-            raise AssertionError(f"{name}: no folder of traces")
-        return read_trace(traces / name).requests
-
-    return requests
+    requests = None if traces is None or not workload.trace else read_trace(traces / workload.trace).requests
+    service = load_llmservice(CLUSTER)
+    return make(workload, service, requests, load=load, seed=seed, min_run_s=60 * minutes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -56,43 +56,42 @@ class Workload:
         return f"{source}, {self.arrivals.mode.value} arrivals"
 
 
-Requests = Callable[[str], tuple[TraceRequest, ...]]
-"""File name of a trace -> its requests."""
-
-
 def make(
-    workload: Workload, point: Point, service: LLMService, requests_of: Requests, *, min_run_s: float
+    workload: Workload,
+    service: LLMService,
+    requests: Sequence[TraceRequest] | None,
+    *,
+    load: float,
+    seed: int,
+    min_run_s: float,
 ) -> LoadedTrace:
-    """The requests of a point; the same for every policy and chunk budget."""
-    if workload.lengths:
+    """The requests of a point, from those of its trace (None: generated); for every policy and budget."""
+    if requests is None:
         return generated_workload(
             service,
-            load=point.load,
+            load=load,
             lengths=workload.lengths,
             arrivals=workload.arrivals,
-            seed=point.seed,
+            seed=seed,
             min_run_s=min_run_s,
         )
     return trace_workload(
         service,
-        requests_of(workload.trace),
-        load=point.load,
+        requests,
+        load=load,
         arrivals=workload.arrivals,
-        seed=point.seed,
+        seed=seed,
         min_run_s=min_run_s,
     )
 
 
-def figures_of(
-    point: Point, service: LLMService, workload: LoadedTrace, settings: Mapping[str, Any]
-) -> dict[str, Any]:
+def figures_of(point: Point, service: LLMService, workload: LoadedTrace) -> dict[str, Any]:
     """Simulate a prefill-only point; of the lower bound, only `ttft_s.mean`."""
     study = Study(
         service=with_entry_role(service, chunk_budget_tokens=point.chunk_budget_tokens),
         workload=workload,
         seed=point.seed,
         prefill_only=True,
-        settings=settings,
     )
     if point.policy != LOWER_BOUND:
         return simulate(study, point.policy)
