@@ -50,6 +50,34 @@ def test_requests_older_than_age_first_go_whatever_their_length(machine, members
     assert "long" in batch
 
 
+def test_a_long_backlog_is_run_in_passes_of_like_lengths(machine, members):
+    """All have waited too long: the oldest goes first, with those of its length, not with the next oldest."""
+    s = machine(policy="staggered-plus", age_first_s=0.5)
+    s.join(chunk_budget_tokens=8192, kv_blocks_total=10_000, max_batch_size=64)
+    s.start_pass(now=0.0)
+    for i in range(220):
+        name, tokens = ("long", 7000) if i % 11 == 10 else ("short", 400)
+        s.arrive(f"{name}{i}", tokens, now=0.1 + i / 1000)
+    (batch,) = members(s.end_pass(now=5.0))
+    assert "short0" in batch
+    assert not [name for name in batch if name.startswith("long")]
+
+
+def test_when_the_oldest_fits_nowhere_the_next_oldest_goes_first(machine, members):
+    """The oldest needs more KV blocks than this group has at all."""
+    s = machine(policy="staggered-plus", age_first_s=0.5)
+    s.join("small", chunk_budget_tokens=8192, kv_blocks_total=100, max_batch_size=64)
+    s.join("large", chunk_budget_tokens=8192, kv_blocks_total=10_000, max_batch_size=64)
+    s.start_pass("small", now=0.0)
+    s.start_pass("large", now=0.0)
+    s.arrive("oldest", 8000, now=0.1)
+    s.arrive("old", 1600, now=0.11)
+    s.arrive("young", 50, now=4.9)
+    (batch,) = members(s.end_pass("small", now=5.0))
+    assert "old" in batch
+    assert "oldest" not in batch
+
+
 def test_the_level_is_never_below_what_the_old_ones_fill_already(machine, members):
     """An old one of 6000 makes the pass that long; a young one of 5000 beside it is free."""
     s = machine(policy="staggered-plus", age_first_s=0.5)
@@ -100,7 +128,7 @@ def test_the_highest_priority_chooses_the_window(machine, members):
 
 
 def test_load_makes_the_same_backlog_weigh_more(machine, members):
-    """The same 60 requests wait: at low load a short pass, after a flood of arrivals a full one."""
+    """The same 40 requests wait: at low load a short pass, after a flood of arrivals a full one."""
 
     def batch(*, flood):
         s = machine(policy="staggered-plus", max_waiting_requests=10_000)
@@ -109,7 +137,7 @@ def test_load_makes_the_same_backlog_weigh_more(machine, members):
         for i in range(400 if flood else 0):
             s.arrive(f"f{i}", 1000, now=0.0)
             s.at(0.0, RequestCancelled(request_id=f"f{i}"))
-        for i in range(30):
+        for i in range(20):
             s.arrive(f"l{i}", 1000, now=0.1)
             s.arrive(f"s{i}", 50, now=0.1)
         (members_,) = members(s.end_pass(now=0.2))

@@ -26,7 +26,7 @@ def _pass_s(cost_tokens):
     return 0.060 + 0.137e-3 * cost_tokens
 
 
-def _best(lengths, *, now=0.0, ages=None, work_value=0.0, fullest=0, tau_s=0.5, room=None):
+def _best(lengths, *, now=0.0, ages=None, work_value=0.0, fullest=0, tau_s=0.5, room=None, around=None):
     ages = ages or [0.0] * len(lengths)
     requests = [
         _request(seq, tokens, waiting_since=now - age)
@@ -39,6 +39,7 @@ def _best(lengths, *, now=0.0, ages=None, work_value=0.0, fullest=0, tau_s=0.5, 
         room_under=room or (lambda level: NUM_RANKS * level),
         predict_s=_pass_s,
         work_value=work_value,
+        around=around,
     )
 
 
@@ -111,3 +112,22 @@ def test_the_requests_come_longest_first(lengths):
     """As the seating wants them."""
     chosen = _lengths(_best(lengths))
     assert chosen == sorted(chosen, reverse=True)
+
+
+@pytest.mark.parametrize("around", [300, 3000, 8000])
+def test_a_window_around_a_length_holds_it_or_ends_next_to_it(around):
+    """Whatever else would be worth more."""
+    lengths = [100 * (1 + i) for i in range(80)]
+    held = _lengths(_best(lengths, around=around))
+    assert min(held) <= around <= max(held) + 100
+
+
+def test_a_window_around_a_length_beyond_all_is_of_the_longest():
+    """A prompt of several passes keeps company with the longest there are."""
+    held = _lengths(_best([50] * 40 + [6000] * 6, around=20_000))
+    assert set(held) == {6000}
+
+
+def test_nobody_is_around():
+    """The one that must go is alone."""
+    assert _best([], around=500).requests == []

@@ -15,8 +15,9 @@ Why the second term: work done now is time that every later arrival of this busy
 busy periods last 1 / (1 - rho) times the backlog. So at low load value per second rules and passes are short;
 near saturation work per second does, and passes are full, and of like lengths, which packs best.
 
-Requests older than `age_first_s` go first, oldest first: nobody starves. Of several priorities only the
-highest chooses the window.
+If somebody has waited for longer than `age_first_s`, the oldest goes first and the window is one around its
+length: nobody starves, and a long backlog is still run in passes of like lengths. Of several priorities only
+the highest chooses the window.
 
 Knobs: age_tau_s (tau), backlog_weight (beta), age_first_s, num_levels, num_starts. Does not look at decode.
 """
@@ -57,7 +58,8 @@ class StaggeredPlus(Staggered):
             return None
         settings = self._settings
         considered = consider(waiting, int(seating.total_free_tokens * LOOKAHEAD), group)
-        taken = self._seat_starving(seating, considered, now)
+        starving = self._seat_starving(seating, considered, now)
+        taken = set() if starving is None else {starving.request_id}
         choice = Windows(
             [r for r in considered if r.priority == considered[0].priority and r.request_id not in taken],
             budget=group.spec.chunk_budget_tokens,
@@ -70,6 +72,7 @@ class StaggeredPlus(Staggered):
             room_under=seating.room_under,
             predict_s=group.estimator.predict_s,
             work_value=self._work_value(fleet, waiting, now),
+            around=None if starving is None else starving.num_prompt_tokens,
         )
         seating.lower_limit(choice.level)
         for request in choice.requests:
@@ -90,18 +93,14 @@ class StaggeredPlus(Staggered):
             return None
         return finish(seating, [r for r in considered if r.request_id not in taken])
 
-    def _seat_starving(self, seating: Seating, considered: list[RequestState], now: float) -> set[str]:
-        """Seat those that have waited too long, oldest first up to a full pass; the ids of the seated."""
-        room = seating.total_free_tokens
-        starving: list[RequestState] = []
-        for request in considered:
-            if room <= 0:
-                break
-            if now - request.waiting_since > self._settings.age_first_s:
-                starving.append(request)
-                room -= request.num_prompt_tokens
-        starving.sort(key=lambda r: (-r.num_prompt_tokens, r.seq))
-        return {r.request_id for r in starving if seating.seat(r, must=True)}
+    def _seat_starving(
+        self, seating: Seating, considered: list[RequestState], now: float
+    ) -> RequestState | None:
+        """Seat the oldest of those that have waited too long; None when there is none that fits here."""
+        since = now - self._settings.age_first_s
+        starving = [r for r in considered if r.waiting_since < since]
+        starving.sort(key=lambda r: (r.waiting_since, r.seq))
+        return next((r for r in starving if seating.seat(r, must=True)), None)
 
     def _work_value(self, fleet: Fleet, waiting: WaitingQueue, now: float) -> float:
         """What running one prefill token is worth, in requests of no age."""

@@ -5,6 +5,9 @@ the waiting requests in order of length, packed under a *level* that no rank is 
 under low levels make short passes; long windows, or ones that begin among the long prompts, make full passes
 whose ranks carry alike quadratic attention too.
 
+Windows around a length are for a request that must go now: it chooses the company, and the pass still is of
+like lengths.
+
 The value of a window and its cost come from prefix sums, so judging one costs two binary searches, whatever
 it holds: O(B log B) for sorting B requests, and a fixed number of windows on top.
 """
@@ -76,6 +79,7 @@ class Windows:
         room_under: Callable[[int], int],
         predict_s: Callable[[float], float],
         work_value: float,
+        around: int | None = None,
     ) -> Choice:
         """The window with the most value per second of its pass.
 
@@ -86,6 +90,7 @@ class Windows:
             room_under: level -> prefill tokens that fit over all ranks.
             predict_s: cost tokens of the fullest rank -> seconds of the pass.
             work_value: value of running one cost token, beside that of the requests.
+            around: only windows that hold this length, or begin or end next to it.
         """
         lengths, tokens, values, costs = self._lengths, self._tokens, self._values, self._costs
         best_score, best_level, best_low, best_high = 0.0, self._budget, 0, 0
@@ -93,6 +98,8 @@ class Windows:
         for level in self._levels(num_levels, fullest):
             room = room_under(level)
             upto = bisect_right(lengths, level)
+            if around is not None:
+                starts = self._starts_around(around, room, num_starts)
             for low in starts:
                 if low >= upto:
                     break
@@ -121,6 +128,12 @@ class Windows:
         if not lengths:
             return []
         return sorted({bisect_left(lengths, lengths[i * len(lengths) // count]) for i in range(count)})
+
+    def _starts_around(self, length: int, room: int, count: int) -> list[int]:
+        """From the one that ends before the first request of this length to the one that begins with it."""
+        last = bisect_left(self._lengths, length)
+        first = bisect_left(self._tokens, self._tokens[last] - room)
+        return sorted({last - (last - first) * i // count for i in range(count + 1)})
 
 
 def _by_length(request: RequestState) -> tuple[int, int]:
