@@ -134,6 +134,10 @@ class SchedulerMachine:
             case RankStateReported():
                 group = self.fleet.groups.get(event.group_id)
                 if group is not None:
+                    if group.running and not any(event.loads.batch_size):
+                        group.running = (
+                            False  # an idle engine runs no pass: word of the last one's end is lost
+                        )
                     self._report(group, event.loads, event.included_dispatch_seq, now)
             case TimerFired():
                 self._check_watchdog(now)
