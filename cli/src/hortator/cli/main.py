@@ -115,6 +115,16 @@ PrefillOnlyOption = Annotated[
     bool,
     typer.Option("--prefill-only", help="Leave decode out: five times faster, when only TTFT is asked for."),
 ]
+DisturbOption = Annotated[
+    str,
+    typer.Option(
+        "--disturb",
+        metavar="NAME=VALUE[,...]",
+        help="What is not perfect. latency, jitter: of every message; report-delay, report-loss: old loads; "
+        "length-error: wrong lengths announced; loss-every, loss-at, away: EP groups die and return; "
+        "engine-factor, floor-factor, slow-rank: slower engines. Like latency=5ms,length-error=10%.",
+    ),
+]
 SkipBadOption = Annotated[
     bool, typer.Option("--skip-bad", help="Skip bad trace lines instead of stopping at the first.")
 ]
@@ -357,12 +367,22 @@ def simulate(
             help="Report goodput: requests within limits of ttft, tpot, itl, e2e; like ttft=2s,itl=50ms.",
         ),
     ] = "",
+    disturb: DisturbOption = "",
     requests: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a CSV row for every request of every policy.")
     ] = None,
     json: JsonFileOption = None,
 ) -> None:
-    """Run the scheduler core in virtual time on a manifest's cluster: simulate what you deploy."""
+    """Run the scheduler core in virtual time on a manifest's cluster: simulate what you deploy.
+
+    Without --disturb messages take no time, nothing fails, and engines are as fast as the cost model says.
+
+    hortator simulate -f FILE --disturb latency=1ms,jitter=50%
+
+    hortator simulate -f FILE --disturb loss-every=5m,away=40s,slow-rank=1.2 --policy staggered-plus
+
+    docs/how-to/disturb.md explains every disturbance.
+    """
     from hortator.cli import simulate as command
     from hortator.cli.workload_options import WorkloadOptions
 
@@ -383,6 +403,7 @@ def simulate(
         prefill_only=prefill_only,
         seed=seed,
         slo=slo,
+        disturb=disturb,
         requests_file=requests,
         json_file=json,
     )
