@@ -521,7 +521,10 @@ def demo(
 @app.command()
 def study(
     *,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where study.json and study.md go.")] = Path(
+    what: Annotated[
+        str, typer.Option(metavar="NAME", help="prefill, or sensitivity: clusters that are not perfect.")
+    ] = "prefill",
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the JSON and the page go.")] = Path(
         "benchmarks/sim"
     ),
     traces: Annotated[
@@ -538,16 +541,30 @@ def study(
     load: Annotated[
         list[float] | None, typer.Option(help="Only this load; may be given several times.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds per point.")] = 5,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Seeds per point; default 5, with --what sensitivity 3.")
+    ] = None,
+    case: Annotated[
+        list[str] | None,
+        typer.Option(help="With --what sensitivity: only this case; may be given several times."),
+    ] = None,
 ) -> None:
     """The study behind the claims (`make study`): policies, loads, chunk budgets and seeds in virtual time.
 
     About 40 minutes on two cores. Every policy of a case sees the same requests; see benchmarks/sim/study.md.
     """
     from hortator.cli import study as command
+    from hortator.cli import study_sensitivity
+    from hortator.cli.errors import CommandError
     from hortator.sim.study.plan import Plan
 
-    plan = Plan(seeds=tuple(range(seeds)), loads=tuple(load) if load else Plan().loads)
+    if what == "sensitivity":
+        narrowed = study_sensitivity.plan_of(seeds=seeds or 3, loads=load, cases=case)
+        study_sensitivity.run(plan=narrowed, out=out, work=work, minutes=minutes)
+        return
+    if what != "prefill":
+        raise CommandError(f"--what: got {what!r} (allowed: prefill, sensitivity)")
+    plan = Plan(seeds=tuple(range(seeds or 5)), loads=tuple(load) if load else Plan().loads)
     command.run(plan=plan, out=out, traces=traces, work=work, minutes=minutes)
 
 

@@ -87,7 +87,9 @@ def with_simulated(service: LLMService, **changes: object) -> LLMService:
 def with_entry_role(service: LLMService, **changes: object) -> LLMService:
     """The same service, the role that takes arrivals changed, as in `chunk_budget_tokens=4096`."""
     name = entry_role(service).name
-    roles = [role.model_copy(update=changes) if role.name == name else role for role in service.spec.roles]
+    roles = tuple(
+        role.model_copy(update=changes) if role.name == name else role for role in service.spec.roles
+    )
     return service.model_copy(update={"spec": service.spec.model_copy(update={"roles": roles})})
 
 
