@@ -6,19 +6,23 @@ from collections import Counter
 from functools import cache
 from heapq import heappop
 from math import isnan
+from pathlib import Path
 
 import pytest
 
+from hortator.api.files import load_llmservice
 from hortator.scheduler.core.events import RequestFinished
 from hortator.scheduler.core.model import GroupSpec, Phase, SchedulerSettings
 from hortator.sim.cluster import GroupPlan, VirtualCluster
 from hortator.sim.disturbances import Disturbances, parse_disturbances
 from hortator.sim.disturbed import DisturbedCluster
 from hortator.sim.results import Recorder, summarize
+from hortator.sim.simulate import Study, generated_workload, simulate, with_entry_role
 from hortator.sim.workload import LENGTHS, generate, poisson_arrivals
 from hortator.worker.engines.simulated.cost import PassCost
 from hortator.worker.engines.simulated.group_config import GroupConfig
 
+CLUSTER = Path(__file__).resolve().parents[2] / "benchmarks/sim/clusters/prefill-4xEP16.yaml"
 TOPOLOGIES = {
     "prefill": {"p0": Phase.PREFILL, "p1": Phase.PREFILL, "p2": Phase.PREFILL},
     "prefill-decode": {"p0": Phase.PREFILL, "p1": Phase.PREFILL, "d0": Phase.DECODE, "d1": Phase.DECODE},
@@ -175,3 +179,24 @@ def test_wrong_lengths_are_announced_and_the_true_ones_computed():
     for record in run.recorder.records:
         seen[record.num_prompt_tokens] += 1
     assert seen == Counter(request.num_prompt_tokens for request in _requests("prefill", 0))
+
+
+@pytest.mark.parametrize("policy", ["staggered", "staggered-plus"])
+def test_a_millisecond_of_latency_does_not_cost_a_pass(policy):
+    """A batch that comes as a pass has begun waits for all of it; so it must be sent before the last one ends.
+
+    Without that, mean TTFT of the reference cluster doubles with any latency at all.
+    """
+    means = [_reference_mean_s(policy, parse_disturbances(text)) for text in ("", "latency=1ms,jitter=50%")]
+    assert means[1] < 1.25 * means[0]
+
+
+def _reference_mean_s(policy: str, disturbances: Disturbances) -> float:
+    service = with_entry_role(load_llmservice(CLUSTER), chunk_budget_tokens=4096)
+    study = Study(
+        service=service,
+        workload=generated_workload(service, load=0.7, min_run_s=12.0),
+        prefill_only=True,
+        disturbances=disturbances,
+    )
+    return simulate(study, policy)["ttft_s"]["mean"]
