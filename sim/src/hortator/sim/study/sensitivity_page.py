@@ -78,8 +78,8 @@ def page(document: Mapping[str, Any]) -> str:
         f"Made by `hortator study --what sensitivity` from commit {document['commit'][:12]}; do not edit. "
         f"`{settings['cluster']}`, conversation lengths (generated), poisson arrivals, prefill only, "
         f"at least {settings['min_run_s'] / 60:g} virtual minutes per point, seeds {seeds}. Figures are "
-        "means over seeds, in brackets the 95 % interval of the bootstrap over seeds; ratios are taken seed by "
-        "seed."
+        "means over seeds, in brackets the 95 % interval of the bootstrap over seeds; ratios are taken seed "
+        "by seed."
     )
     rival = (
         f"- *to rival*: `{RIVAL}` in the same case, at the same chunk budget (4,096 tokens unless the case "
