@@ -64,8 +64,8 @@ class Case:
 
     @property
     def reference(self) -> str:
-        """The case without what this one changes; empty: itself is one."""
-        if self.name in {REFERENCE, REFERENCE_LARGE} or self.prompt_tokens:
+        """The case without what this one changes; empty: itself is one, or it is another cluster."""
+        if self.name in {REFERENCE, REFERENCE_LARGE} or self.num_groups != NUM_GROUPS or self.prompt_tokens:
             return ""
         return REFERENCE if self.chunk_budget_tokens == CHUNK_BUDGET else REFERENCE_LARGE
 

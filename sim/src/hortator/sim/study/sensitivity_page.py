@@ -115,11 +115,12 @@ def _losses(found: Sequence[Row]) -> Iterator[str]:
         lost = [f"{row['case']} ({row[name]['mean']:.2f})" for row in ours if row[name]["high"] > 1.0]
         yield f"- {what}: {', '.join(lost) if lost else 'nowhere'}."
     hurt = sorted(
-        (row for row in ours if row["mean_to_perfect"] is not None and row["case"] != "one-group"),
+        (row for row in ours if row["mean_to_perfect"] is not None),
         key=lambda row: -float(row["mean_to_perfect"]["mean"]),
     )
-    worst = ", ".join(f"{row['case']} ({row['mean_to_perfect']['mean']:.2f})" for row in hurt[:3])
-    yield f"- What costs it most of its own mean TTFT: {worst}."
+    if hurt:
+        worst = ", ".join(f"{row['case']} ({row['mean_to_perfect']['mean']:.2f})" for row in hurt[:3])
+        yield f"- What costs it most of its own mean TTFT, in times of the perfect cluster's: {worst}."
     unstable = sorted({row["case"] for row in found if not row["stable"] and row["policy"] == OURS})
     if unstable:
         yield f"- UNSTABLE: {', '.join(unstable)}."
