@@ -551,7 +551,8 @@ def study(
 ) -> None:
     """The study behind the claims (`make study`): policies, loads, chunk budgets and seeds in virtual time.
 
-    About 40 minutes on two cores (--what sensitivity: 30). Every policy of a case sees the same requests; see benchmarks/sim/study.md.
+    About 40 minutes on two cores (--what sensitivity: 30). Every policy of a case sees the same requests;
+    see benchmarks/sim/study.md.
     """
     from hortator.cli import study as command
     from hortator.cli import study_sensitivity
