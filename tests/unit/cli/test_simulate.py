@@ -244,3 +244,16 @@ def test_with_decode_or_known_prefixes_there_is_no_bound(tmp_path, capsys):
         assert " gap " not in capsys.readouterr().out
     run(trace=a_mooncake_trace(tmp_path, with_ids=False), json_file=out)
     assert json.loads(out.read_text())["policies"]["staggered"]["gap"] >= 1 - 1e-9
+
+
+def test_disturbances_are_in_the_results_and_wrong_ones_are_told(tmp_path):
+    out = tmp_path / "out.json"
+    run(disturb="latency=2ms,slow-rank=1.2", json_file=out, load=0.5, minutes=0.05)
+    document = json.loads(out.read_text())
+    assert document["disturbances"] == {"latency": 0.002, "slow-rank": 1.2}
+    assert document["policies"]["staggered"]["disturbed"]["groups_lost"] == 0
+    run(json_file=out)
+    document = json.loads(out.read_text())
+    assert "disturbances" not in document
+    assert "disturbed" not in document["policies"]["staggered"]
+    assert refused(disturb="jitter=2").startswith("--disturb: jitter: got 2 (allowed: 0% to 100%)")

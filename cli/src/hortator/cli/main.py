@@ -115,6 +115,16 @@ PrefillOnlyOption = Annotated[
     bool,
     typer.Option("--prefill-only", help="Leave decode out: five times faster, when only TTFT is asked for."),
 ]
+DisturbOption = Annotated[
+    str,
+    typer.Option(
+        "--disturb",
+        metavar="NAME=VALUE[,...]",
+        help="What is not perfect. latency, jitter: of every message; report-delay, report-loss: old loads; "
+        "length-error: wrong lengths announced; loss-every, loss-at, away: EP groups die and return; "
+        "engine-factor, floor-factor, slow-rank: slower engines. Like latency=5ms,length-error=10%.",
+    ),
+]
 SkipBadOption = Annotated[
     bool, typer.Option("--skip-bad", help="Skip bad trace lines instead of stopping at the first.")
 ]
@@ -357,12 +367,22 @@ def simulate(
             help="Report goodput: requests within limits of ttft, tpot, itl, e2e; like ttft=2s,itl=50ms.",
         ),
     ] = "",
+    disturb: DisturbOption = "",
     requests: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a CSV row for every request of every policy.")
     ] = None,
     json: JsonFileOption = None,
 ) -> None:
-    """Run the scheduler core in virtual time on a manifest's cluster: simulate what you deploy."""
+    """Run the scheduler core in virtual time on a manifest's cluster: simulate what you deploy.
+
+    Without --disturb messages take no time, nothing fails, and engines are as fast as the cost model says.
+
+    hortator simulate -f FILE --disturb latency=1ms,jitter=50%
+
+    hortator simulate -f FILE --disturb loss-every=5m,away=40s,slow-rank=1.2 --policy staggered-plus
+
+    docs/how-to/disturb.md explains every disturbance.
+    """
     from hortator.cli import simulate as command
     from hortator.cli.workload_options import WorkloadOptions
 
@@ -383,6 +403,7 @@ def simulate(
         prefill_only=prefill_only,
         seed=seed,
         slo=slo,
+        disturb=disturb,
         requests_file=requests,
         json_file=json,
     )
@@ -500,7 +521,10 @@ def demo(
 @app.command()
 def study(
     *,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where study.json and study.md go.")] = Path(
+    what: Annotated[
+        str, typer.Option(metavar="NAME", help="prefill, or sensitivity: clusters that are not perfect.")
+    ] = "prefill",
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the JSON and the page go.")] = Path(
         "benchmarks/sim"
     ),
     traces: Annotated[
@@ -517,16 +541,31 @@ def study(
     load: Annotated[
         list[float] | None, typer.Option(help="Only this load; may be given several times.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds per point.")] = 5,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Seeds per point; default 5, with --what sensitivity 3.")
+    ] = None,
+    case: Annotated[
+        list[str] | None,
+        typer.Option(help="With --what sensitivity: only this case; may be given several times."),
+    ] = None,
 ) -> None:
     """The study behind the claims (`make study`): policies, loads, chunk budgets and seeds in virtual time.
 
-    About 40 minutes on two cores. Every policy of a case sees the same requests; see benchmarks/sim/study.md.
+    About 40 minutes on two cores (--what sensitivity: 30). Every policy of a case sees the same requests;
+    see benchmarks/sim/study.md.
     """
     from hortator.cli import study as command
+    from hortator.cli import study_sensitivity
+    from hortator.cli.errors import CommandError
     from hortator.sim.study.plan import Plan
 
-    plan = Plan(seeds=tuple(range(seeds)), loads=tuple(load) if load else Plan().loads)
+    if what == "sensitivity":
+        narrowed = study_sensitivity.plan_of(seeds=seeds or 3, loads=load, cases=case)
+        study_sensitivity.run(plan=narrowed, out=out, work=work, minutes=minutes)
+        return
+    if what != "prefill":
+        raise CommandError(f"--what: got {what!r} (allowed: prefill, sensitivity)")
+    plan = Plan(seeds=tuple(range(seeds or 5)), loads=tuple(load) if load else Plan().loads)
     command.run(plan=plan, out=out, traces=traces, work=work, minutes=minutes)
 
 

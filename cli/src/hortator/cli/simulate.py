@@ -23,6 +23,7 @@ from hortator.cli.errors import CommandError
 from hortator.cli.study_pool import simulate_all, simulate_one
 from hortator.cli.workload_options import WorkloadOptions, make_workload, workload_document
 from hortator.scheduler.core.policies.registry import POLICY_NAMES
+from hortator.sim.disturbances import Disturbances, parse_disturbances
 from hortator.sim.load import MIN_RUN_S
 from hortator.sim.lower_bound import LowerBound
 from hortator.sim.rows import join_rows
@@ -62,6 +63,7 @@ class Comparison:
             "prefill_only": self.study.prefill_only,
             **workload_document(self.study.workload),
             "trace": None if trace is None else _trace_document(trace),
+            **({"disturbances": given} if (given := self.study.disturbances.given()) else {}),
             "machine": result.machine(),
             **({} if self.bound is None else {"lower_bound": _bound_document(self.bound)}),
             "policies": self.figures_with_gap,
@@ -77,6 +79,7 @@ def run(
     prefill_only: bool,
     seed: int,
     slo: str,
+    disturb: str = "",
     requests_file: Path | None,
     json_file: Path | None,
 ) -> None:
@@ -89,11 +92,19 @@ def run(
     names = parse_policies(policies)
     arrivals = options.checked(has_trace=trace is not None)
     limits = _slo(slo, prefill_only=prefill_only)
+    disturbances = _disturbances(disturb)
     recorded = None if trace is None else read_recorded(service, trace, file=file, seed=seed, options=options)
     requests = None if recorded is None else recorded.requests
     workload = make_workload(service, requests, options, arrivals=arrivals, seed=seed)
     check_prefill_only(service, prefill_only=prefill_only)
-    study = Study(service=service, workload=workload, seed=seed, prefill_only=prefill_only, slo=limits)
+    study = Study(
+        service=service,
+        workload=workload,
+        seed=seed,
+        prefill_only=prefill_only,
+        slo=limits,
+        disturbances=disturbances,
+    )
     console = stderr()
     console.print(
         f"{service.metadata.name}: {len(workload.requests)} requests over {workload.wall_s / 60:.1f} virtual "
@@ -153,6 +164,13 @@ def _slo(text: str, *, prefill_only: bool) -> Slo:
             f"--slo: {min(others)}: requests end with their first token (allowed with --prefill-only: ttft)"
         )
     return slo
+
+
+def _disturbances(text: str) -> Disturbances:
+    try:
+        return parse_disturbances(text)
+    except ValueError as error:
+        raise CommandError(f"--disturb: {error}") from None
 
 
 @contextmanager

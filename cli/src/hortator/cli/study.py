@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -29,6 +30,7 @@ from hortator.sim.load import LoadedTrace
 from hortator.sim.study import summary
 from hortator.sim.study.plan import WORKLOADS, Plan
 from hortator.sim.study.points import Point, Workload, figures_of, make
+from hortator.sim.study.sensitivity import CasePoint
 from hortator.sim.traces import read_trace
 
 CLUSTER = Path("benchmarks/sim/clusters/prefill-4xEP16.yaml")
@@ -62,11 +64,7 @@ def run(*, plan: Plan, out: Path, traces: Path | None, work: Path, minutes: floa
     Raises:
         CommandError: not in a checkout, or a folder or a load cannot be used.
     """
-    for load in plan.loads:
-        if not 0 < load <= MAX_LOAD:
-            raise CommandError(f"--load: got {load:g} (allowed: above 0, at most {MAX_LOAD:g})")
-    if not CLUSTER.exists():
-        raise CommandError(f"{CLUSTER}: not found; run this in the root of a Hortator checkout")
+    check_checkout(plan.loads)
     if traces is not None and not traces.is_dir():
         raise CommandError(f"--traces {traces}: not a folder")
     revision, is_modified = result.commit()
@@ -76,12 +74,13 @@ def run(*, plan: Plan, out: Path, traces: Path | None, work: Path, minutes: floa
         console.print(
             f"left out: {left_out.name} needs {left_out.trace} in the folder of --traces", markup=False
         )
-    known = _Known(None if is_modified else work / f"points-{revision[:12]}-{minutes:g}min.jsonl")
+    known = KnownPoints(None if is_modified else work / f"points-{revision[:12]}-{minutes:g}min.jsonl", Point)
+    figures_at = partial(_figures, traces=traces, minutes=minutes)
     cases = [case for workload in workloads for case in plan.cases(workload)]
     first = [point for case in cases for point in plan.first_points(case)]
-    _simulate(first, known, traces=traces, minutes=minutes, text="every policy, every budget")
+    simulate_points(first, known, figures_at, text="every policy, every budget")
     second = [point for case in cases for point in plan.second_points(case, known.figures.__getitem__)]
-    _simulate(second, known, traces=traces, minutes=minutes, text="best budgets, other seeds")
+    simulate_points(second, known, figures_at, text="best budgets, other seeds")
     document = {
         "study": "prefill",
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -103,11 +102,24 @@ def run(*, plan: Plan, out: Path, traces: Path | None, work: Path, minutes: floa
     console.print(f"{out / JSON_NAME}, {out / PAGE_NAME}", markup=False)
 
 
-class _Known:
+def check_checkout(loads: Iterable[float]) -> None:
+    """Raise CommandError where there is no cluster, or a load cannot be simulated."""
+    for load in loads:
+        if not 0 < load <= MAX_LOAD:
+            raise CommandError(f"--load: got {load:g} (allowed: above 0, at most {MAX_LOAD:g})")
+    if not CLUSTER.exists():
+        raise CommandError(f"{CLUSTER}: not found; run this in the root of a Hortator checkout")
+
+
+P = TypeVar("P", Point, CasePoint)
+"""A point of one of the studies."""
+
+
+class KnownPoints(Generic[P]):
     """Figures by point, kept in a file."""
 
-    def __init__(self, path: Path | None) -> None:
-        self.figures: dict[Point, Figures] = {}
+    def __init__(self, path: Path | None, kind: Callable[..., P]) -> None:
+        self.figures: dict[P, Figures] = {}
         self._path = path
         if path is None:
             return
@@ -115,20 +127,20 @@ class _Known:
         if path.exists():
             for line in path.read_text().splitlines():
                 kept = json.loads(line)
-                self.figures[Point(**kept["point"])] = kept["figures"]
+                self.figures[kind(**kept["point"])] = kept["figures"]
 
-    def add(self, point: Point, figures: Figures) -> None:
+    def add(self, point: P, figures: Figures) -> None:
         """Keep them."""
         self.figures[point] = figures
         if self._path is not None:
-            fields = {name: getattr(point, name) for name in Point.__slots__}
             with self._path.open("a") as file:
-                file.write(json.dumps({"point": fields, "figures": figures}) + "\n")
+                file.write(json.dumps({"point": asdict(point), "figures": figures}) + "\n")
 
 
-def _simulate(
-    points: Iterable[Point], known: _Known, *, traces: Path | None, minutes: float, text: str
+def simulate_points(
+    points: Iterable[P], known: KnownPoints[P], figures_at: Callable[[P], Figures], *, text: str
 ) -> None:
+    """Simulate those that are not known, in processes; `figures_at` is a module's function, or a partial."""
     missing = sorted(point for point in points if point not in known.figures)
     if not missing:
         return
@@ -143,7 +155,7 @@ def _simulate(
     ):
         task = progress.add_task(text, total=len(missing))
         with ctrl_c_held_back():  # the processes start here
-            futures = {pool.submit(_figures, point, traces, minutes): point for point in missing}
+            futures = {pool.submit(figures_at, point): point for point in missing}
         try:
             for future in as_completed(futures):
                 known.add(futures[future], future.result())
@@ -155,7 +167,7 @@ def _simulate(
             raise
 
 
-def _figures(point: Point, traces: Path | None, minutes: float) -> Figures:
+def _figures(point: Point, *, traces: Path | None, minutes: float) -> Figures:
     workload = next(w for w in WORKLOADS if w.name == point.workload)
     figures = figures_of(
         point,

@@ -5,7 +5,7 @@ own wake-ups. Nothing here decides anything; the commands come from the `Schedul
 service runs, and the engines behave as `GroupModel` (the simulated worker's model) says.
 
 Order at one instant: every event of that instant is handled before any pass starts, so requests dispatched
-as a pass ends join the next one. Control-plane latency is zero here.
+as a pass ends join the next one. Messages take no time and nothing fails here; see `disturbed`.
 
 Gateways are perfect: they see a first token as the pass ends, and a request prefilled without decode
 groups (a prefill-only study) is finished then.
@@ -201,15 +201,27 @@ class VirtualCluster:
                 case Dispatch():
                     self._dispatch(command.batch)
                 case Reject():
-                    self._recorder.reject(command.request_id, command.reason.value)
+                    self._reject(command)
                 case Abort():
-                    raise AssertionError(f"nothing aborts in this cluster: {command}")
+                    self._abort(command)
                 case Probe():
-                    self._at(self.now, partial(self._report, command.group_id))
+                    self._probe(command)
                 case DeclareLost():
-                    raise AssertionError(f"a modelled group answers probes: {command}")
+                    self._declare_lost(command)
                 case _:
                     assert_never(command)
+
+    def _reject(self, command: Reject) -> None:
+        self._recorder.reject(command.request_id, command.reason.value)
+
+    def _probe(self, command: Probe) -> None:
+        self._at(self.now, partial(self._report, command.group_id))
+
+    def _abort(self, command: Abort) -> None:
+        raise AssertionError(f"nothing aborts in this cluster: {command}")
+
+    def _declare_lost(self, command: DeclareLost) -> None:
+        raise AssertionError(f"a modelled group answers probes: {command}")
 
     def _report(self, group_id: str) -> None:
         """A worker in the middle of a long pass answers."""
@@ -223,21 +235,23 @@ class VirtualCluster:
     def _arrive(self, request: TraceRequest, index: int) -> None:
         request_id = f"r{index}"
         hashes = request.prefix_hashes(self._tokens_per_block) if request.prefix_block_ids else ()
-        self._recorder.arrive(
-            RequestRecord(
-                request_id=request_id,
-                arrived_at=self.now,
-                num_prompt_tokens=request.num_prompt_tokens,
-                num_output_tokens=request.num_output_tokens,
-                block_hashes=hashes,
-            )
+        record = RequestRecord(
+            request_id=request_id,
+            arrived_at=self.now,
+            num_prompt_tokens=request.num_prompt_tokens,
+            num_output_tokens=request.num_output_tokens,
+            block_hashes=hashes,
         )
+        self._recorder.arrive(record)
+        self._announce(record)
+
+    def _announce(self, record: RequestRecord) -> None:
         self._tell(
             RequestArrived(
-                request_id=request_id,
-                num_prompt_tokens=request.num_prompt_tokens,
-                max_output_tokens=max(ANNOUNCED_OUTPUT_TOKENS, request.num_output_tokens),
-                block_hashes=hashes,
+                request_id=record.request_id,
+                num_prompt_tokens=record.num_prompt_tokens,
+                max_output_tokens=max(ANNOUNCED_OUTPUT_TOKENS, record.num_output_tokens),
+                block_hashes=record.block_hashes,
             )
         )
 

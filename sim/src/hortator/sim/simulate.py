@@ -10,7 +10,7 @@ The scheduler is not told how long an output will be: it sees the limit a client
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from hortator.api import processes
@@ -20,6 +20,8 @@ from hortator.scheduler.core.events import Event
 from hortator.scheduler.core.model import GroupSpec, Phase, SchedulerSettings
 from hortator.sim.arrivals import POISSON, RECORDED, ArrivalMode, Arrivals
 from hortator.sim.cluster import GroupPlan, OnPass, VirtualCluster
+from hortator.sim.disturbances import Disturbances
+from hortator.sim.disturbed import DisturbedCluster
 from hortator.sim.load import MIN_RUN_S, LoadedTrace, at_load, default_engine_seconds
 from hortator.sim.lower_bound import LowerBound, lower_bound
 from hortator.sim.records import RequestRecord, RequestTable
@@ -56,6 +58,8 @@ class Study:
     """Fields of SchedulerSettings that override the manifest's."""
     slo: Slo = field(default_factory=Slo)
     """What counts as goodput; without limits none is reported."""
+    disturbances: Disturbances = field(default_factory=Disturbances)
+    """What is not perfect; see `disturbances`."""
 
     @property
     def num_entry_groups(self) -> int:
@@ -73,10 +77,19 @@ def entry_role(service: LLMService) -> RoleSpec:
     return service.role("Aggregated" if service.spec.topology == "Aggregated" else "Prefill")
 
 
+def with_simulated(service: LLMService, **changes: object) -> LLMService:
+    """The same service, the options of its simulated engine changed, as in `expert_skew=2.0`."""
+    options = service.spec.engine.simulated_options.model_copy(update=changes)
+    engine = service.spec.engine.model_copy(update={"simulated": options})
+    return service.model_copy(update={"spec": service.spec.model_copy(update={"engine": engine})})
+
+
 def with_entry_role(service: LLMService, **changes: object) -> LLMService:
     """The same service, the role that takes arrivals changed, as in `chunk_budget_tokens=4096`."""
     name = entry_role(service).name
-    roles = [role.model_copy(update=changes) if role.name == name else role for role in service.spec.roles]
+    roles = tuple(
+        role.model_copy(update=changes) if role.name == name else role for role in service.spec.roles
+    )
     return service.model_copy(update={"spec": service.spec.model_copy(update={"roles": roles})})
 
 
@@ -85,8 +98,9 @@ def num_entry_groups(service: LLMService) -> int:
     return entry_role(service).replicas * service.spec.replicas
 
 
-def pass_cost(service: LLMService, role: RoleSpec) -> PassCost:
-    """The cost model of one of the role's EP groups."""
+def pass_cost(service: LLMService, role: RoleSpec, disturbances: Disturbances | None = None) -> PassCost:
+    """The cost model of one of the role's EP groups; a slow rank is not in it."""
+    disturbances = disturbances or Disturbances()
     simulated = service.spec.engine.simulated_options
     return PassCost(
         simulated.preset,
@@ -94,11 +108,20 @@ def pass_cost(service: LLMService, role: RoleSpec) -> PassCost:
         ep_size=role.parallelism.attention_dp * role.parallelism.tensor,
         gpus_per_node=role.gpus_per_node,
         expert_skew=simulated.expert_skew,
+        engine_factor=disturbances.engine_factor,
+        floor_factor=disturbances.floor_factor,
     )
 
 
-def plan_groups(service: LLMService, *, seed: int = 0, prefill_only: bool = False) -> list[GroupPlan]:
+def plan_groups(
+    service: LLMService,
+    *,
+    seed: int = 0,
+    prefill_only: bool = False,
+    disturbances: Disturbances | None = None,
+) -> list[GroupPlan]:
     """One plan per EP group of the service, named `prefill-0`, `decode-1`, ..."""
+    disturbances = disturbances or Disturbances()
     plans: list[GroupPlan] = []
     max_sequence_tokens = processes.sequence_limit(
         service, model_sequence_tokens=processes.SIMULATED_SEQUENCE_TOKENS
@@ -107,7 +130,7 @@ def plan_groups(service: LLMService, *, seed: int = 0, prefill_only: bool = Fals
         phase = PHASES[role.name]
         if prefill_only and phase is Phase.DECODE:
             continue
-        cost = pass_cost(service, role)
+        cost = pass_cost(service, role, disturbances)
         kv_blocks = role.kv_blocks or cost.kv_blocks_total(role.tokens_per_block)
         for index in range(role.replicas * service.spec.replicas):
             config = GroupConfig(
@@ -118,6 +141,7 @@ def plan_groups(service: LLMService, *, seed: int = 0, prefill_only: bool = Fals
                 kv_blocks_total=kv_blocks,
                 tokens_per_block=role.tokens_per_block,
                 max_sequence_tokens=max_sequence_tokens,
+                slow_rank_factor=disturbances.slow_rank,
                 seed=seed * 1000 + len(plans),
             )
             spec = GroupSpec(
@@ -254,7 +278,8 @@ def simulate(
 ) -> dict[str, object]:
     """Run one policy and return its figures; see `results` for what each means.
 
-    `events` counts those of the scheduler; `short` says that the run is shorter than MIN_RUN_S.
+    `events` counts those of the scheduler; `short` says that the run is shorter than MIN_RUN_S;
+    `disturbed` counts what happened where something but the engines is disturbed.
 
     Args:
         study: cluster and workload.
@@ -265,11 +290,23 @@ def simulate(
         on_end: called with all requests when the run is over.
         keep_records: filled with one record per request.
     """
-    plans = plan_groups(study.service, seed=study.seed, prefill_only=study.prefill_only)
-    recorder = Recorder(warmup_s=study.warmup_s, slo=study.slo, keep_records=keep_records is not None)
-    cluster = VirtualCluster(
-        plans, scheduler_settings(study, policy), recorder, on_event=on_event, on_pass=on_pass
+    plans = plan_groups(
+        study.service, seed=study.seed, prefill_only=study.prefill_only, disturbances=study.disturbances
     )
+    recorder = Recorder(warmup_s=study.warmup_s, slo=study.slo, keep_records=keep_records is not None)
+    settings = scheduler_settings(study, policy)
+    if study.disturbances.are_in_transit:
+        cluster: VirtualCluster = DisturbedCluster(
+            plans,
+            settings,
+            recorder,
+            study.disturbances,
+            seed=study.seed,
+            on_event=on_event,
+            on_pass=on_pass,
+        )
+    else:
+        cluster = VirtualCluster(plans, settings, recorder, on_event=on_event, on_pass=on_pass)
     requests: Sequence[TraceRequest] | Iterator[TraceRequest] = study.workload.requests
     if on_progress is not None:
         requests = _reporting(study.workload.requests, on_progress)
@@ -281,6 +318,8 @@ def simulate(
     figures = summarize(recorder, num_groups=len(plans))
     figures["events"] = cluster.num_events
     figures["short"] = study.workload.wall_s < MIN_RUN_S * (1 - 1e-9)
+    if isinstance(cluster, DisturbedCluster):
+        figures["disturbed"] = asdict(cluster.counts)
     return figures
 
 
@@ -292,7 +331,7 @@ def ttft_lower_bound(study: Study) -> LowerBound | None:
     role = entry_role(study.service)
     return lower_bound(
         requests,
-        cost=pass_cost(study.service, role),
+        cost=pass_cost(study.service, role, study.disturbances),
         num_groups=study.num_entry_groups,
         chunk_budget_tokens=role.chunk_budget_tokens,
         warmup_s=study.warmup_s,

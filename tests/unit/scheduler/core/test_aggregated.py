@@ -48,7 +48,7 @@ def test_few_tokens_are_held_to_spare_the_running_decodes(machine, members, poli
     for i in range(6):
         s.run_pass("a0", start=i * 0.05, end=i * 0.05 + 0.05, ran=(64, 64), batch_size=(3, 3))
     assert members(s.arrive("first", 64, now=0.3)) == [["first"]]
-    s.start_pass("a0", now=0.301)
+    s.start_pass("a0", now=0.3)
     s.arrive("second", 64, now=0.302)
     assert members(s.end_pass("a0", now=0.32, batch_size=(3, 3))) == []
     wakeup = s.machine.next_wakeup()

@@ -163,7 +163,7 @@ def test_a_snapshot_shows_what_the_machine_believes(machine):
     s.join("p0")
     s.join("d0", phase=Phase.DECODE, reported=False)
     s.report(now=0.5, prefill_load_tokens=(0, 100))
-    s.arrive("a", 300, now=1.0)
+    s.arrive("a", 300, now=1.1)
     s.start_pass("p0", now=1.1)
     s.arrive("b", 200, now=1.2)
     snapshot = s.machine.snapshot(2.0)

@@ -3,7 +3,7 @@
 import pytest
 
 from hortator.scheduler.core.commands import Abort, DeclareLost, Dispatch, Probe
-from hortator.scheduler.core.events import RequestCancelled
+from hortator.scheduler.core.events import RequestCancelled, RequestFinished
 from hortator.scheduler.core.model import AbortReason, LatencyClass
 
 
@@ -113,3 +113,15 @@ def test_a_batch_that_a_timer_sends_to_a_group_long_silent_is_probed_in_the_same
     commands = s.tick(30.02)
     assert [type(command) for command in commands] == [Dispatch, Probe]
     assert s.machine.next_wakeup() > 30.02
+
+
+def test_a_heartbeat_of_an_engine_with_nothing_in_it_says_that_its_pass_has_ended(machine, dispatched):
+    """The report of the pass's end was lost; the group must not stay idle for good."""
+    s = machine()
+    s.join()
+    s.arrive("r1", now=0.1)
+    s.start_pass(now=0.1)
+    s.at(0.3, RequestFinished(request_id="r1", num_output_tokens=1))
+    assert not dispatched(s.arrive("r2", now=0.4))
+    assert not dispatched(s.report(now=0.5, batch_size=(1, 0)))
+    assert dispatched(s.report(now=0.6))

@@ -87,3 +87,19 @@ def test_pricing_a_pass_is_cheap_enough_for_the_simulator():
     cost = PassCost(dp_size=16)
     ranks = list(range(500, 8500, 500)), [n * 1000.0 for n in range(500, 8500, 500)]
     assert min(timeit.repeat(lambda: cost.prefill_s(*ranks), number=200, repeat=5)) / 200 < 100e-6
+
+
+def test_an_engine_factor_stretches_every_pass_and_a_floor_factor_mostly_small_ones():
+    cost, slow, low = (
+        PassCost(dp_size=16, **factors) for factors in ({}, {"engine_factor": 1.21}, {"floor_factor": 0.5})
+    )
+    small, large = ([64] * 16, [64.0 * 32] * 16), ([8192] * 16, [8192.0 * 512] * 16)
+    decodes = ([50] * 16, [100_000] * 16)
+    for prefill in (small, large):
+        assert slow.prefill_s(*prefill) == pytest.approx(1.21 * cost.prefill_s(*prefill))
+        assert slow.mixed_s(*prefill, *decodes) == pytest.approx(1.21 * cost.mixed_s(*prefill, *decodes))
+    assert slow.decode_s(*decodes) == pytest.approx(1.21 * cost.decode_s(*decodes))
+    assert low.prefill_s(*small) < 0.6 * cost.prefill_s(*small)
+    assert 0.95 * cost.prefill_s(*large) < low.prefill_s(*large) < cost.prefill_s(*large)
+    with pytest.raises(ValueError, match="engine_factor must be above 0"):
+        PassCost(dp_size=16, engine_factor=0.0)

@@ -572,3 +572,34 @@ def test_under_random_traffic_every_request_ends_once_and_the_books_balance(a_gr
     assert len(ended) == len(submitted)
     assert set(ids(ended)) == set(ids(submitted))
     assert all(rank.kv.used == 0 and rank.num_waiting == 0 for rank in model.ranks)
+
+
+# A slow rank
+
+
+def test_everyone_waits_for_the_slow_rank_as_if_it_had_more_to_do(a_group):
+    slow, fuller = a_group(slow_rank_factor=1.25), a_group()
+    for model, prompt in ((slow, 800), (fuller, 1000)):
+        model.submit([a_request(prompt, rank=0), a_request(100, rank=1)], 0.0)
+    assert slow.start_pass(0.0) == pytest.approx(fuller.start_pass(0.0), rel=0.01)
+    elsewhere, same = a_group(slow_rank_factor=1.25), a_group()
+    for model in (elsewhere, same):
+        model.submit([a_request(800, rank=1)], 0.0)
+    assert elsewhere.start_pass(0.0) == same.start_pass(0.0)
+    for model in (slow, fuller, elsewhere, same):
+        model.end_pass()
+
+
+def test_a_slow_rank_slows_decode_and_mixed_passes_too(a_group):
+    times = []
+    for factor in (1.0, 2.0):
+        model = a_group(slow_rank_factor=factor)
+        model.submit([a_request(900, rank=0, output=3) for _ in range(8)], 0.0)
+        times.append([])
+        while (duration_s := model.start_pass(0.0)) is not None:
+            times[-1].append(duration_s)
+            model.end_pass()
+    assert len(times[0]) == len(times[1]) > 8
+    assert all(slow > normal for normal, slow in zip(*times, strict=True))
+    with pytest.raises(ValueError, match="slow_rank_factor cannot be under 1"):
+        a_group(slow_rank_factor=0.5)

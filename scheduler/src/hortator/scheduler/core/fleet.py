@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from heapq import heappop, heappush
 
 from hortator.scheduler.core.estimates import ArrivalRate, Smoothed
 from hortator.scheduler.core.group import GroupState
@@ -20,6 +21,8 @@ class Fleet:
         self.decode: dict[str, GroupState] = {}
         self.ready: dict[str, GroupState] = {}
         """Entry groups that are ready, longest ready first."""
+        self._closings: list[tuple[float, str, int]] = []
+        """Heap of (when, entry group, forward pass): running passes whose end is predicted."""
         self.output_tokens = Smoothed(float(settings.expected_output_tokens))
         self.arrivals = ArrivalRate()
 
@@ -45,6 +48,27 @@ class Fleet:
                 self.ready[group_id] = group
         else:
             self.ready.pop(group_id, None)
+
+    def watch_end(self, group: GroupState) -> None:
+        """A pass of an entry group started: remember when it nears its end."""
+        at = group.closes_at
+        if at is not None and group.spec.group_id in self.entry:
+            heappush(self._closings, (at, group.spec.group_id, group.forward_pass_id))
+
+    def close_passes(self, now: float) -> None:
+        """Make ready the groups whose passes near their end."""
+        closings = self._closings
+        while closings and closings[0][0] <= now:
+            _, group_id, forward_pass_id = heappop(closings)
+            group = self.entry.get(group_id)
+            if group is not None and group.running and group.forward_pass_id == forward_pass_id:
+                group.closing = True
+                self.refresh_ready(group, now)
+
+    @property
+    def next_closing_at(self) -> float | None:
+        """When `close_passes` has something to do."""
+        return self._closings[0][0] if self._closings else None
 
     def placeable_entry(self) -> Iterator[GroupState]:
         """Entry groups that may be given work, ready or not."""

@@ -2,8 +2,8 @@
 
 Load of a rank = what the worker last reported + what was dispatched after that report (the *unreported*
 dispatches). Reports name the highest dispatch sequence they contain, so work is never counted twice and
-never missed. Readiness, in three tiers: quiescent (nothing dispatched or running), feedback (pass ended),
-watchdog (silence: see `SchedulerMachine`).
+never missed. Readiness, in three tiers: quiescent (nothing dispatched or running), feedback (pass ended, or
+about to: see `boundary`), watchdog (silence: see `SchedulerMachine`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from heapq import heapify, heapreplace
 
+from hortator.scheduler.core.boundary import BoundaryLead
 from hortator.scheduler.core.estimates import PassEstimator
 from hortator.scheduler.core.model import GroupSpec, Phase, RankLoads
 from hortator.scheduler.core.prefix_index import PrefixIndex
@@ -27,6 +28,9 @@ class GroupState:
         "_roomiest",
         "_unreported",
         "batch_size",
+        "boundary",
+        "closing",
+        "continues",
         "draining",
         "estimator",
         "forward_pass_id",
@@ -38,6 +42,7 @@ class GroupState:
         "last_seq",
         "load_tokens",
         "longest_prompt",
+        "pass_ended_at",
         "pass_started_at",
         "pass_tokens",
         "prefixes",
@@ -61,6 +66,9 @@ class GroupState:
             else spec.chunk_budget_tokens,
         )
         self.estimator = PassEstimator(warmup=warmup_passes)
+        self.boundary = BoundaryLead()
+        self.closing = False  # the running pass is about to end: what is sent now joins the next one
+        self.continues = False  # its last pass left something over: the next one has begun, unheard of
         self.prefixes = PrefixIndex()
         self.load_tokens = list(zeros)
         self.batch_size = list(zeros)
@@ -74,6 +82,7 @@ class GroupState:
         self.running = False
         self.forward_pass_id = 0
         self.pass_started_at = now
+        self.pass_ended_at = now
         self.running_predicted_s = 0.0
         self.pass_tokens = list(zeros)  # what the running pass takes off each rank's load
         self.ready_since = now
@@ -97,7 +106,9 @@ class GroupState:
         """
         if not self.placeable or self._unreported:
             return False
-        return not self.running or self.spec.admission_lead_passes > 0
+        if self.running:
+            return self.closing or self.spec.admission_lead_passes > 0
+        return not self.continues
 
     @property
     def is_quiescent(self) -> bool:
@@ -107,11 +118,14 @@ class GroupState:
     def free_tokens(self) -> list[int]:
         """A_d: prefill tokens that still fit into each rank's next pass (can be negative)."""
         budget = self.spec.chunk_budget_tokens
+        if self.running and self.closing and self.spec.phase is Phase.AGGREGATED:
+            queued = self.queued_tokens()
+            return [budget - load - batch for load, batch in zip(queued, self.batch_size, strict=True)]
         if self.spec.phase is Phase.AGGREGATED:
             return [
                 budget - load - batch for load, batch in zip(self.load_tokens, self.batch_size, strict=True)
             ]
-        if self.spec.admission_lead_passes and self.running:
+        if self.running and (self.closing or self.spec.admission_lead_passes):
             return [budget - queued for queued in self.queued_tokens()]  # what runs now is gone by then
         return [budget - load for load in self.load_tokens]
 
@@ -125,6 +139,7 @@ class GroupState:
         """A pass began with what the ranks have reported; each takes up to a chunk budget of it."""
         budget = self.spec.chunk_budget_tokens
         self.running = True
+        self.closing = self.continues = False
         self.pass_started_at = now
         reported = list(self.load_tokens)
         for _, shares in self._unreported:
@@ -134,6 +149,30 @@ class GroupState:
         self.running_predicted_s = (
             self.estimator.predict_s(max(self.pass_tokens)) if predicted_s is None else predicted_s
         )
+
+    def learn_boundary(self, now: float) -> None:
+        """A pass began, and its report was applied: what was sent before is in it, or came too late."""
+        if self._unreported:
+            self.boundary.missed()
+        else:
+            was_idle = not self.running and not self.continues and self.last_dispatch_at >= self.pass_ended_at
+            self.boundary.joined(now - self.last_dispatch_at if was_idle else None)
+
+    def end_pass(self, now: float, *, leaves_over: bool) -> None:
+        """A pass ended. `leaves_over`: the engine has something to go on with, and does."""
+        self.continues = leaves_over and self.boundary.lead_s > 0.0
+        if self.continues and self.running and not (self.closing or self._unreported):
+            self.boundary.missed()  # it ended before anything was sent
+        self.running = self.closing = False
+        self.pass_ended_at = now
+
+    @property
+    def closes_at(self) -> float | None:
+        """When the running pass nears its end and the next batch must be sent; None: not before it has."""
+        if not self.running or self.closing or not self.boundary.lead_s:
+            return None
+        lead_s = self.boundary.before_end_of(self.running_predicted_s)
+        return self.pass_started_at + self.running_predicted_s - lead_s
 
     def disturb_pass(self) -> None:
         """A request was taken out while a pass runs: what that takes off the loads is not known any more."""

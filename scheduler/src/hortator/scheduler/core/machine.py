@@ -99,6 +99,7 @@ class SchedulerMachine:
         self._now = now
         self._apply(event, now)
         self._expire(now)
+        self.fleet.close_passes(now)
         if not isinstance(event, FirstToken):  # changes nothing that a release depends on
             self._release(now)
         if isinstance(event, TimerFired):
@@ -112,6 +113,7 @@ class SchedulerMachine:
             self._decode_due_at if self._decode_ready else None,
             self._policy.wakeup(self.fleet, self.waiting, self._now),
             self._watch_at,
+            self.fleet.next_closing_at if self.waiting else None,
         ]
         return min((at for at in times if at is not None), default=None)
 
@@ -134,6 +136,10 @@ class SchedulerMachine:
             case RankStateReported():
                 group = self.fleet.groups.get(event.group_id)
                 if group is not None:
+                    group.continues = False
+                    if group.running and not any(event.loads.batch_size):
+                        # An idle engine runs no pass: word of the end of its last one is lost.
+                        group.end_pass(now, leaves_over=False)
                     self._report(group, event.loads, event.included_dispatch_seq, now)
             case TimerFired():
                 self._check_watchdog(now)
@@ -219,7 +225,7 @@ class SchedulerMachine:
         group = self.fleet.groups.get(event.group_id)
         if group is None:
             return
-        group.running = False
+        group.end_pass(now, leaves_over=any(event.loads.batch_size))
         group.forward_pass_id = event.forward_pass_id
         if event.pass_prefill_tokens:
             tokens = max(event.pass_prefill_tokens)
@@ -235,7 +241,10 @@ class SchedulerMachine:
         group.last_heard_at = now
         if event.loads is not None:
             self._report(group, event.loads, event.included_dispatch_seq, now)
+            if not group.spec.admission_lead_passes:
+                group.learn_boundary(now)
         group.start_pass(now, event.predicted_s)
+        self.fleet.watch_end(group)
         self.fleet.refresh_ready(group, now)
 
     def _report(self, group: GroupState, loads: RankLoads, included_seq: int, now: float) -> None:
@@ -308,7 +317,7 @@ class SchedulerMachine:
         old = self.fleet.groups.get(event.group.group_id)
         if old is not None and old.spec.boot_id == event.group.boot_id:
             old.last_heard_at = now  # the stream came back: what we know still holds
-            old.running = False
+            old.end_pass(now, leaves_over=False)
             old.prefixes = PrefixIndex()  # the hello that follows tells all blocks again
             self.fleet.refresh_ready(old, now)
             return

@@ -52,6 +52,9 @@ class PassCost:
         two_batch_overlap: None takes the faster one for each pass.
         expert_slots: experts of a layer including redundant ones; decides weights and so KV capacity.
         decode_tokens_per_pass: query tokens per sequence and pass; 2 or more is multi-token prediction.
+        engine_factor: every pass takes so many times as long: an engine slower (above 1) than the preset's.
+        floor_factor: so many times what a prefill pass takes whatever its size (floors, bases, latencies): no
+            public figure validates passes of less than 2,000 tokens per rank.
 
     Raises:
         ValueError: an unknown preset or sizes that do not fit together.
@@ -70,6 +73,8 @@ class PassCost:
         "_decode_m_per_token",
         "_decode_moe_per_token",
         "_decode_x_mean",
+        "_engine_factor",
+        "_floor_factor",
         "_kappa",
         "_moe_base",
         "_moe_floor",
@@ -79,6 +84,8 @@ class PassCost:
         "_overlaps",
         "_per_pair",
         "_per_token",
+        "_prefill_fixed",
+        "_shared_floor",
         "_shared_per_token",
         "_tokens_per_gpu",
         "decode_expert_skew",
@@ -102,6 +109,8 @@ class PassCost:
         two_batch_overlap: bool | None = None,
         expert_slots: int = h800.DEFAULT_EXPERT_SLOTS,
         decode_tokens_per_pass: int = 1,
+        engine_factor: float = 1.0,
+        floor_factor: float = 1.0,
     ) -> None:
         if preset not in h800.PRESETS:
             raise ValueError(f"unknown preset {preset!r}; one of {', '.join(sorted(h800.PRESETS))}")
@@ -110,7 +119,11 @@ class PassCost:
             raise ValueError(f"ep_size {ep_size} must be a positive multiple of dp_size {dp_size}")
         if min(expert_skew, decode_expert_skew) < 1.0:
             raise ValueError("expert skew is the hottest rank over the mean and cannot be under 1")
+        if not engine_factor > 0 or floor_factor < 0:
+            raise ValueError("engine_factor must be above 0 and floor_factor not below it")
         self.preset = h800.PRESETS[preset]
+        self._engine_factor = engine_factor
+        self._floor_factor = floor_factor
         self.dp_size = dp_size
         self.ep_size = ep_size
         self.expert_skew = expert_skew
@@ -122,28 +135,31 @@ class PassCost:
         self._fold_decode()
 
     def _fold_prefill(self, gpus_per_node: int) -> None:
-        constants, preset, network = h800.PREFILL, self.preset, self.preset.network
+        constants, network = h800.PREFILL, self.preset.network
         tp_size = self.ep_size // self.dp_size
+        floor_scale = self.preset.floor_scale * self._floor_factor
         all_reduce_per_token = 2 * network.combine_bytes * (tp_size - 1) / tp_size / _ALL_REDUCE_GBS * 1e-6
         self._tokens_per_gpu = 1.0 / tp_size
-        self._attention_floor = constants.attention_floor * preset.floor_scale
-        self._attention_base = constants.attention_base / tp_size
+        self._attention_floor = constants.attention_floor * floor_scale
+        self._attention_base = constants.attention_base / tp_size * self._floor_factor
+        self._shared_floor = constants.shared_floor * self._floor_factor
         self._per_token = constants.attention_per_token / tp_size
         self._per_pair = constants.attention_per_pair / tp_size
-        self._other_floor = constants.other_floor * preset.floor_scale
+        self._other_floor = constants.other_floor * floor_scale
         self._other_per_token = constants.other_per_token + all_reduce_per_token
         self._shared_per_token = constants.shared_per_token / tp_size
-        self._moe_floor = constants.moe_floor * preset.floor_scale
-        self._moe_base = constants.moe_base
+        self._moe_floor = constants.moe_floor * floor_scale
+        self._moe_base = constants.moe_base * self._floor_factor
         self._moe_per_mean_token = (
             _at_ep(h800.MOE_MS_PER_TOKEN, self.ep_size) * self.expert_skew / self.dp_size / tp_size
         )
         num_nodes = ceil(self.ep_size / gpus_per_node)
         bandwidth = network.nvlink_gbs if num_nodes == 1 else _at_ep(network.rdma_gbs, self.ep_size)
         copies = h800.NODE_COPIES.get(num_nodes, h800.MAX_NODE_COPIES)
-        self._all2all_base = 2 * network.latency
+        self._all2all_base = 2 * network.latency * self._floor_factor
+        self._prefill_fixed = self.preset.prefill_fixed * self._floor_factor
         self._all2all_per_token = (network.dispatch_bytes + network.combine_bytes) * copies / bandwidth * 1e-6
-        self._kappa = preset.overlap_efficiency
+        self._kappa = self.preset.overlap_efficiency
 
     def _fold_decode(self) -> None:
         constants, queries = h800.DECODE, self.decode_tokens_per_pass
@@ -188,7 +204,7 @@ class PassCost:
         )
         self._decode_x_mean = self.decode_expert_skew / constants.skew_reference / self.dp_size
 
-    def prefill_s(self, ranks_n: Sequence[int], ranks_pairs: Sequence[float]) -> float:
+    def prefill_s(self, ranks_n: Sequence[float], ranks_pairs: Sequence[float]) -> float:
         """Seconds of a pass with only prefill.
 
         Args:
@@ -272,16 +288,17 @@ class PassCost:
                     floor + scale * other,
                     slow_base + scale * with_other,
                 )
-                + max(h800.PREFILL.shared_floor, scale * self._shared_per_token * most)
+                + max(self._shared_floor, scale * self._shared_per_token * most)
                 + max(self._moe_floor, slow * self._moe_base + scale * experts)
             )
             all2all = self._all2all_base + self._all2all_per_token * tokens * share
             layer = self._kappa * 2.0 * max(compute, all2all) if overlap else compute + all2all
             if layer < best:
                 best = layer
-        return self.preset.prefill_fixed + h800.NUM_MOE_LAYERS * best + h800.NUM_DENSE_LAYERS * dense_layer
+        pass_ms = self._prefill_fixed + h800.NUM_MOE_LAYERS * best + h800.NUM_DENSE_LAYERS * dense_layer
+        return pass_ms * self._engine_factor
 
-    def decode_s(self, batch: Sequence[int], kv_tokens: Sequence[int]) -> float:
+    def decode_s(self, batch: Sequence[float], kv_tokens: Sequence[float]) -> float:
         """Seconds of a pass with only decode.
 
         Args:
@@ -317,14 +334,14 @@ class PassCost:
             )
             if layer < best:
                 best = layer
-        return (preset.decode_host + h800.NUM_LAYERS * best) * 1e-3
+        return (preset.decode_host + h800.NUM_LAYERS * best) * self._engine_factor * 1e-3
 
     def mixed_s(
         self,
-        ranks_n: Sequence[int],
+        ranks_n: Sequence[float],
         ranks_pairs: Sequence[float],
-        batch: Sequence[int],
-        kv_tokens: Sequence[int],
+        batch: Sequence[float],
+        kv_tokens: Sequence[float],
     ) -> float:
         """Seconds of a pass with prefill chunks and running decodes; all four sequences index the same ranks.
 

@@ -24,6 +24,8 @@ class GroupConfig:
     prefix_cache: bool = True
     jitter: float = 0.0
     """Standard deviation of ln(pass time): seeded lognormal noise with mean 1; 0 is none."""
+    slow_rank_factor: float = 1.0
+    """The tokens of rank 0 cost so many times as much as those of another; everyone waits for it."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -40,6 +42,8 @@ class GroupConfig:
             raise ValueError("admission_lead_passes must be 0 or 1")
         if self.jitter < 0:
             raise ValueError("jitter cannot be negative")
+        if self.slow_rank_factor < 1:
+            raise ValueError("slow_rank_factor cannot be under 1")
 
     def blocks_of(self, request: GroupRequest) -> int:
         """KV blocks the request reserves."""

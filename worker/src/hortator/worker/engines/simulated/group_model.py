@@ -83,6 +83,7 @@ class GroupModel:
         "_pieces",
         "_prefill_ranks",
         "_random",
+        "_slow_rank_factor",
         "_staged",
         "_transfer_ranks",
         "config",
@@ -102,6 +103,7 @@ class GroupModel:
         self._chunked = config.chunked_prefill
         self._jitter = config.jitter
         self._random = random.Random(config.seed)
+        self._slow_rank_factor = config.slow_rank_factor
         self.ranks = tuple(Rank(rank, config.kv_blocks_total) for rank in range(config.dp_size))
         self.forward_pass_id = 0
         self.is_running = False
@@ -223,7 +225,9 @@ class GroupModel:
                 return None
         self._unstage()
         self._pass_decodes = self._num_decoding[:]
-        if not self.decoding:
+        if self._slow_rank_factor != 1.0:
+            self.predicted_s = self._slowed_s()
+        elif not self.decoding:
             self.predicted_s = self._cost.prefill_s(ns, pairs)
         elif not ns:
             self.predicted_s = self._cost.decode_s(self._num_decoding, self._decode_kv_tokens)
@@ -428,12 +432,24 @@ class GroupModel:
 
     def _mixed_s(self) -> float:
         """Price the formed pass; all four sequences over all ranks."""
+        ns, pairs = self._prefill_by_rank()
+        return self._cost.mixed_s(ns, pairs, self._num_decoding, self._decode_kv_tokens)
+
+    def _slowed_s(self) -> float:
+        """The same as if rank 0 had more of everything than it has."""
+        columns: list[list[float]] = [list(column) for column in self._prefill_by_rank()]
+        columns += [list(self._num_decoding), list(self._decode_kv_tokens)]
+        for column in columns:
+            column[0] *= self._slow_rank_factor
+        return self._cost.mixed_s(*columns)
+
+    def _prefill_by_rank(self) -> tuple[list[int], list[float]]:
         ns = [0] * self.config.dp_size
         pairs = [0.0] * self.config.dp_size
         for request, q in self._pieces:
             ns[request.dp_rank] += q
             pairs[request.dp_rank] += q * (request.num_computed_tokens + 0.5 * q)
-        return self._cost.mixed_s(ns, pairs, self._num_decoding, self._decode_kv_tokens)
+        return ns, pairs
 
     def _end_prefill(self, outcome: PassOutcome) -> None:
         """Move each piece's request along; a complete prompt yields its first token."""
