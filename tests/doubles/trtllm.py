@@ -12,7 +12,7 @@ from hortator.worker.engines.trtllm.engine import TensorRTLLMEngine
 
 SITE = Path(__file__).parent / "trtllm_site"
 VERSIONS = ("1.2.1", "1.3.0rc20")
-TIME_SCALE = 0.02
+TIME_SCALE = 0.01
 
 
 def emulate(version, *, time_scale=TIME_SCALE, fault=""):
@@ -53,4 +53,6 @@ class Exits(list):
 
 def engine(*, exits=None, **changes):
     """Not started. Its double is `engine.llm._double` once it is."""
-    return TensorRTLLMEngine(TensorRTLLMConfig(**options(**changes)), exit_process=exits if exits is not None else Exits())
+    return TensorRTLLMEngine(
+        TensorRTLLMConfig(**options(**changes)), exit_process=exits if exits is not None else Exits()
+    )

@@ -107,7 +107,7 @@ def trtllm(version, phase, limits):
         kv_blocks=limits.kv_blocks_total,
         tokens_per_block=limits.tokens_per_block,
         llm_args={"cache_transceiver_config": {"backend": "UCX"}}
-        | ({"batch_wait_timeout_ms": 0.5} if phase == "prefill" else {}),
+        | ({"batch_wait_timeout_ms": 0.3} if phase == "prefill" else {}),
     )
 
 

@@ -86,7 +86,11 @@ class Executor:
         dp_size = args.tensor_parallel_size if args.enable_attention_dp else 1
         cost = PassCost("deepseek-h800", dp_size=dp_size, ep_size=args.tensor_parallel_size)
         kv = args.kv_cache_config
-        blocks = cost.kv_blocks_total(kv.tokens_per_block) if kv.max_tokens is None else kv.max_tokens // kv.tokens_per_block
+        blocks = (
+            cost.kv_blocks_total(kv.tokens_per_block)
+            if kv.max_tokens is None
+            else kv.max_tokens // kv.tokens_per_block
+        )
         self.model = GroupModel(
             GroupConfig(
                 dp_size=dp_size,
@@ -105,6 +109,7 @@ class Executor:
         self.statistics = _statistics.statistics(self.profile)
         self._held_rows = []
         self._queue = deque()
+        self._turn_at = None
         self._sequences: dict[int, _Sequence] = {}
         self._results: dict[int, object] = {}
         self._wake = asyncio.Event()
@@ -117,10 +122,17 @@ class Executor:
         if isinstance(item, Submitted):
             self._results[item.request_id] = item.result
             self.statistics.on_prompt()
-        self._queue.append(item)
+        loop = asyncio.get_running_loop()
+        if self._turn_at is None:  # what is put in one turn of the loop arrives together: a guess
+            self._turn_at = loop.time()
+            loop.call_soon(self._next_turn)
+        self._queue.append((self._turn_at, item))
         self._wake.set()
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def _next_turn(self):
+        self._turn_at = None
 
     def die(self, error):
         """A rank is gone: everything that waits hears it (facts s7)."""
@@ -159,7 +171,7 @@ class Executor:
                 self._end_pass(duration_s)
         except asyncio.CancelledError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # whatever happens in the loop is the engine's death
             self.die(error)
 
     async def _go_wrong(self):
@@ -178,12 +190,14 @@ class Executor:
                 self._wake.clear()
                 await self._wake.wait()
             if not wait_s:
-                self._apply([self._queue.popleft()])  # oddity 1
+                self._apply([self._queue.popleft()[1]])  # oddity 1
                 return
+        closes_at = asyncio.get_running_loop().time() + wait_s
         if wait_s and len(self._queue) < self.args.max_batch_size:
             await asyncio.sleep(wait_s)
-        items = list(self._queue)
-        self._queue.clear()
+        items = []
+        while self._queue and self._queue[0][0] <= closes_at:  # a late timer keeps no door open
+            items.append(self._queue.popleft()[1])
         self._apply(items)
 
     async def _wait_for_transfer(self):

@@ -56,12 +56,16 @@ class _LLM:
         )
         if disaggregated_params is not None and self.args.cache_transceiver_config is None:
             raise RequestError("cache_transceiver_config is needed for disaggregated requests")
-        if not self.args.enable_chunked_prefill and not is_generation and len(prompt) > self.args.max_num_tokens:
-            raise RequestError(f"prompt length {len(prompt)} exceeds max_num_tokens {self.args.max_num_tokens}")
+        if (
+            not self.args.enable_chunked_prefill
+            and not is_generation
+            and len(prompt) > self.args.max_num_tokens
+        ):
+            raise RequestError(
+                f"prompt length {len(prompt)} exceeds max_num_tokens {self.args.max_num_tokens}"
+            )
         request_id = next(self._ids)
-        result = GenerationResult(
-            request_id, list(prompt), lambda request_id: double.put(Cancel(request_id))
-        )
+        result = GenerationResult(request_id, list(prompt), lambda request_id: double.put(Cancel(request_id)))
         double.put(
             Submitted(
                 request_id=request_id,

@@ -1,7 +1,7 @@
 """Which release line the double emulates, and what goes wrong on purpose.
 
-`facts sN` in this package means section N of the page on TensorRT-LLM that the adapter was written from; docs/how-to/
-tensorrt-llm.md repeats what matters. A process chooses by environment variables, a test by `use`.
+`facts sN` in this package means section N of the page on TensorRT-LLM that the adapter was written from; docs/how-to/tensorrt-llm.md
+repeats what matters. A process chooses by environment variables, a test by `doubles.trtllm.emulate`.
 
     TENSORRT_LLM_DOUBLE              1.2.1 or 1.3.0rc20
     TENSORRT_LLM_DOUBLE_TIME_SCALE   wall seconds per modelled second
@@ -9,8 +9,7 @@ tensorrt-llm.md repeats what matters. A process chooses by environment variables
 """
 
 import os
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,17 +67,3 @@ current = Setting(
     time_scale=float(os.environ.get("TENSORRT_LLM_DOUBLE_TIME_SCALE", "1.0")),
     fault=os.environ.get("TENSORRT_LLM_DOUBLE_FAULT", ""),
 )
-
-
-@contextmanager
-def use(version=None, **changes):
-    """Emulate this line meanwhile; what is constructed then keeps it."""
-    global current
-    before = current
-    if version is not None:
-        changes["profile"] = PROFILES[version]
-    current = replace(before, **changes)
-    try:
-        yield
-    finally:
-        current = before

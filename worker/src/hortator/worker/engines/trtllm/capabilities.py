@@ -39,7 +39,7 @@ class Capabilities:
 
 
 def probe_library(library: Library) -> tuple[Finding, ...]:
-    """Before there is an engine: classes alone. One that strict placement needs raises AttributeError later."""
+    """Before there is an engine: the classes alone."""
     names = _fields(library.scheduling_params)
     disaggregated = _fields(library.disaggregated_params)
     return (

@@ -1,17 +1,17 @@
 """`TensorRTLLMEngine`: `tensorrt_llm.LLM` (PyTorch backend) behind the Engine port.
 
-One task per request reads its outputs; tokens go out at once. `pass_tracker` tells passes from them and from rows of
-statistics. What must not happen to the executor is kept from it:
+One task per request reads its outputs; tokens go out at once. `pass_tracker` tells passes from them and
+from rows of statistics. What must not happen to the executor is kept from it:
 
 1. Ranks are checked before, and pinned strictly: a rank out of range kills the executor.
 2. A batch is checked as a whole and then submitted in one turn of the event loop.
-3. A request that is aborted ends here at once; the engine is told, and keeps its place in the books until it says
-   that it has let go. While its KV is on the way from another group it is not told: an abort then wedges the
-   executor. It hears of it with the first token.
+3. A request that is aborted ends here at once; the engine is told, and keeps its place in the books until
+   it says that it has let go. While its KV is on the way from another group it is not told: an abort then
+   wedges the executor. It hears of it with the first token.
 4. An error of one request ends that request; any other exception ends the engine.
 
-KV of a prefilled request is freed by the engine itself once it was pulled. `release_kv` of KV that nobody has asked for
-cancels it in the engine.
+KV of a prefilled request is freed by the engine itself once it was pulled. `release_kv` of KV that nobody
+has asked for cancels it in the engine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import asyncio
 import inspect
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -41,7 +40,9 @@ from hortator.worker.engine import (
 from hortator.worker.engines.trtllm import capabilities as caps
 from hortator.worker.engines.trtllm import hand_over, library, llm_args
 from hortator.worker.engines.trtllm.config import TensorRTLLMConfig
+from hortator.worker.engines.trtllm.explain import explained
 from hortator.worker.engines.trtllm.group_books import GroupBooks
+from hortator.worker.engines.trtllm.live import Lease, Live
 from hortator.worker.engines.trtllm.model_facts import ModelFacts, model_facts
 from hortator.worker.engines.trtllm.pass_tracker import PassTracker
 from hortator.worker.engines.trtllm.rank_books import Entry, RankLimits, State
@@ -54,37 +55,6 @@ from hortator.worker.errors import EngineConfigError
 from hortator.worker.outbox import Outbox
 
 EXPORT_CHUNK_BYTES = 1 << 20
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Live:
-    """A request in the engine."""
-
-    request: EngineRequest
-    entry: Entry
-    result: Any
-    num_first: int
-    num_seen: int = 0
-    """Tokens of the library's output that were looked at."""
-    num_output: int = 0
-    """Output tokens in total, prior ones included."""
-    is_aborting: bool = False
-    task: asyncio.Task[None] | None = None
-    transfer_timer: asyncio.TimerHandle | None = None
-
-    @property
-    def is_in_transfer(self) -> bool:
-        return self.entry.mode is RequestMode.DECODE_ONLY and self.num_seen == 0
-
-
-@dataclass(slots=True, kw_only=True)
-class _Lease:
-    """KV of a prefilled request."""
-
-    entry: Entry
-    result: Any
-    payload: bytes
-    is_exported: bool = False
 
 
 class TensorRTLLMEngine:
@@ -116,9 +86,9 @@ class TensorRTLLMEngine:
         self._watchdog: Watchdog | None = None
         self._warm_up: WarmUp | None = None
         self._progress = Progress()
-        self._live: dict[str, _Live] = {}
-        self._aborting: set[_Live] = set()
-        self._leases: dict[str, _Lease] = {}
+        self._live: dict[str, Live] = {}
+        self._aborting: set[Live] = set()
+        self._leases: dict[str, Lease] = {}
         self._outputs: Outbox[EngineOutput] = Outbox()
         self._reports: Outbox[ForwardPassReport] = Outbox()
         self._is_closed = False
@@ -172,8 +142,8 @@ class TensorRTLLMEngine:
                 )
             ids.add(request.request_id)
             self._num_submitted += 1
-            prepared = translator.prepare(request, self._num_submitted)
-            ready.append((request, None if self._is_complete(request) else prepared))
+            checked = translator.prepare(request, self._num_submitted)
+            ready.append((request, None if translator.is_complete(request) else checked))
         admitted = self._admit(ready)
         for request, prepared in ready:
             if prepared is None:
@@ -253,7 +223,7 @@ class TensorRTLLMEngine:
         try:
             return await in_thread(lambda: found.llm(**arguments), name="trtllm-start")
         except Exception as error:
-            raise EngineDeadError(_explained(error)) from error
+            raise EngineDeadError(explained(error)) from error
 
     async def _announce(self, found: library.Library, facts: ModelFacts) -> EngineInfo:
         config = self.config
@@ -326,19 +296,10 @@ class TensorRTLLMEngine:
 
     # Requests
 
-    def _is_complete(self, request: EngineRequest) -> bool:
-        """Nothing is left to generate."""
-        num_output = min(request.sampling.max_tokens, self._max_output(request))
-        return 0 < num_output <= len(request.prior_output_ids)
-
-    def _max_output(self, request: EngineRequest) -> int:
-        assert self._translator is not None  # noqa: S101  # alive
-        return self._translator.max_sequence_tokens - len(request.prompt_token_ids)
-
-    def _admit(self, ready: Sequence[tuple[EngineRequest, Prepared | None]]) -> list[_Live]:
+    def _admit(self, ready: Sequence[tuple[EngineRequest, Prepared | None]]) -> list[Live]:
         """All into the engine's queue, in one turn of the loop."""
         assert self._library is not None  # noqa: S101  # alive
-        admitted: list[_Live] = []
+        admitted: list[Live] = []
         self._num_batches += 1
         for request, prepared in ready:
             if prepared is None:
@@ -362,9 +323,9 @@ class TensorRTLLMEngine:
                 )
         return admitted
 
-    def _make_live(self, request: EngineRequest, prepared: Prepared, result: Any) -> _Live:
+    def _make_live(self, request: EngineRequest, prepared: Prepared, result: Any) -> Live:
         assert self._translator is not None  # noqa: S101  # alive
-        return _Live(
+        return Live(
             request=request,
             entry=Entry(
                 dp_rank=request.dp_rank,
@@ -379,11 +340,11 @@ class TensorRTLLMEngine:
             num_output=len(request.prior_output_ids),
         )
 
-    def _undo(self, admitted: Sequence[_Live]) -> None:
+    def _undo(self, admitted: Sequence[Live]) -> None:
         for live in admitted:
             self._tell_abort(live.result)
 
-    async def _consume(self, live: _Live) -> None:
+    async def _consume(self, live: Live) -> None:
         assert self._library is not None  # noqa: S101  # alive
         try:
             async for output in live.result:
@@ -397,7 +358,7 @@ class TensorRTLLMEngine:
         except Exception as error:  # noqa: BLE001  # facts: anything else is fatal
             self._die(f"{type(error).__name__}: {error}")
 
-    def _on_output(self, live: _Live, completion: Any, *, is_final: bool) -> None:
+    def _on_output(self, live: Live, completion: Any, *, is_final: bool) -> None:
         assert self._tracker is not None  # noqa: S101  # alive
         tokens = completion.token_ids
         start = live.num_seen
@@ -424,14 +385,14 @@ class TensorRTLLMEngine:
         if is_final:
             self._on_final(live, completion)
 
-    def _num_first(self, live: _Live, tokens: Sequence[int]) -> int:
+    def _num_first(self, live: Live, tokens: Sequence[int]) -> int:
         """How many leading tokens of a generation_only output prefill has sampled; a mismatch settles it."""
         if self._includes_first and tokens[0] != live.request.prior_output_ids[-1]:
             self._includes_first = False
             self._log.info("outputs of generation_only requests do not repeat the first token")
         return live.num_first if self._includes_first else 0
 
-    def _with_stop_token(self, live: _Live, completion: Any, new: list[int]) -> list[int]:
+    def _with_stop_token(self, live: Live, completion: Any, new: list[int]) -> list[int]:
         """The library leaves out the stop token unless it can be told not to."""
         stop = completion.stop_reason
         stops = live.request.sampling.stop_token_ids
@@ -439,7 +400,7 @@ class TensorRTLLMEngine:
             new.append(stop)
         return new
 
-    def _on_final(self, live: _Live, completion: Any) -> None:
+    def _on_final(self, live: Live, completion: Any) -> None:
         assert self._tracker is not None  # noqa: S101  # alive
         entry = live.entry
         if live.is_aborting:
@@ -448,13 +409,11 @@ class TensorRTLLMEngine:
         reason, message, payload = self._reason(live, completion)
         self._tracker.books.drop(entry, keep_kv=payload is not None)
         if payload is not None:
-            self._leases[live.request.request_id] = _Lease(
-                entry=entry, result=live.result, payload=payload
-            )
+            self._leases[live.request.request_id] = Lease(entry=entry, result=live.result, payload=payload)
         self._end(live, reason, message, num_cached=_num_cached(completion, entry, self.config))
         self._forget(live)
 
-    def _reason(self, live: _Live, completion: Any) -> tuple[FinishReason, str, bytes | None]:
+    def _reason(self, live: Live, completion: Any) -> tuple[FinishReason, str, bytes | None]:
         """Why it ended, and its hand-over where it was prefilled for another group."""
         request = live.request
         match completion.finish_reason:
@@ -477,12 +436,12 @@ class TensorRTLLMEngine:
             case other:
                 return FinishReason.FAILED, f"the engine ended it: {other}", None
 
-    def _fail(self, live: _Live, message: str) -> None:
+    def _fail(self, live: Live, message: str) -> None:
         if not live.is_aborting:
             self._end(live, FinishReason.FAILED, message)
         self._forget(live)
 
-    def _end(self, live: _Live, reason: FinishReason, message: str = "", *, num_cached: int = 0) -> None:
+    def _end(self, live: Live, reason: FinishReason, message: str = "", *, num_cached: int = 0) -> None:
         """Its last word; it may stay in the engine a little longer."""
         request = live.request
         self._live.pop(request.request_id, None)
@@ -498,7 +457,7 @@ class TensorRTLLMEngine:
         )
         self._outputs.flush()
 
-    def _let_go(self, live: _Live) -> None:
+    def _let_go(self, live: Live) -> None:
         """Have the engine end it, as soon as it may hear of it (rule 3)."""
         assert self._tracker is not None  # noqa: S101  # alive
         live.is_aborting = True
@@ -509,22 +468,24 @@ class TensorRTLLMEngine:
         self._tracker.changed_expectation()
         self._note_busy()
 
-    def _on_kv_arrived(self, live: _Live) -> None:
+    def _on_kv_arrived(self, live: Live) -> None:
         if live.transfer_timer is not None:
             live.transfer_timer.cancel()
             live.transfer_timer = None
         if live.is_aborting:
             self._tell_abort(live.result)
 
-    def _on_transfer_timeout(self, live: _Live) -> None:
+    def _on_transfer_timeout(self, live: Live) -> None:
         live.transfer_timer = None
         if live.is_in_transfer and not live.is_aborting and not self._is_closed:
             self._end(
-                live, FinishReason.FAILED, f"its KV did not arrive within {self.config.transfer_timeout_s:g} s"
+                live,
+                FinishReason.FAILED,
+                f"its KV did not arrive within {self.config.transfer_timeout_s:g} s",
             )
             self._let_go(live)
 
-    def _forget(self, live: _Live) -> None:
+    def _forget(self, live: Live) -> None:
         """The engine has let go of it."""
         assert self._tracker is not None  # noqa: S101  # alive
         if live.transfer_timer is not None:
@@ -621,25 +582,3 @@ def _call_on(loop: asyncio.AbstractEventLoop, call: Callable[[str], None], why: 
         loop.call_soon_threadsafe(call, why)
     except RuntimeError:
         return  # the loop is closed: the process is about to end
-
-
-_HINTS = (
-    (
-        "out of memory",
-        "too little GPU memory: more GPUs per group (FP8 DeepSeek-V3 needs 16 of 80 GB), smaller maxBatchSize "
-        "or chunkBudgetTokens, or a smaller free_gpu_memory_fraction",
-    ),
-    (
-        "world size",
-        "attentionDP x tensor must be the number of MPI ranks: nodes x gpusPerNode",
-    ),
-    ("no cuda", "no GPU is visible in this container (is nvidia.com/gpu requested?)"),
-)
-
-
-def _explained(error: Exception) -> str:
-    """One line that says what to do where that is known."""
-    text = " ".join(str(error).split())
-    hint = next((hint for sign, hint in _HINTS if sign in text.lower()), "")
-    line = f"TensorRT-LLM did not start: {type(error).__name__}: {text}"
-    return f"{line} ({hint})" if hint else line

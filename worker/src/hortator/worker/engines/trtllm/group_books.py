@@ -5,7 +5,8 @@
     tokens come         books.arrived(entry, n), one call per request and pass
     the pass is over    books.close(...)
 
-A pass is over when every request that must bring a token has (`is_complete`); see `engine` for the other signs.
+A pass is over when every request that must bring a token has (`is_complete`); see `engine` for the other
+signs.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ class GroupBooks:
 
     Attributes:
         num_ended: passes that have ended; ids count from 1.
-        num_split_batches: batches of which the engine took a part into an earlier pass than the books expected
-            of all of it.
+        num_split_batches: batches that fitted one pass by the books, and of which the engine took a part only.
     """
 
     def __init__(self, dp_size: int, limits: RankLimits, *, lead_passes: int) -> None:
@@ -81,12 +81,7 @@ class GroupBooks:
 
     def is_behind(self, entry: Entry) -> bool:
         """It brings its first token, and by the books its prompt needs a further pass: one ended unseen."""
-        return (
-            self.is_open
-            and entry.state is State.PREFILLING
-            and entry.chunk > 0
-            and not entry.completes
-        )
+        return self.is_open and entry.state is State.PREFILLING and entry.chunk > 0 and not entry.completes
 
     def arrived(self, entry: Entry, num_tokens: int) -> None:
         """Tokens of it came out of the running pass."""
@@ -99,10 +94,8 @@ class GroupBooks:
         absent: list[Entry] = []
         came: set[int] = set()
         for rank in self.ranks:
-            came.update(
-                entry.batch for entry in rank.pieces if entry.arrived_in == self.pass_id
-            )
-            absent.extend(rank.end(self.pass_id, is_seen_by_tokens=is_seen_by_tokens))
+            came.update(entry.batch for entry in rank.pieces if entry.arrived_in == self.pass_id)
+            absent.extend(rank.end(is_seen_by_tokens=is_seen_by_tokens))
         self.num_split_batches += len(came.intersection(entry.batch for entry in absent))
         self.num_ended += 1
         self.is_open = False

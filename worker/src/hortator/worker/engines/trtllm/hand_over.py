@@ -1,7 +1,8 @@
 """KV hand-over of TensorRT-LLM: what the prefill engine says of its KV, as opaque bytes.
 
-The KV itself travels from engine to engine when decode begins; these bytes say where it is. They also name the model
-and the tokens, so that a decode engine refuses KV of another request before it reaches the executor.
+The KV itself travels from engine to engine when decode begins; these bytes say where it is. They also name
+the model and the tokens, so that a decode engine refuses KV of another request before it reaches the
+executor.
 """
 
 from __future__ import annotations
@@ -71,4 +72,6 @@ def _to_json(value: Any) -> Any:
 
 
 def _from_json(value: Any) -> Any:
-    return base64.b64decode(value["base64"]) if isinstance(value, dict) and set(value) == {"base64"} else value
+    return (
+        base64.b64decode(value["base64"]) if isinstance(value, dict) and set(value) == {"base64"} else value
+    )

@@ -46,11 +46,7 @@ def load() -> Library:
     try:
         top = importlib.import_module(PACKAGE)
         version = str(top.__version__)
-        if _numbers(version) < OLDEST:
-            raise EngineDeadError(
-                f"tensorrt_llm {version} is too old: strict placement on DP ranks and salted KV reuse need "
-                f"{'.'.join(map(str, OLDEST))} or newer (use the release image)"
-            )
+        _check_age(version)
         llmapi = importlib.import_module(f"{PACKAGE}.llmapi")
         args = importlib.import_module(f"{PACKAGE}.llmapi.llm_args")
         utils = importlib.import_module(f"{PACKAGE}.executor.utils")
@@ -67,6 +63,14 @@ def load() -> Library:
         raise
     except Exception as error:
         raise EngineDeadError(f"tensorrt_llm cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _check_age(version: str) -> None:
+    if _numbers(version) < OLDEST:
+        raise EngineDeadError(
+            f"tensorrt_llm {version} is too old: strict placement on DP ranks and salted KV reuse need "
+            f"{'.'.join(map(str, OLDEST))} or newer (use the release image)"
+        )
 
 
 def _named(name: str, *modules: Any) -> Any:

@@ -2,13 +2,13 @@
 
 How a batch enters a pass is decided here (`Admitting`):
 
-    prefill      an idle engine takes one item of its queue and starts a pass, so it is told to wait a little for
-                 the rest of the batch; no overlap scheduler: a batch then joins the next pass
-    decode,      never waits, because every wait stalls all decodes; the overlap scheduler fetches a batch one pass
-    aggregated   ahead, and the first pass of an idle engine may hold one request of a batch
+    prefill      an idle engine takes one item of its queue and starts a pass, so it is told to wait a little
+                 for the rest of the batch; no overlap scheduler: a batch then joins the next pass
+    decode,      never waits, because every wait stalls all decodes; the overlap scheduler fetches a batch one
+    aggregated   pass ahead, and the first pass of an idle engine may hold one request of a batch
 
-A scheduler that staggers and an engine that holds requests back fight each other: arguments that make the engine
-wait are refused, each with its reason.
+A scheduler that staggers and an engine that holds requests back fight each other: arguments that make the
+engine wait are refused, each with its reason.
 """
 
 from __future__ import annotations
@@ -25,7 +25,12 @@ from hortator.worker.errors import EngineConfigError
 PREFILL_WAIT_MS = 3.0
 MOST_WAIT_MS = 10.0
 DECODE_GRAPH_BATCH = 128
-NEEDED = ("enable_attention_dp", "disable_overlap_scheduler", "batch_wait_timeout_ms", "enable_iter_perf_stats")
+NEEDED = (
+    "enable_attention_dp",
+    "disable_overlap_scheduler",
+    "batch_wait_timeout_ms",
+    "enable_iter_perf_stats",
+)
 """Arguments without which placement or passes cannot be had."""
 
 
@@ -47,19 +52,15 @@ ADMITTING: Mapping[Phase, Admitting] = {
     "prefill": Admitting(
         batch_wait_timeout_ms=PREFILL_WAIT_MS, is_overlapping=False, admission=Admission.ATOMIC
     ),
-    "decode": Admitting(
-        batch_wait_timeout_ms=0.0, is_overlapping=True, admission=Admission.BEST_EFFORT
-    ),
-    "aggregated": Admitting(
-        batch_wait_timeout_ms=0.0, is_overlapping=True, admission=Admission.BEST_EFFORT
-    ),
+    "decode": Admitting(batch_wait_timeout_ms=0.0, is_overlapping=True, admission=Admission.BEST_EFFORT),
+    "aggregated": Admitting(batch_wait_timeout_ms=0.0, is_overlapping=True, admission=Admission.BEST_EFFORT),
 }
 
 _IN_OPTIONS = frozenset(
     {
         "model", "revision", "tensor_parallel_size", "pipeline_parallel_size", "moe_expert_parallel_size",
-        "moe_tensor_parallel_size", "enable_attention_dp", "gpus_per_node", "max_num_tokens", "max_batch_size",
-        "max_seq_len", "enable_chunked_prefill",
+        "moe_tensor_parallel_size", "enable_attention_dp", "gpus_per_node", "max_num_tokens",
+        "max_batch_size", "max_seq_len", "enable_chunked_prefill",
     }
 )  # fmt: skip
 
@@ -127,7 +128,8 @@ def check_chunking(config: TensorRTLLMConfig, facts: ModelFacts) -> None:
     """Raise EngineConfigError where nobody has seen chunked prefill work."""
     if config.enable_chunked_prefill and facts.is_mla and not config.chunked_prefill_on_mla:
         raise EngineConfigError(
-            "engine_options.enable_chunked_prefill: true, but with latent attention (MLA) on Hopper it is not known "
+            "engine_options.enable_chunked_prefill: true, but with latent attention (MLA) on "
+            "Hopper it is not known "
             "to work (set chunkedPrefill: false on the role; prompts must then fit chunkBudgetTokens)"
         )
 
@@ -142,7 +144,8 @@ def fitting(wanted: Mapping[str, Any], known: Mapping[str, Any]) -> tuple[dict[s
     needed = [name for name in dropped if name in NEEDED]
     if needed:
         raise EngineConfigError(
-            f"tensorrt_llm has no {', '.join(needed)}: this version cannot be placed on (use the release image)"
+            f"tensorrt_llm has no {', '.join(needed)}: this version cannot be placed on (use the "
+            "release image)"
         )
     return {name: value for name, value in wanted.items() if name in known}, dropped
 
@@ -188,8 +191,8 @@ def _waiting(config: TensorRTLLMConfig) -> Iterator[str]:
     if isinstance(wait_ms, int | float):
         if config.phase == "prefill" and not 0 < wait_ms <= MOST_WAIT_MS:
             yield (
-                f"batch_wait_timeout_ms: {wait_ms:g} in a prefill group (allowed: above 0 to {MOST_WAIT_MS:g}: "
-                "0 splits every batch that finds the engine idle, more is waited in every pass)"
+                f"batch_wait_timeout_ms: {wait_ms:g} in a prefill group (allowed: above 0 to "
+                f"{MOST_WAIT_MS:g}: 0 splits every batch that finds the engine idle, more is waited in every pass)"
             )
         if config.phase != "prefill" and wait_ms:
             yield (
@@ -214,8 +217,8 @@ def _waiting(config: TensorRTLLMConfig) -> Iterator[str]:
     for name, value in balance.items() if isinstance(balance, dict) else ():
         if value and name == "enable_balance":
             yield (
-                "attention_dp_config.enable_balance: the engine would hold back prefills until all ranks have "
-                "some; staggering does that outside (allowed: false)"
+                "attention_dp_config.enable_balance: the engine would hold back prefills until all ranks "
+                "have some; staggering does that outside (allowed: false)"
             )
         if value is True and "routing" in name:
-            yield f"attention_dp_config.{name}: the engine would move requests off the rank they were placed on"
+            yield f"attention_dp_config.{name}: the engine would move requests off their rank (allowed: false)"

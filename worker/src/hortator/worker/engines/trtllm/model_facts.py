@@ -60,7 +60,7 @@ def _read(config: TensorRTLLMConfig, folder: Path) -> Mapping[str, Any]:
 def _from_hub(config: TensorRTLLMConfig) -> Path:
     """The library brings its own client of the hub."""
     try:
-        from huggingface_hub import hf_hub_download  # type: ignore[import-not-found]  # noqa: PLC0415
+        from huggingface_hub import hf_hub_download  # noqa: PLC0415
     except ImportError:
         raise EngineDeadError(
             f"model: {config.model_source} is not a folder, and huggingface_hub is not installed"

@@ -1,9 +1,9 @@
 """Which of our passes a row of statistics tells of. Pure.
 
-Tokens say at once that a pass has ended; a pass without tokens (the middle of a long prompt) is seen by a row alone.
-Rows come late, may be lost and may come several at a time, but they carry the engine's own iteration number, so
-all that has to be known is the difference between its count and ours. It is taken when the engine has been quiet,
-and again when a row tells of a pass that cannot have happened.
+Tokens say at once that a pass has ended; a pass without tokens (the middle of a long prompt) is seen by a
+row alone. Rows come late, may be lost and may come several at a time, but they carry the engine's own
+iteration number, so all that has to be known is the difference between its count and ours. It is taken when
+the engine has been quiet, and again when a row tells of a pass that cannot have happened.
 """
 
 from __future__ import annotations

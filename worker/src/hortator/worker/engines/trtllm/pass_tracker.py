@@ -1,6 +1,7 @@
 """When a forward pass begins and ends, told from outside: TensorRT-LLM has no callback for either.
 
-A pass gives each running request at most one output, and their tokens reach us together. So a pass has ended
+A pass gives each running request at most one output, and their tokens reach us together. So a pass has
+ended
 
     when every request that must bring a token of it has             at once, after the turn of the loop
     when one brings a second output                                  the pass before was over
@@ -8,8 +9,9 @@ A pass gives each running request at most one output, and their tokens reach us 
     when a prompt is done for which the books see a further piece    passes without tokens ended unseen
     when a row of statistics says so                                 passes without tokens
 
-and the next one has begun if the books say that anything runs, after the time for which the engine waits for its queue to
-fill (`batch_wait_timeout_ms`): what is submitted until then is in. What comes later corrects what was expected.
+and the next one has begun if the books say that anything runs, after the time for which the engine waits
+for its queue to fill (`batch_wait_timeout_ms`): what is submitted until then is in. What comes later
+corrects what was expected.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from hortator.worker.outbox import Outbox
 
 GAP_S = 0.002
 """Outputs of one pass follow each other faster than this."""
+QUEUE_S = 0.0003
+"""On top of its wait: the way of a request to the executor's queue, which is where the wait begins."""
 ROW_PATIENCE = 2
 """So many passes a row must be ahead before it ends one whose tokens are missing."""
 
@@ -45,7 +49,7 @@ class PassTracker:
         fetch_wait_s: float,
     ) -> None:
         self.books = books
-        self._fetch_wait_s = fetch_wait_s
+        self._fetch_wait_s = fetch_wait_s + QUEUE_S if fetch_wait_s else 0.0
         self.clock = PassClock()
         self._reports = reports
         self._on_progress = on_progress
@@ -74,7 +78,8 @@ class PassTracker:
             self._open(is_seen=True)
         while books.is_behind(entry):
             self._close(is_seen_by_tokens=False)
-            self._open(is_seen=True)
+            if not books.is_open:
+                self._open(is_seen=True)
         books.arrived(entry, num_tokens)
         self._last_arrival_at = self._loop.time()
         self._settle_soon()
@@ -113,7 +118,7 @@ class PassTracker:
                 self._close(is_seen_by_tokens=False)
 
     def reported_prefill(self, iteration: int, dp_rank: int) -> int | None:
-        """Prefill tokens that were reported for a rank in the pass of this iteration; None: not known any more."""
+        """Prefill tokens reported for a rank in the pass of this iteration; None: not known any more."""
         pass_id = self.clock.pass_of(iteration)
         ranks = self._recent.get(pass_id) if pass_id is not None else None
         return None if ranks is None else ranks[dp_rank]

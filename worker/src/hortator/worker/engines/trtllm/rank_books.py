@@ -1,10 +1,10 @@
 """Our own account of one DP rank. Pure.
 
-TensorRT-LLM tells nothing of single ranks, or only later, so what a rank holds is computed from what was sent there and
-what came back. The rules are the library's: first come, first served; blocks for all that a request can need are
-reserved when it starts (GUARANTEED_NO_EVICT); decode tokens are taken from the chunk budget first. Where the engine
-does otherwise its tokens say so, and the account follows (`put_back`, `arrived`): it is an estimate between two
-tokens, and right about everything that has ended.
+TensorRT-LLM tells nothing of single ranks, or only later, so what a rank holds is computed from what was
+sent there and what came back. The rules are the library's: first come, first served; blocks for all that a
+request can need are reserved when it starts (GUARANTEED_NO_EVICT); decode tokens are taken from the chunk
+budget first. Where the engine does otherwise its tokens say so, and the account follows (`put_back`,
+`arrived`): it is an estimate between two tokens, and right about everything that has ended.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class RankBooks:
         self.running[id(entry)] = entry
         self.num_decoding += 1
 
-    def end(self, pass_id: int, *, is_seen_by_tokens: bool) -> list[Entry]:
+    def end(self, *, is_seen_by_tokens: bool) -> list[Entry]:
         """The running pass is over; returns those that were expected to be in it and were not."""
         absent: list[Entry] = []
         for entry in self.pieces:
@@ -237,9 +237,7 @@ class RankBooks:
 
     @staticmethod
     def _is_to_decode(entry: Entry, pass_id: int) -> bool:
-        return (
-            entry.state is State.DECODING and not entry.is_aborting and entry.decoding_from <= pass_id
-        )
+        return entry.state is State.DECODING and not entry.is_aborting and entry.decoding_from <= pass_id
 
     def _start_next(self, budget: int) -> Entry | None:
         limits = self.limits

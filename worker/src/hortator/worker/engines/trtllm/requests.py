@@ -23,11 +23,11 @@ class Prepared:
     num_tokens: int
     """Prompt and all output that it can have."""
     num_first: int
-    """Output tokens that the engine knows of before it generates: the last prior one of a DECODE_ONLY request."""
+    """Output tokens that the engine knows of before it generates: the first one, of a DECODE_ONLY request."""
 
 
 class Translator:
-    """Checks and translates. Everything that could fail in the executor is refused here: the executor would die."""
+    """Checks and translates. What could fail in the executor is refused here: the executor would die."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Translator:
             call["disaggregated_params"] = disaggregated
         if self._capabilities.cache_salt:
             hashes = request.block_hashes
-            # the first block's hash is salted with the tenant: equal prefixes of one tenant share it, no others do
+            # the first block's hash is salted with the tenant: its equal prefixes share it, no others do
             call["cache_salt"] = f"{hashes[0]:016x}" if hashes else f"alone-{serial}"
         return Prepared(
             call=call,
@@ -80,6 +80,13 @@ class Translator:
             num_tokens=num_prompt + (num_prior if mode is RequestMode.PREFILL_ONLY else num_output),
             num_first=num_first,
         )
+
+    def is_complete(self, request: EngineRequest) -> bool:
+        """Nothing is left to generate."""
+        num_output = min(
+            request.sampling.max_tokens, self.max_sequence_tokens - len(request.prompt_token_ids)
+        )
+        return 0 < num_output <= len(request.prior_output_ids)
 
     def _check(self, request: EngineRequest, num_output: int) -> None:
         limits, num_prompt = self.limits, len(request.prompt_token_ids)
@@ -92,7 +99,8 @@ class Translator:
             raise _refused(
                 request,
                 "prompt",
-                f"{num_prefill} prompt tokens leave no room for output in sequences of {self.max_sequence_tokens}",
+                f"{num_prefill} prompt tokens leave no room for output in sequences of "
+                f"{self.max_sequence_tokens}",
             )
         if request.sampling.max_tokens < 1:
             raise _refused(request, "max_tokens", "max_tokens must be at least 1")
@@ -101,12 +109,15 @@ class Translator:
             raise _refused(
                 request,
                 "prompt",
-                f"{num_prefill} prompt tokens exceed the chunk budget of {limits.chunk_budget_tokens} and this "
+                f"{num_prefill} prompt tokens exceed the chunk budget of "
+                f"{limits.chunk_budget_tokens} and this "
                 "engine does not chunk prefill",
             )
         capacity = limits.kv_blocks_total * limits.tokens_per_block
         if num_prefill > capacity:
-            raise _refused(request, "prompt", f"{num_prefill} prompt tokens exceed {capacity} KV tokens of a rank")
+            raise _refused(
+                request, "prompt", f"{num_prefill} prompt tokens exceed {capacity} KV tokens of a rank"
+            )
         kept = num_prefill if request.mode is RequestMode.PREFILL_ONLY else num_prompt + num_output
         if blocks_for(kept, limits) > limits.kv_blocks_total:
             raise _refused(
@@ -150,9 +161,7 @@ class Translator:
 
     def _handed_over(self, request: EngineRequest) -> dict[str, Any]:
         if not request.prior_output_ids:
-            raise _refused(
-                request, "prior_output_ids", "decode needs the first token that prefill sampled"
-            )
+            raise _refused(request, "prior_output_ids", "decode needs the first token that prefill sampled")
         try:
             return hand_over.decode(
                 request.kv_payload or b"",
@@ -167,8 +176,6 @@ class Translator:
 def blocks_for(num_tokens: int, limits: RankLimits) -> int:
     """KV blocks of so many tokens."""
     return -(-num_tokens // limits.tokens_per_block)
-
-
 
 
 def _refused(request: EngineRequest, field: str, message: str) -> RequestRefusedError:

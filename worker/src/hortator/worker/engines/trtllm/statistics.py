@@ -1,8 +1,8 @@
 """Rows of statistics, read in a thread of their own and handed to the event loop.
 
-Reads are destructive, so there is one reader; they block, so they are kept off the event loop. On the older path a read
-that times out silences the rows until another prompt is submitted: there rows are taken one by one with a timeout
-longer than any pass. On the RPC path short reads are right.
+Reads are destructive, so there is one reader; they block, so they are kept off the event loop. On the older
+path a read that times out silences the rows until another prompt is submitted: there rows are taken one by
+one with a timeout longer than any pass. On the RPC path short reads are right.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Before an engine is announced: every DP rank must answer, and statistics show what they are.
 
-Each rank gets one short prompt under a salt of its own; dummy requests of attention DP must never share its prefix.
+Each rank gets one short prompt under a salt of its own; dummy requests of attention DP must never share its
+prefix.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A thread that notices when the engine is dead or hangs, and makes sure that the process ends.
 
-A worker without its engine must not live: the group is started again when it exits. Lines of the library before rank
-crashes are propagated keep a dead engine that calls itself healthy, so progress counts for more than health.
+A worker without its engine must not live: the group is started again when it exits. Lines of the library
+before rank crashes are propagated keep a dead engine that calls itself healthy, so progress counts for more
+than health.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Watchdog:
         self._stopped.set()
 
     def exit_soon(self) -> None:
-        """End the process by force if it has not ended by itself: threads and exit hooks of a dead engine hang."""
+        """End the process by force unless it ends by itself: hooks and threads of a dead engine hang."""
         timer = threading.Timer(self._exit_grace_s, self._exit_process, args=(EXIT_CODE,))
         timer.daemon = True
         timer.start()
