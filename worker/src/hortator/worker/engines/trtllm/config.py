@@ -33,6 +33,7 @@ class TensorRTLLMConfig:
     """None: `tensor_parallel_size`."""
     moe_tensor_parallel_size: int | None = None
     enable_attention_dp: bool = True
+    """False: attention is tensor-parallel, and the group is one rank."""
     gpus_per_node: int = 8
     max_num_tokens: int = 8192
     """The chunk budget."""
@@ -73,11 +74,6 @@ class TensorRTLLMConfig:
         for name in ("tensor_parallel_size", "max_num_tokens", "max_batch_size", "tokens_per_block"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
-        if not self.enable_attention_dp and self.tensor_parallel_size > 1:
-            raise ValueError(
-                "enable_attention_dp false with tensor_parallel_size above 1: ranks cannot be placed on "
-                "(set attentionDP to the number of GPUs and tensor to 1)"
-            )
         if self.pipeline_parallel_size != 1:
             raise ValueError(
                 f"pipeline_parallel_size: got {self.pipeline_parallel_size} (allowed: 1, passes overlap else)"
@@ -93,8 +89,8 @@ class TensorRTLLMConfig:
 
     @property
     def dp_size(self) -> int:
-        """DP ranks: the GPUs of the tensor-parallel group under attention DP."""
-        return self.tensor_parallel_size
+        """DP ranks: the GPUs of the tensor-parallel group under attention DP, else one."""
+        return self.tensor_parallel_size if self.enable_attention_dp else 1
 
     @property
     def ep_size(self) -> int:

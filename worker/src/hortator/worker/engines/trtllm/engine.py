@@ -257,6 +257,7 @@ class TensorRTLLMEngine:
             limits=limits,
             max_sequence_tokens=facts.max_seq_len,
             end_id=facts.end_id,
+            is_placing=config.enable_attention_dp,
         )
         books = GroupBooks(config.dp_size, limits, lead_passes=admitting.lead_passes)
         self._tracker = PassTracker(
@@ -281,7 +282,7 @@ class TensorRTLLMEngine:
         return EngineInfo(
             model_name=self._model_name,
             dp_size=config.dp_size,
-            ep_size=config.ep_size * (config.moe_tensor_parallel_size or 1),
+            ep_size=config.tensor_parallel_size,
             chunk_budget_tokens=config.max_num_tokens,
             chunked_prefill=config.enable_chunked_prefill,
             max_batch_size=config.max_batch_size,

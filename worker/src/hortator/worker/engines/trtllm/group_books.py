@@ -22,7 +22,7 @@ class GroupBooks:
 
     Attributes:
         num_ended: passes that have ended; ids count from 1.
-        num_split_batches: batches that fitted one pass by the books, and of which the engine took a part only.
+        num_split_batches: batches that fitted one pass by the books, and of which the engine took a part.
     """
 
     def __init__(self, dp_size: int, limits: RankLimits, *, lead_passes: int) -> None:

@@ -87,7 +87,7 @@ def arguments(config: TensorRTLLMConfig, facts: ModelFacts) -> dict[str, Any]:
         "moe_expert_parallel_size": config.ep_size,
         "moe_tensor_parallel_size": config.moe_tensor_parallel_size,
         "gpus_per_node": config.gpus_per_node,
-        "enable_attention_dp": True,
+        "enable_attention_dp": config.enable_attention_dp,
         "max_batch_size": config.max_batch_size,
         "max_num_tokens": config.max_num_tokens,
         "max_seq_len": facts.max_seq_len,
@@ -192,7 +192,7 @@ def _waiting(config: TensorRTLLMConfig) -> Iterator[str]:
         if config.phase == "prefill" and not 0 < wait_ms <= MOST_WAIT_MS:
             yield (
                 f"batch_wait_timeout_ms: {wait_ms:g} in a prefill group (allowed: above 0 to "
-                f"{MOST_WAIT_MS:g}: 0 splits every batch that finds the engine idle, more is waited in every pass)"
+                f"{MOST_WAIT_MS:g}: 0 splits batches that find the engine idle, more is waited in every pass)"
             )
         if config.phase != "prefill" and wait_ms:
             yield (
@@ -221,4 +221,4 @@ def _waiting(config: TensorRTLLMConfig) -> Iterator[str]:
                 "have some; staggering does that outside (allowed: false)"
             )
         if value is True and "routing" in name:
-            yield f"attention_dp_config.{name}: the engine would move requests off their rank (allowed: false)"
+            yield f"attention_dp_config.{name}: requests would leave their rank (allowed: false)"

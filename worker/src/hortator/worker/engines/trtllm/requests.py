@@ -39,6 +39,7 @@ class Translator:
         limits: RankLimits,
         max_sequence_tokens: int,
         end_id: int,
+        is_placing: bool,
     ) -> None:
         self._library = library
         self._capabilities = capabilities
@@ -47,6 +48,7 @@ class Translator:
         self.limits = limits
         self.max_sequence_tokens = max_sequence_tokens
         self._end_id = end_id
+        self._is_placing = is_placing
 
     def prepare(self, request: EngineRequest, serial: int) -> Prepared:
         """Raises RequestRefusedError. `serial` is unique: it salts what must not be reused."""
@@ -62,10 +64,11 @@ class Translator:
             "inputs": [*request.prompt_token_ids, *prior],
             "sampling_params": self._sampling(request, num_output - len(prior), len(prior)),
             "streaming": True,
-            "scheduling_params": self._library.scheduling_params(
-                attention_dp_rank=request.dp_rank, attention_dp_relax=False
-            ),
         }
+        if self._is_placing:
+            call["scheduling_params"] = self._library.scheduling_params(
+                attention_dp_rank=request.dp_rank, attention_dp_relax=False
+            )
         disaggregated = self._disaggregated(request, mode)
         if disaggregated is not None:
             call["disaggregated_params"] = disaggregated

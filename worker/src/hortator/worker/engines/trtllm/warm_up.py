@@ -84,10 +84,11 @@ class WarmUp:
                 max_tokens=NUM_TOKENS, end_id=self._end_id, ignore_eos=True, detokenize=False
             ),
             "streaming": True,
-            "scheduling_params": self._library.scheduling_params(
-                attention_dp_rank=rank, attention_dp_relax=False
-            ),
         }
+        if self._config.enable_attention_dp:
+            values["scheduling_params"] = self._library.scheduling_params(
+                attention_dp_rank=rank, attention_dp_relax=False
+            )
         if self._capabilities.cache_salt:
             values["cache_salt"] = f"warm-up-{rank}"
         return self._llm.generate_async(**values)
