@@ -12,7 +12,7 @@ from hortator.worker.engines.trtllm.engine import TensorRTLLMEngine
 
 SITE = Path(__file__).parent / "trtllm_site"
 VERSIONS = ("1.2.1", "1.3.0rc20")
-TIME_SCALE = 0.01
+TIME_SCALE = 0.007
 
 
 def emulate(version, *, time_scale=TIME_SCALE, fault=""):
@@ -41,6 +41,8 @@ def options(**changes):
         "enable_chunked_prefill": True,
         "vocab_size": 2048,
         "end_id": 1,
+        "watch_interval_s": 0.02,
+        "exit_grace_s": 0.05,
     } | changes
 
 

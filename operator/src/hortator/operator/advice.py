@@ -111,7 +111,7 @@ def _roles(service: LLMService) -> Iterator[Problem]:
         if backend == "TensorRTLLM" and role.chunked_prefill:
             yield Problem(
                 path=f"{at}.chunkedPrefill",
-                message="true, which is not known to work with latent attention (DeepSeek) on Hopper: workers "
+                message="true, not known to work with latent attention (DeepSeek) on Hopper: workers "
                 "of such a model refuse to start (set false)",
             )
         if backend == "TensorRTLLM" and role.shm_size is None:

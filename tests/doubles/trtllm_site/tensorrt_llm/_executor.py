@@ -368,8 +368,8 @@ class Executor:
         """The KV has arrived: the sender frees its copy."""
         _, uid, request_id, _, _ = _OPAQUE.unpack(sequence.submitted.disagg.opaque_state)
         sender = _SENDERS.get(uid)
-        if sender is not None:
-            sender.model.release(str(request_id))
+        if sender is not None and not sender.model.release(str(request_id)):
+            self.hang()  # freed under the transfer, which never ends (facts s2.3, #12117)
 
     def _send(self, sequence, response):
         request_id = int(sequence.request_id)

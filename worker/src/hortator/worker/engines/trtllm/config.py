@@ -64,6 +64,10 @@ class TensorRTLLMConfig:
     """How rows are read: `sync` on the RPC path, `async` on the older one."""
     no_progress_timeout_s: float = 60.0
     """With work in the engine and neither token nor row for this long it counts as hung."""
+    watch_interval_s: float = 0.5
+    """How often the engine is looked at."""
+    exit_grace_s: float = 20.0
+    """Between the death of the engine and the end of the process by force: the time to close."""
     transfer_timeout_s: float = 60.0
     """How long an abort waits for a KV transfer in flight."""
     shutdown_timeout_s: float = 8.0

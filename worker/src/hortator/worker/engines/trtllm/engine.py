@@ -277,6 +277,8 @@ class TensorRTLLMEngine:
             no_progress_timeout_s=config.no_progress_timeout_s,
             on_dead=lambda why: _call_on(loop, self._die, why),
             exit_process=self._exit_process,
+            interval_s=config.watch_interval_s,
+            exit_grace_s=config.exit_grace_s,
         )
         self._watchdog.start()
         return EngineInfo(

@@ -15,10 +15,7 @@ from typing import Any
 
 import structlog
 
-INTERVAL_S = 0.5
 EXIT_CODE = 70
-EXIT_GRACE_S = 20.0
-"""Between the death of the engine and the end of the process by force: the time to say why, and to close."""
 
 
 @dataclass(slots=True)
@@ -45,8 +42,8 @@ class Watchdog:
         no_progress_timeout_s: float,
         on_dead: Callable[[str], None],
         exit_process: Callable[[int], object],
-        interval_s: float = INTERVAL_S,
-        exit_grace_s: float = EXIT_GRACE_S,
+        interval_s: float,
+        exit_grace_s: float,
     ) -> None:
         self._llm = llm
         self._progress = progress
