@@ -1,6 +1,7 @@
 """The TensorRT-LLM engine over its double, beyond the contract: what must never reach the executor, and what must."""
 
 import asyncio
+import random
 import time
 from contextlib import asynccontextmanager
 
@@ -15,6 +16,7 @@ from hortator.worker.engine import (
     Finished,
     FinishReason,
     ForwardPassEnded,
+    ForwardPassStarted,
     RequestMode,
     RequestRefusedError,
     Sampling,
@@ -30,6 +32,7 @@ class Bench:
     def __init__(self, engine, info):
         self.engine, self.info = engine, info
         self.double = engine.llm._double
+        self.num_warm_up_passes = self.double.counters.passes
         self.tokens, self.ends, self.reports = {}, {}, []
         self.changed = asyncio.Event()
         self.readers = [asyncio.create_task(self.read_outputs()), asyncio.create_task(self.read_reports())]
@@ -400,3 +403,49 @@ async def test_a_shutdown_that_hangs_is_left_behind_and_the_process_is_ended(mon
         async with asyncio.timeout(PATIENCE_S):
             while not bench.exits:
                 await asyncio.sleep(0.01)
+
+
+# Anything, in any order
+
+
+@pytest.mark.parametrize("phase", ["prefill", "aggregated"])
+async def test_whatever_is_submitted_and_cancelled_ends_once_and_leaves_nothing(version, phase):
+    rng = random.Random(7)
+    async with opened(version, phase=phase, kv_blocks=40) as bench:
+        names = []
+        for step in range(12):
+            batch = []
+            for i in range(rng.randrange(2, 6)):
+                prompt, salt = rng.randrange(1, 300), rng.randrange(3)  # all prompts begin alike
+                batch.append(
+                    a_request(
+                        f"{step}.{i}",
+                        prompt,
+                        rank=rng.randrange(2),
+                        max_tokens=rng.randrange(1, 40),
+                        block_hashes=tuple(1000 * salt + block for block in range(prompt // 16))
+                        if salt
+                        else (),
+                    )
+                )
+            await bench.engine.submit(batch)
+            names += [request.request_id for request in batch]
+            for name in rng.sample(names, 2):
+                if rng.random() < 0.5:
+                    await bench.engine.abort(name)
+            await asyncio.sleep(rng.random() * 0.01)
+        await bench.until(lambda: all(name in bench.ends for name in names))
+        async with asyncio.timeout(PATIENCE_S):
+            while bench.used != [0, 0] or bench.engine._aborting or bench.double.model.num_live:
+                await asyncio.sleep(0.002)
+        loads = bench.engine.rank_loads()
+        assert [(load.batch_size, load.num_waiting, load.prefill_load_tokens) for load in loads] == [
+            (0, 0, 0)
+        ] * 2
+        for name in names:
+            assert bench.ends[name].num_output_tokens == len(bench.tokens.get(name, ()))
+        kinds = [type(report) for report in bench.reports]
+        assert kinds[::2] == [ForwardPassStarted] * len(kinds[::2])
+        assert kinds[1::2] == [ForwardPassEnded] * len(kinds[1::2])
+        ended = bench.engine._tracker.books.num_ended
+        assert abs(ended - (bench.double.counters.passes - bench.num_warm_up_passes)) <= 3  # of about 150
