@@ -111,16 +111,13 @@ def trtllm(version, phase, limits):
     )
 
 
-def trtllm_prefill_1_2(limits):
+def trtllm_prefill(limits):
     return trtllm("1.2.1", "prefill", limits)
 
 
-def trtllm_prefill_1_3(limits):
-    return trtllm("1.3.0rc20", "prefill", limits)
-
-
-def trtllm_aggregated_1_2(limits):
-    return trtllm("1.2.1", "aggregated", limits)
+def trtllm_aggregated(limits):
+    """A newer line, with the overlap scheduler."""
+    return trtllm("1.3.0rc20", "aggregated", limits)
 
 
 def lose_a_double_rank(engine):
@@ -153,16 +150,15 @@ ENGINES = [
     pytest.param(
         Kind(build=simulated_ahead, kill=lose_a_rank, admission_lead_passes=1), id="simulated, one pass ahead"
     ),
-    pytest.param(Kind(build=trtllm_prefill_1_2, kill=lose_a_double_rank), id="tensorrt_llm 1.2.1, prefill"),
-    pytest.param(Kind(build=trtllm_prefill_1_3, kill=lose_a_double_rank), id="tensorrt_llm 1.3, prefill"),
+    pytest.param(Kind(build=trtllm_prefill, kill=lose_a_double_rank), id="tensorrt_llm 1.2.1, prefill"),
     pytest.param(
         Kind(
-            build=trtllm_aggregated_1_2,
+            build=trtllm_aggregated,
             kill=lose_a_double_rank,
             admission_lead_passes=1,
             admission=Admission.BEST_EFFORT,
         ),
-        id="tensorrt_llm 1.2.1, aggregated",
+        id="tensorrt_llm 1.3.0rc20, aggregated",
     ),
     pytest.param(Kind(build=torch_moe, kill=kill_a_rank), id="torch_moe", marks=pytest.mark.torch),
 ]

@@ -270,6 +270,7 @@ async def test_kv_travels_from_engine_to_engine_and_is_freed_where_it_was(versio
         assert prefill.double.model.ranks[0].kv.used > 0  # not pulled yet: nobody may free it
         (end,) = await decode.run(decoding(prefill, "d", payload))
         assert (end.reason, len(decode.tokens["d"])) == (FinishReason.LENGTH, 9)
+        assert 0 < decode.engine.last_transfer_s < PATIENCE_S
         assert prefill.double.model.ranks[0].kv.used == 0
 
 
@@ -408,7 +409,7 @@ async def test_a_shutdown_that_hangs_is_left_behind_and_the_process_is_ended(mon
 # Anything, in any order
 
 
-@pytest.mark.parametrize("phase", ["prefill", "aggregated"])
+@pytest.mark.parametrize(("version", "phase"), [("1.2.1", "aggregated"), ("1.3.0rc20", "prefill")])
 async def test_whatever_is_submitted_and_cancelled_ends_once_and_leaves_nothing(version, phase):
     rng = random.Random(7)
     async with opened(version, phase=phase, kv_blocks=40) as bench:

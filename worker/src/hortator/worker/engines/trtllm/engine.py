@@ -75,6 +75,8 @@ class TensorRTLLMEngine:
         self.config = config
         self.llm: Any = None
         """The library's own object, once started."""
+        self.last_transfer_s: float | None = None
+        """From the submission of the last DECODE_ONLY request to its first output: transfer and a pass."""
         self.rank_mismatches = 0
         """Ranks of passes that the engine filled otherwise than was reported, where rows tell of ranks."""
         self._exit_process = exit_process
@@ -341,6 +343,7 @@ class TensorRTLLMEngine:
             result=result,
             num_first=prepared.num_first,
             num_output=len(request.prior_output_ids),
+            submitted_at=asyncio.get_running_loop().time(),
         )
 
     def _undo(self, admitted: Sequence[Live]) -> None:
@@ -472,6 +475,10 @@ class TensorRTLLMEngine:
         self._note_busy()
 
     def _on_kv_arrived(self, live: Live) -> None:
+        self.last_transfer_s = asyncio.get_running_loop().time() - live.submitted_at
+        self._log.debug(
+            "kv arrived", request_id=live.request.request_id, after_s=round(self.last_transfer_s, 4)
+        )
         if live.transfer_timer is not None:
             live.transfer_timer.cancel()
             live.transfer_timer = None

@@ -23,6 +23,7 @@ class Live:
     num_output: int = 0
     """Output tokens in total, prior ones included."""
     is_aborting: bool = False
+    submitted_at: float = 0.0
     task: asyncio.Task[None] | None = None
     transfer_timer: asyncio.TimerHandle | None = None
 
