@@ -3,7 +3,7 @@
 import pytest
 
 from hortator.worker.engines.trtllm.config import TensorRTLLMConfig
-from hortator.worker.engines.trtllm.llm_args import arguments, check_overrides, fitting
+from hortator.worker.engines.trtllm.llm_args import arguments, check_overrides, check_world, fitting
 from hortator.worker.engines.trtllm.model_facts import ModelFacts
 from hortator.worker.errors import EngineConfigError
 
@@ -100,6 +100,12 @@ def test_an_argument_that_a_version_lacks_is_left_out_unless_nothing_works_witho
 def test_sizes_that_do_not_fit_are_named(changes, says):
     with pytest.raises(ValueError, match=says):
         config(**changes)
+
+
+def test_more_ranks_than_a_pod_has_gpus_are_refused():
+    check_world(config(tensor_parallel_size=8, moe_expert_parallel_size=8))
+    with pytest.raises(EngineConfigError, match="16 ranks need 16 GPUs, and a pod has 8"):
+        check_world(config())
 
 
 def test_tensor_parallel_attention_is_one_rank():

@@ -72,6 +72,7 @@ class TensorRTLLMEngine:
         self, config: TensorRTLLMConfig, *, exit_process: Callable[[int], object] = os._exit
     ) -> None:
         llm_args.check_overrides(config)
+        llm_args.check_world(config)
         self.config = config
         self.llm: Any = None
         """The library's own object, once started."""

@@ -124,6 +124,16 @@ def check_overrides(config: TensorRTLLMConfig) -> None:
         raise EngineConfigError("\n".join(problems))
 
 
+def check_world(config: TensorRTLLMConfig) -> None:
+    """One pod starts all ranks itself. Raises EngineConfigError when they do not fit it."""
+    ranks, gpus = config.tensor_parallel_size, config.gpus_per_node
+    if ranks > gpus:
+        raise EngineConfigError(
+            f"engine_options.tensor_parallel_size: {ranks} ranks need {ranks} GPUs, and a pod has {gpus} "
+            "(gpus_per_node); a group over several pods cannot be started yet"
+        )
+
+
 def check_chunking(config: TensorRTLLMConfig, facts: ModelFacts) -> None:
     """Raise EngineConfigError where nobody has seen chunked prefill work."""
     if config.enable_chunked_prefill and facts.is_mla and not config.chunked_prefill_on_mla:
