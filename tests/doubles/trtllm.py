@@ -43,6 +43,7 @@ def options(**changes):
         "end_id": 1,
         "watch_interval_s": 0.02,
         "exit_grace_s": 0.05,
+        "warm_up_quiet_s": 0.008,
     } | changes
 
 

@@ -73,6 +73,8 @@ class TensorRTLLMConfig:
     shutdown_timeout_s: float = 8.0
     warm_up_timeout_s: float = 300.0
     """For the first token of every rank after start."""
+    warm_up_quiet_s: float = 0.1
+    """Rows of the warm-up have all come when none came for this long."""
 
     def __post_init__(self) -> None:
         for name in ("tensor_parallel_size", "max_num_tokens", "max_batch_size", "tokens_per_block"):

@@ -19,8 +19,6 @@ from hortator.worker.engines.trtllm.statistics import Row
 
 PROMPT = (11, 12, 13, 14)
 NUM_TOKENS = 2
-QUIET_S = 0.03
-"""Rows that come later than this after the last token belong to nobody."""
 FIRST_ROW_S = 3.0
 
 
@@ -111,7 +109,7 @@ class WarmUp:
                 await self._has_row.wait()
             while True:
                 self._has_row.clear()
-                async with asyncio.timeout(QUIET_S):
+                async with asyncio.timeout(self._config.warm_up_quiet_s):
                     await self._has_row.wait()
         except TimeoutError:
             return
