@@ -12,7 +12,7 @@ environment variables. A model is one of:
 On a cluster weights may lie on a volume that is mounted at CACHE_FOLDER: pvc://CLAIM/FOLDER names one, and
 `model.cache` keeps an hf:// model on one, in a folder per revision.
 
-The options of the TensorRT-LLM engine are written with that library's own names; no worker reads them yet.
+The options of the TensorRT-LLM engine are written with that library's own names.
 """
 
 from __future__ import annotations
@@ -179,6 +179,7 @@ def _tensorrt_llm(service: LLMService, role: RoleSpec) -> Values:
     split = role.parallelism
     options: dict[str, object] = {
         "model": model_source(service),
+        "model_name": service.model_name,
         "revision": service.spec.model.revision,
         "tensor_parallel_size": split.attention_dp * split.tensor,
         "pipeline_parallel_size": split.pipeline,

@@ -49,8 +49,8 @@ def _engine(service: LLMService) -> Iterator[Problem]:
     if service.spec.engine.backend == "TensorRTLLM":
         yield Problem(
             path="spec.engine.backend",
-            message="the worker has no TensorRTLLM engine yet: pods are made as they will be, without RDMA "
-            "resources, and their workers refuse to start",
+            message="TensorRTLLM was proven on a double, not on GPUs yet (docs/how-to/tensorrt-llm.md); pods "
+            "request no RDMA resources",
         )
         yield Problem(
             path="spec.gateway",
@@ -101,6 +101,18 @@ def _roles(service: LLMService) -> Iterator[Problem]:
                 path=f"{at}.parallelism.attentionDP",
                 message=f"{ranks} does not divide the {processes.BUILTIN_EXPERTS} routed experts of the "
                 "builtin model: workers refuse to start",
+            )
+        if backend == "TensorRTLLM" and role.nodes > 1:
+            yield Problem(
+                path=f"{at}.nodes",
+                message=f"{role.nodes}, but TensorRTLLM is not started over several pods yet: workers refuse "
+                "to start (set 1, for a model that fits one node)",
+            )
+        if backend == "TensorRTLLM" and role.chunked_prefill:
+            yield Problem(
+                path=f"{at}.chunkedPrefill",
+                message="true, not known to work with latent attention (DeepSeek) on Hopper: workers "
+                "of such a model refuse to start (set false)",
             )
         if backend == "TensorRTLLM" and role.shm_size is None:
             yield Problem(

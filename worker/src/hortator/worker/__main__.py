@@ -40,7 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         configure_logging(component="worker", level=settings.log_level, log_format=settings.log_format)
         place = settings.group_place()
         is_member = place is not None and not place.is_leader
-        engine = None if is_member else build_engine(settings.engine, settings.engine_options)
+        engine = (
+            None
+            if is_member
+            else build_engine(settings.engine, settings.engine_options, phase=settings.phase)
+        )
     except (SettingsError, EngineConfigError, ValueError) as error:
         _exit_with(str(error))
     if arguments.print_settings:

@@ -10,13 +10,21 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from hortator.worker.engine import Engine
 from hortator.worker.errors import EngineConfigError
-from hortator.worker.settings import EngineKind
+from hortator.worker.settings import EngineKind, WorkerPhase
 
 _C = TypeVar("_C")
 
 
-def build_engine(kind: EngineKind, options: Mapping[str, JsonValue]) -> Engine:
-    """Make the engine; it is not started. Raises EngineConfigError, one line per problem."""
+def build_engine(
+    kind: EngineKind,
+    options: Mapping[str, JsonValue],
+    *,
+    phase: WorkerPhase = WorkerPhase.AGGREGATED,
+) -> Engine:
+    """Make the engine; it is not started. Raises EngineConfigError, one line per problem.
+
+    `phase` decides how TensorRT-LLM admits requests; the other engines do not care.
+    """
     match kind:
         case EngineKind.SIMULATED:
             from hortator.worker.engines.simulated.config import SimulatedConfig  # noqa: PLC0415
@@ -28,6 +36,15 @@ def build_engine(kind: EngineKind, options: Mapping[str, JsonValue]) -> Engine:
             from hortator.worker.engines.torch_moe.engine import TorchMoEEngine  # noqa: PLC0415
 
             return _build(TorchMoEEngine, TorchMoEConfig, options)
+        case EngineKind.TENSORRT_LLM:
+            from hortator.worker.engines.trtllm import library  # noqa: PLC0415
+            from hortator.worker.engines.trtllm.config import TensorRTLLMConfig  # noqa: PLC0415
+            from hortator.worker.engines.trtllm.engine import TensorRTLLMEngine  # noqa: PLC0415
+
+            engine = _build(TensorRTLLMEngine, TensorRTLLMConfig, {"phase": phase.value, **options})
+            if not library.is_installed():
+                raise EngineConfigError(library.MISSING)
+            return engine
         case _:
             assert_never(kind)
 

@@ -29,6 +29,7 @@ class EngineKind(StrEnum):
 
     SIMULATED = "simulated"
     TORCH_MOE = "torch_moe"
+    TENSORRT_LLM = "tensorrt_llm"
 
 
 class WorkerSettings(Settings):
@@ -113,7 +114,9 @@ class WorkerSettings(Settings):
         "whose pod has run this epoch before ends at once. Empty: not checked.",
     )
 
-    engine: EngineKind = Field(default=EngineKind.SIMULATED, description="simulated or torch_moe.")
+    engine: EngineKind = Field(
+        default=EngineKind.SIMULATED, description="simulated, torch_moe or tensorrt_llm."
+    )
     engine_options: dict[str, JsonValue] = Field(
         default_factory=dict,
         description="Options of that engine, a JSON object with the fields of its configuration.",
@@ -212,6 +215,8 @@ class WorkerSettings(Settings):
             yield "WORKER_ID: required with GROUP_SIZE above 1, the same in all members"
         if ordinal and not self.leader_address:
             yield "LEADER_ADDRESS: required in members other than ordinal 0 (allowed: host:port)"
+        if self.engine is EngineKind.TENSORRT_LLM:
+            yield f"GROUP_SIZE: got {size}, but tensorrt_llm is not started over pods yet (allowed: 1)"
         if self.engine is EngineKind.TORCH_MOE:
             yield f"GROUP_SIZE: got {size}, but torch_moe runs all its ranks in one pod (allowed: 1)"
 

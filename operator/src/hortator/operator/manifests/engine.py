@@ -12,8 +12,8 @@ A value of the manifest that spells a mark is filled in as well.
 
 Everything a process needs comes by environment variables; there is no ConfigMap. Members of a group are told
 apart by their pod's name, from whose ordinal each takes its place. Backends on CPUs (Simulated, TorchMoE)
-request no GPUs. A pod of TensorRTLLM requests its node's GPUs and nothing for RDMA, which is to come with the
-engine's adapter: until then its worker refuses to start.
+request no GPUs. A pod of TensorRTLLM requests its node's GPUs and nothing for RDMA, which is to come with
+groups over several pods: until then workers of those refuse to start.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from hortator.worker.engines.simulated.config import SimulatedConfig
 from hortator.worker.engines.simulated.cost import PassCost
 from hortator.worker.engines.simulated.group_model import GroupModel, PassOutcome
 from hortator.worker.engines.simulated.group_request import GroupRequest
-from hortator.worker.engines.simulated.outbox import Outbox
+from hortator.worker.outbox import Outbox
 
 _SHORTEST_SLEEP_S = 0.0002
 """A pass shorter than this ends at the loop's next turn: timers are no finer than a millisecond."""

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from hortator.worker.engine import FinishReason, RankLoad, RequestMode
-from hortator.worker.engines.simulated.kv_blocks import KvBlocks
+from hortator.worker.kv_blocks import KvBlocks
 
 WAITING, TRANSFERRING, PREFILLING, DECODING, LEASED, ENDED = range(6)
 """States of a request, in order of its life."""

@@ -1,0 +1,1 @@
+"""Of the library's executor only its error is seen from outside."""

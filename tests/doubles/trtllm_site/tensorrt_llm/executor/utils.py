@@ -1,0 +1,5 @@
+"""Errors."""
+
+
+class RequestError(RuntimeError):
+    """One request failed; the engine goes on (facts s7)."""
