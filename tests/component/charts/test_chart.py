@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from hortator.api.crd import crd
+from hortator.api.files import load_llmservice
 from hortator.operator import names
 from hortator.operator.manifests import pods
 from hortator.operator.permissions import PERMISSIONS, Scope, rules
@@ -63,6 +64,10 @@ def named(objects, kind):
     return {one["metadata"]["name"]: one for one in objects if one["kind"] == kind}
 
 
+def hooks_in(objects):
+    return [one for one in objects if "helm.sh/hook" in one["metadata"].get("annotations", {})]
+
+
 def pod_of(objects):
     (deployment,) = named(objects, "Deployment").values()
     return deployment["spec"]["template"]["spec"]
@@ -84,7 +89,12 @@ def test_helm_finds_nothing_to_say_against_the_charts(helm):
 
 @pytest.mark.parametrize("version", ["1.29", kubernetes_validate.latest_version()])
 def test_kubernetes_knows_every_field(render, version):
-    distinct = {json.dumps(one): one for values in MATRIX.values() for one in render(values)}
+    distinct = {
+        json.dumps(one): one
+        for values in MATRIX.values()
+        for one in render(values)
+        if one["kind"] != "LLMService"  # the API's own; loaded in the test of the hook
+    }
     assert len(distinct) > len(MATRIX)
     for one in distinct.values():
         kubernetes_validate.validate(one, version, strict=True)
@@ -93,22 +103,42 @@ def test_kubernetes_knows_every_field(render, version):
 @matrix
 def test_pods_are_restricted_as_those_of_services_are(render, values):
     objects = render(values)
-    container = container_of(objects)
-    assert pod_of(objects)["securityContext"] == {
-        "runAsNonRoot": True,
-        "runAsUser": pods.USER_ID,
-        "runAsGroup": pods.USER_ID,
-        "fsGroup": pods.USER_ID,
-        "fsGroupChangePolicy": "OnRootMismatch",
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-    assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
+    test = named(hooks_in(objects), "Pod")["hortator-test"]["spec"]
+    for pod in (pod_of(objects), test):
+        (container,) = pod["containers"]
+        assert pod["securityContext"] == {
+            "runAsNonRoot": True,
+            "runAsUser": pods.USER_ID,
+            "runAsGroup": pods.USER_ID,
+            "fsGroup": pods.USER_ID,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert container["image"] == container_of(objects)["image"]
     probes = pods.probes(startup_timeout_s=120)
-    assert {name: container[name] for name in probes} == probes
+    assert {name: container_of(objects)[name] for name in probes} == probes
+
+
+@matrix
+def test_the_test_of_a_release_asks_a_small_service_for_a_token(render, values, tmp_path):
+    service, pod = sorted(hooks_in(render(values)), key=lambda one: one["kind"])
+    weights = [int(one["metadata"]["annotations"]["helm.sh/hook-weight"]) for one in (service, pod)]
+    assert weights == sorted(set(weights))
+    namespace = [*values.get("namespaces", []), "hortator-system"][0]
+    assert service["metadata"]["namespace"] == namespace
+    assert service["spec"]["engine"].get("imagePullSecrets", []) == values.get("imagePullSecrets", [])
+    (tmp_path / "service.yaml").write_text(yaml.safe_dump(service))
+    name = load_llmservice(tmp_path / "service.yaml").metadata.name
+    host = f"{names.gateway_name(name)}.{namespace}.svc"
+    if "clusterDomain" in values:
+        host += f".{values['clusterDomain']}"
+    assert pod["spec"]["containers"][0]["command"][-1] == f"{host}:{names.PORT_GATEWAY}"
+    assert pod["spec"]["automountServiceAccountToken"] is False
 
 
 @matrix
