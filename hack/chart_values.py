@@ -17,9 +17,10 @@ KUBERNETES = "x-kubernetes-type"
 
 Labels = dict[str, str]
 DNSLabel = Annotated[str, Field(pattern=DNS_LABEL)]
-Resources = Annotated[dict[str, Any], WithJsonSchema({KUBERNETES: "ResourceRequirements"})]
-Affinity = Annotated[dict[str, Any], WithJsonSchema({KUBERNETES: "Affinity"})]
-Toleration = Annotated[dict[str, Any], WithJsonSchema({KUBERNETES: "Toleration"})]
+Resources = Annotated[dict[str, Any], WithJsonSchema({KUBERNETES: "core.v1.ResourceRequirements"})]
+Affinity = Annotated[dict[str, Any], WithJsonSchema({KUBERNETES: "core.v1.Affinity"})]
+Peer = Annotated[dict[str, Any], WithJsonSchema({KUBERNETES: "networking.v1.NetworkPolicyPeer"})]
+Toleration = Annotated[dict[str, Any], WithJsonSchema({KUBERNETES: "core.v1.Toleration"})]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
@@ -78,6 +79,63 @@ class ServiceAccount(Model):
     """For example of a cloud's workload identity."""
 
 
+class Monitor(Model):
+    """How Prometheus finds what it scrapes."""
+
+    enabled: bool = False
+    """Make it; needs the CRDs of the Prometheus operator."""
+    interval: str = Field(default="30s", pattern=r"^[1-9][0-9]*(ms|s|m)$")
+    """Between two scrapes."""
+    labels: Labels = {}
+    """Labels that your Prometheus selects by."""
+
+
+class ServiceMonitor(Monitor):
+    """A ServiceMonitor of the operator, and the Service that it needs."""
+
+
+class PodMonitor(Monitor):
+    """A PodMonitor of the services' pods: gateways, schedulers, workers."""
+
+
+class PrometheusRule(Model):
+    """Alerts."""
+
+    enabled: bool = False
+    """Make a PrometheusRule; needs the CRDs of the Prometheus operator."""
+    labels: Labels = {}
+    """Labels that your Prometheus selects by."""
+
+
+class Dashboards(Model):
+    """Grafana dashboards: service and latencies, balance of ranks, life of groups, operator."""
+
+    enabled: bool = False
+    """Make a ConfigMap of each."""
+    labels: Labels = {"grafana_dashboard": "1"}
+    """Labels that Grafana's sidecar selects by."""
+
+
+class Monitoring(Model):
+    """For Prometheus and Grafana; docs/reference/metrics.md lists the metrics."""
+
+    service_monitor: ServiceMonitor = ServiceMonitor()
+    pod_monitor: PodMonitor = PodMonitor()
+    prometheus_rule: PrometheusRule = PrometheusRule()
+    dashboards: Dashboards = Dashboards()
+
+
+class NetworkPolicy(Model):
+    """What may reach the operator, and what it may reach; pods of services have no policy of the chart."""
+
+    enabled: bool = False
+    """Make it. In: the admin port only. Out: DNS, the API server's ports and the schedulers of services."""
+    scrapers: list[Peer] = []
+    """Who may reach the admin port (metrics), as peers of a NetworkPolicy; empty: everybody."""
+    api_server_ports: list[Annotated[int, Field(ge=1, le=65535)]] = Field(default=[443, 6443], min_length=1)
+    """Ports on which the API server is reached, behind its Service; its address is not known."""
+
+
 class Values(Model):
     """Everything that charts/hortator can be told."""
 
@@ -117,6 +175,8 @@ class Values(Model):
     """Where the operator runs."""
     priority_class_name: str = ""
     """Of the operator's pod, for example `system-cluster-critical`."""
+    monitoring: Monitoring = Monitoring()
+    network_policy: NetworkPolicy = NetworkPolicy()
     pod_annotations: Labels = {}
     """Annotations of the operator's pod."""
     pod_labels: Labels = {}

@@ -1,6 +1,7 @@
 """charts/hortator and charts/hortator-crds, rendered by helm over the values that they can be told."""
 
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -17,6 +18,10 @@ from hortator.operator.settings import OperatorSettings
 
 ROOT = Path(__file__).resolve().parents[3]
 CHARTS = ROOT / "charts"
+NOT_OF_KUBERNETES = {
+    "serving.hortator.dev/v1alpha1",  # loaded in the test of the hook
+    "monitoring.coreos.com/v1",  # the Prometheus operator's
+}
 CLUSTER_WIDE = {"ClusterRole", "ClusterRoleBinding"}
 ANTI_AFFINITY = {
     "podAntiAffinity": {
@@ -54,6 +59,26 @@ MATRIX = {
         "serviceAccount": {"annotations": {"cloud.example/role": "x"}},
         "podAnnotations": {"a.example/b": "true"},
         "podLabels": {"team": "inference"},
+    },
+    "monitoring": {
+        "monitoring": {
+            "serviceMonitor": {"enabled": True, "labels": {"release": "prom"}},
+            "podMonitor": {"enabled": True, "interval": "10s", "labels": {"release": "prom"}},
+            "prometheusRule": {"enabled": True, "labels": {"release": "prom"}},
+            "dashboards": {"enabled": True},
+        },
+        "networkPolicy": {"enabled": True},
+    },
+    "monitoring of one namespace": {
+        "namespaces": ["team-a"],
+        "monitoring": {"podMonitor": {"enabled": True}},
+        "networkPolicy": {
+            "enabled": True,
+            "scrapers": [
+                {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+            ],
+            "apiServerPorts": [16443],
+        },
     },
     "words": {"logLevel": "DEBUG", "serviceLogLevel": "WARNING", "clusterDomain": "cluster.local"},
 }
@@ -93,7 +118,7 @@ def test_kubernetes_knows_every_field(render, version):
         json.dumps(one): one
         for values in MATRIX.values()
         for one in render(values)
-        if one["kind"] != "LLMService"  # the API's own; loaded in the test of the hook
+        if one["apiVersion"] not in NOT_OF_KUBERNETES
     }
     assert len(distinct) > len(MATRIX)
     for one in distinct.values():
@@ -293,6 +318,10 @@ def test_the_crd_is_kept_and_is_the_one_of_the_api(render, helm):
         ({"nodeSelector": {"disk": 1}}, "/nodeSelector/disk"),
         ({"serviceAccount": {"name": ""}}, "/serviceAccount/name"),
         ({"logLevel": "LOUD"}, "/logLevel"),
+        ({"monitoring": {"podMonitor": {"interval": "often"}}}, "/monitoring/podMonitor/interval"),
+        ({"monitoring": {"grafana": {}}}, "/monitoring"),
+        ({"networkPolicy": {"apiServerPorts": []}}, "/networkPolicy/apiServerPorts"),
+        ({"networkPolicy": {"scrapers": [{"namespace": "x"}]}}, "/networkPolicy/scrapers/0"),
         ({"clusterDomain": "-x"}, "/clusterDomain"),
     ],
     ids=lambda one: one if isinstance(one, str) else "",
@@ -341,7 +370,14 @@ def test_no_object_of_the_schema_takes_unknown_names():
 def test_every_value_is_read_by_a_template():
     values = yaml.safe_load((CHARTS / "hortator/values.yaml").read_text())
     text = "".join(path.read_text() for path in (CHARTS / "hortator/templates").rglob("*") if path.is_file())
-    assert [name for name in values if f".Values.{name}" not in text] == []
+
+    def leaves(node):
+        for name, value in node.items():
+            yield name
+            if isinstance(value, dict) and name not in {"resources", "labels"}:
+                yield from leaves(value)
+
+    assert [name for name in leaves(values) if not re.search(rf"\.{name}\b", text)] == []
 
 
 def test_notes_say_what_is_served_and_what_stays(helm):
