@@ -25,22 +25,23 @@ def _hack(name):
 
 
 @pytest.fixture(scope="session")
-def chart_values():
-    """The description of the values."""
-    return _hack("chart_values")
-
-
-@pytest.fixture(scope="session")
-def helm():
-    """`helm(*arguments)` -> the finished process; never skipped in continuous integration."""
+def helm_command():
+    """Where helm is; a missing one is a failure in continuous integration."""
     where = _hack("helm")
     command = where.find()
     if command is None and os.environ.get("CI") != "true":
         pytest.skip(where.REMEDY)
     assert command, where.REMEDY
+    return command
+
+
+@pytest.fixture(scope="session")
+def helm(helm_command):
+    """`helm(*arguments)` -> the finished process."""
 
     def call(*arguments):
-        return subprocess.run([command, *map(str, arguments)], capture_output=True, text=True, check=False)
+        command = [helm_command, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
 
     return call
 
