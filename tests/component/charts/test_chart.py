@@ -89,6 +89,18 @@ def named(objects, kind):
     return {one["metadata"]["name"]: one for one in objects if one["kind"] == kind}
 
 
+def fields_of(node, path):
+    """Every field that an object has, with the type of its value."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from fields_of(value, f"{path}.{name}")
+    elif isinstance(node, list):
+        for value in node:
+            yield from fields_of(value, f"{path}[]")
+    else:
+        yield path, type(node)
+
+
 def hooks_in(objects):
     return [one for one in objects if "helm.sh/hook" in one["metadata"].get("annotations", {})]
 
@@ -114,14 +126,14 @@ def test_helm_finds_nothing_to_say_against_the_charts(helm):
 
 @pytest.mark.parametrize("version", ["1.29", kubernetes_validate.latest_version()])
 def test_kubernetes_knows_every_field(render, version):
-    distinct = {
-        json.dumps(one): one
+    by_fields = {
+        frozenset(fields_of(one, one["kind"])): one
         for values in MATRIX.values()
         for one in render(values)
         if one["apiVersion"] not in NOT_OF_KUBERNETES
     }
-    assert len(distinct) > len(MATRIX)
-    for one in distinct.values():
+    assert len(by_fields) > len(MATRIX)
+    for one in by_fields.values():  # a tenth of a second each
         kubernetes_validate.validate(one, version, strict=True)
 
 
