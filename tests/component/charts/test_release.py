@@ -146,3 +146,18 @@ async def test_the_test_of_a_release_makes_a_service_first_and_leaves_its_pod_on
     assert was_first
     assert not cluster.has(SERVICE)
     assert not cluster.has(POD)
+
+
+async def test_what_was_installed_without_helm_is_handed_over_and_the_crd_to_a_chart_of_its_own(cluster):
+    for one in yaml.safe_load_all((ROOT / "manifests/install.yaml").read_text()):
+        cluster.api.apply(one, manager="kubectl", force=False)
+    code, said = await cluster.helm("install", "hortator", cluster.package)
+    assert code != 0
+    assert "invalid ownership metadata" in said
+    await cluster.does("install", "hortator", cluster.package, "--take-ownership")
+    before = cluster.has(CRD)["metadata"]["uid"]
+    await cluster.does("upgrade", "hortator", cluster.package, "--set", "crds.enabled=false")
+    await cluster.does("install", "hortator-crds", ROOT / "charts/hortator-crds", "--take-ownership")
+    found = cluster.has(CRD)["metadata"]
+    assert found["uid"] == before
+    assert found["annotations"]["meta.helm.sh/release-name"] == "hortator-crds"
