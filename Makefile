@@ -12,7 +12,7 @@ PYTHON ?= $(shell hack/find-python)
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.stamp-package $(VENV)/.stamp-torch  ## make .venv with everything, PyTorch included (also: TORCH_INDEX_URL)
+setup: $(VENV)/.stamp-package $(VENV)/.stamp-torch $(VENV)/.stamp-helm  ## make .venv with everything, PyTorch included (also: TORCH_INDEX_URL)
 
 run: setup  ## show what it does: the policies compared, then a real MoE model served on this machine
 	@$(BIN)/hortator demo
@@ -23,10 +23,11 @@ test: setup  ## run the test suite, tier by tier (tests/tiers.toml)
 check: setup  ## format, lint, types, import contracts, protos, generated files
 	@$(BIN)/python hack/check
 
-generate: setup  ## write the generated files again: proto/gen, docs/reference, manifests
+generate: setup  ## write the generated files again: proto/gen, docs/reference, charts, manifests
 	@hack/generate-proto
 	@$(BIN)/python hack/generate-docs
 	@$(BIN)/python hack/generate-crds
+	@$(BIN)/python hack/generate-charts
 	@$(BIN)/python hack/render-manifests
 
 bench: setup  ## measure this machine; writes benchmarks/results/*.json
@@ -68,6 +69,10 @@ $(VENV)/.stamp-package: pyproject.toml $(VENV)/.stamp-lock
 
 $(VENV)/.stamp-torch: pyproject.toml hack/install-torch $(VENV)/.stamp-lock
 	@$(BIN)/python hack/install-torch
+	@touch $@
+
+$(VENV)/.stamp-helm: requirements/helm.lock hack/install-helm | $(BIN)/python
+	@$(BIN)/python hack/install-helm
 	@touch $@
 
 build/lock-env/.stamp:

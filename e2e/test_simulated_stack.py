@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
+import sys
 
 import pytest
 from live_stack import HORTATOR, ROOT, environment, events_of, is_alive, running, tokens_in, wait_until
@@ -17,6 +19,14 @@ def test_a_prompt_comes_back_as_text_and_the_same_prompt_gives_the_same_text(sim
     assert len(first.stdout.rstrip("\n")) == 16
     assert "16 output tokens (length)" in first.stderr
     assert simulated.cli("generate", "--max-tokens", "16", stdin="hello\n").stdout == first.stdout
+
+
+def test_the_first_token_of_a_service_is_waited_for(simulated):
+    address = simulated.info()["endpoint"]
+    command = [sys.executable, "-m", "hortator.cli.first_token", address, "--timeout", "30"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+    assert re.fullmatch(rf"token \d+ from {re.escape(address)}\n", result.stdout)
 
 
 def test_many_prompts_from_a_file_are_answered_in_order_as_json(simulated, tmp_path):

@@ -86,6 +86,10 @@ class HttpFront:
             headers = {} if error.retry_after_s is None else {"Retry-After": str(int(error.retry_after_s))}
             return web.json_response(status, status=error.status, headers=headers)
 
+    def body_of(self, raw: bytes) -> Any:
+        """The object that a call carries."""
+        return json.loads(raw or b"null")
+
     def _discovery(self, path: str) -> Any:
         groups = sorted({kind.api_version for kind in KINDS.values() if "/" in kind.api_version})
         if path == "/version":
@@ -107,7 +111,7 @@ class HttpFront:
         kind, key, subresource = self._parsed(request.path)
         query = request.query
         manager = query.get("fieldManager") or "unknown"
-        body = json.loads(await request.read() or b"null")
+        body = self.body_of(await request.read())
         match request.method:
             case "GET" if not key[3] and query.get("watch") in {"true", "1"}:
                 return await self._watch(request, kind, key[2])
@@ -121,6 +125,8 @@ class HttpFront:
                     body["metadata"]["namespace"] = key[2]
                 return web.json_response(self.api.create(body, manager=manager), status=201)
             case "PUT":
+                if kind.is_namespaced:
+                    body["metadata"].setdefault("namespace", key[2])
                 return web.json_response(self.api.replace(body, manager=manager, subresource=subresource))
             case "PATCH" if "apply-patch" in request.content_type:
                 is_forced = query.get("force") == "true"
@@ -162,6 +168,8 @@ class HttpFront:
 
     async def _watch(self, request: web.Request, kind: Kind, namespace: str) -> web.StreamResponse:
         query = request.query
+        if query.get("sendInitialEvents") == "true":  # as servers without WatchList say; clients list then
+            raise ApiError(422, "Invalid", "sendInitialEvents: Forbidden: the WatchList feature is off")
         watch = self.api.watch(
             kind,
             namespace=namespace or None,
@@ -170,12 +178,12 @@ class HttpFront:
             since=query.get("resourceVersion") or "",
         )
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
-        await response.prepare(request)
         news = asyncio.Event()
         watch.on_event = news.set
         timeout = float(query.get("timeoutSeconds") or 3600)
         deadline = asyncio.get_running_loop().time() + timeout
         try:
+            await response.prepare(request)
             async with asyncio.timeout_at(deadline):
                 while not (watch.is_over and not watch.events):
                     await self._is_running.wait()

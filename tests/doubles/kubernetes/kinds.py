@@ -39,11 +39,17 @@ _WITHOUT_STATUS: tuple[tuple[str, str, str], ...] = (
     ("apps/v1", "ControllerRevision", "controllerrevisions"),
     ("coordination.k8s.io/v1", "Lease", "leases"),
     ("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
+    ("rbac.authorization.k8s.io/v1", "Role", "roles"),
+    ("rbac.authorization.k8s.io/v1", "RoleBinding", "rolebindings"),
 )
 _CLUSTER_SCOPED: tuple[tuple[str, str, str], ...] = (
     ("v1", "Node", "nodes"),
     ("v1", "Namespace", "namespaces"),
     ("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions"),
+)
+_CLUSTER_SCOPED_WITHOUT_STATUS: tuple[tuple[str, str, str], ...] = (
+    ("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles"),
+    ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "clusterrolebindings"),
 )
 KINDS: dict[tuple[str, str], Kind] = {
     kind_key[:2]: kind
@@ -51,6 +57,7 @@ KINDS: dict[tuple[str, str], Kind] = {
         (_TABLE, True, True),
         (_WITHOUT_STATUS, True, False),
         (_CLUSTER_SCOPED, False, True),
+        (_CLUSTER_SCOPED_WITHOUT_STATUS, False, False),
     )
     for kind_key in table
     for kind in [

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-STAMPS = (".stamp-lock", ".stamp-package", ".stamp-torch")
+STAMPS = (".stamp-lock", ".stamp-package", ".stamp-torch", ".stamp-helm")
 
 
 @pytest.fixture
@@ -19,9 +19,11 @@ def checkout(tmp_path):
     for name in (
         "Makefile",
         "pyproject.toml",
+        "hack/install-helm",
         "hack/install-torch",
         "hack/find-python",
         "requirements/dev.lock",
+        "requirements/helm.lock",
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
@@ -45,11 +47,12 @@ def _has(what):
         "lock": "--require-hashes" in what,
         "package": "--no-deps" in what,
         "torch": "hack/install-torch" in what,
+        "helm": "hack/install-helm" in what,
     }
 
 
 def test_a_checkout_that_is_set_up_needs_nothing(checkout):
-    assert _has(_would_run(checkout)) == {"lock": False, "package": False, "torch": False}
+    assert _has(_would_run(checkout)) == dict.fromkeys(["lock", "package", "torch", "helm"], False)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,7 @@ def test_a_checkout_that_is_set_up_needs_nothing(checkout):
     [
         pytest.param("pyproject.toml", {"package", "torch"}, id="the pin of PyTorch is in pyproject.toml"),
         pytest.param("hack/install-torch", {"torch"}, id="how it is installed"),
+        pytest.param("requirements/helm.lock", {"helm"}, id="another helm"),
         pytest.param("requirements/dev.lock", {"lock", "package", "torch"}, id="other pins"),
     ],
 )

@@ -165,6 +165,18 @@ def rules(scope: Scope) -> list[Obj]:
     return [permission.rule() for permission in PERMISSIONS if permission.scope is scope]
 
 
+def people() -> dict[str, list[Obj]]:
+    """What people who may `view` or `edit` a namespace may do with its LLMServices."""
+    verbs = {"view": READ, "edit": (*READ, "create", "update", "patch", "delete", "deletecollection")}
+    return {
+        name: [
+            {"apiGroups": [GROUP], "resources": [PLURAL], "verbs": list(allowed)},
+            {"apiGroups": [GROUP], "resources": [f"{PLURAL}/status"], "verbs": ["get"]},
+        ]
+        for name, allowed in verbs.items()
+    }
+
+
 def is_allowed(group: str, resource: str, verb: str) -> bool:
     """Whether the table has it, wherever: what a test asks for every call that the operator makes."""
     return any(
