@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import sys
@@ -18,9 +19,10 @@ from hortator.cli.errors import CommandError
 from hortator.cli.progress import Progress
 from peers import namespace, page
 from peers.contenders import CONTENDERS, STANDARD, Contender, Selector
-from peers.environments import ENVIRONMENTS
+from peers.environments import ENVIRONMENTS, SGLANG_LIBRARY
 from peers.plan import Plan
-from peers.session import document, require_some, run_session
+from peers.programs import program_version
+from peers.session import document, require_some, run_all
 
 QUICK = Plan(loads=(0.7,), repeats=1, warmup_s=3.0, measured_s=9.0)
 
@@ -98,27 +100,31 @@ def peers(
     with Progress(stderr()) as progress:
         for name, why in skipped.items():
             progress.line(f"{name}: left out: {why}")
-        environments = {contender.environment for contender in chosen if contender.environment}
+        needed = {one for contender in chosen for one in (contender.environment, contender.library) if one}
         programs = {
-            name: ENVIRONMENTS[name].install(work.absolute(), progress.line) for name in sorted(environments)
+            name: ENVIRONMENTS[name].install(work.absolute(), progress.line) for name in sorted(needed)
         }
         if not no_namespace and not namespace.is_inside():
             raise SystemExit(namespace.run_inside(namespace.own_command(sys.argv[1:])))
         if namespace.is_inside():
             namespace.bring_loopback_up()
         plan = replace(plan, contenders=tuple(contender.name for contender in chosen))
-        found = run_session(
-            plan,
-            work=work.absolute(),
-            programs={
-                contender.name: programs[contender.environment] if contender.environment else None
-                for contender in chosen
-            },
-            on_progress=progress.line,
+        found = asyncio.run(
+            run_all(
+                plan,
+                work=work.absolute(),
+                programs={
+                    contender.name: programs[contender.environment] if contender.environment else None
+                    for contender in chosen
+                },
+                library=programs.get(SGLANG_LIBRARY),
+                on_progress=progress.line,
+            )
         )
     require_some(found)
     versions = {"hortator": f"hortator {result.commit()[0][:12]}"}
-    versions |= {name: ENVIRONMENTS[name].version() for name in sorted(environments)}
+    versions |= {name: ENVIRONMENTS[name].version() for name in sorted(needed)}
+    versions |= {one.program: program_version(one.program) for one in chosen if one.program}
     results = document(plan, found, versions=versions, skipped=skipped)
     result.write(results, out / "results.json")
     text = page.render(json.loads((out / "results.json").read_text()))

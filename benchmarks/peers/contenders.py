@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
+
+from peers.environments import SGLANG_LIBRARY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +21,8 @@ class EngineDoor:
     url: str
     rank_urls: tuple[str, ...]
     """The same engine by DP rank."""
+    sglang_url: str = ""
+    """Of its SGLang gRPC door; empty: it has none."""
 
     @property
     def dp_size(self) -> int:
@@ -76,6 +80,8 @@ class Contender:
     kind: Kind
     environment: str | None = None
     """Of `environments.ENVIRONMENTS`."""
+    library: str | None = None
+    """The same, for a door of the engines that it needs."""
     program: str | None = None
     """Of the system, where nothing is installed for it."""
 
@@ -89,9 +95,11 @@ API_KEY = "peers"
 """Of vllm-router, which asks for one as soon as it knows of DP ranks."""
 
 
-def _smg(policy: str, *, dp_aware: bool) -> Callable[[Place], Sequence[str]]:
+def _smg(policy: str, *, door: Literal["http", "ports", "grpc"]) -> Callable[[Place], Sequence[str]]:
+    dp_aware = door != "ports"
+
     def command(place: Place) -> Sequence[str]:
-        urls = [url for engine in place.engines for url in ((engine.url,) if dp_aware else engine.rank_urls)]
+        urls = [url for engine in place.engines for url in _doors(engine, door)]
         return [
             str(place.programs / "smg"), "launch", "--host", "127.0.0.1", "--port", str(place.port),
             "--prometheus-host", "127.0.0.1", "--prometheus-port", str(place.metrics_port),
@@ -101,6 +109,16 @@ def _smg(policy: str, *, dp_aware: bool) -> Callable[[Place], Sequence[str]]:
         ]  # fmt: skip
 
     return command
+
+
+def _doors(engine: EngineDoor, door: Literal["http", "ports", "grpc"]) -> tuple[str, ...]:
+    match door:
+        case "http":
+            return (engine.url,)
+        case "ports":
+            return engine.rank_urls
+        case "grpc":
+            return (engine.sglang_url,)
 
 
 def _vllm_router(place: Place) -> Sequence[str]:
@@ -173,32 +191,39 @@ CONTENDERS = {
         Contender(
             name="smg-least-load",
             what="smg, least_load, --dp-aware",
-            kind=Proxy(command=_smg("least_load", dp_aware=True)),
+            kind=Proxy(command=_smg("least_load", door="http")),
             environment="smg",
         ),
         Contender(
             name="smg-power-of-two",
             what="smg, power_of_two, --dp-aware",
-            kind=Proxy(command=_smg("power_of_two", dp_aware=True)),
+            kind=Proxy(command=_smg("power_of_two", door="http")),
             environment="smg",
         ),
         Contender(
             name="smg-cache-aware",
             what="smg, cache_aware, --dp-aware",
-            kind=Proxy(command=_smg("cache_aware", dp_aware=True)),
+            kind=Proxy(command=_smg("cache_aware", door="http")),
             environment="smg",
         ),
         Contender(
             name="smg-least-load-ports",
             what="smg, least_load, one port per rank: it sees each rank's load, polled every second",
-            kind=Proxy(command=_smg("least_load", dp_aware=False)),
+            kind=Proxy(command=_smg("least_load", door="ports")),
             environment="smg",
         ),
         Contender(
             name="smg-power-of-two-ports",
             what="smg, power_of_two, one port per rank",
-            kind=Proxy(command=_smg("power_of_two", dp_aware=False)),
+            kind=Proxy(command=_smg("power_of_two", door="ports")),
             environment="smg",
+        ),
+        Contender(
+            name="smg-least-load-grpc",
+            what="smg, least_load, --dp-aware, over SGLang's gRPC: it tokenizes and knows every length",
+            kind=Proxy(command=_smg("least_load", door="grpc")),
+            environment="smg",
+            library=SGLANG_LIBRARY,
         ),
         Contender(
             name="vllm-router",
@@ -216,5 +241,5 @@ CONTENDERS = {
         ),
     )
 }
-STANDARD = ("staggered-plus", "smg-least-load-ports", "vllm-router", "dynamo-fcfs-1")
-"""What fits half an hour: one of each kind."""
+STANDARD = ("staggered-plus", "smg-least-load-grpc", "vllm-router", "dynamo-fcfs-1")
+"""What fits half an hour: one of each project, as it knows most."""

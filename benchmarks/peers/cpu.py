@@ -28,7 +28,7 @@ class MachineTime:
 
     def share_since(self, earlier: MachineTime) -> float:
         """Share of the machine that was busy since then."""
-        return (self.busy_s - earlier.busy_s) / max(self.total_s - earlier.total_s, 1e-9)
+        return min(1.0, (self.busy_s - earlier.busy_s) / max(self.total_s - earlier.total_s, 1e-9))
 
 
 def session_seconds(session_id: int) -> float:

@@ -3,7 +3,10 @@
 The worker is the one that serves (`hortator.worker.app.Worker`): engine, gate, gRPC door, reports to a
 scheduler. The HTTP doors stand beside its gRPC door. The ready line's `admin_port` is the HTTP port.
 
-    {"worker": {fields of WorkerSettings}, "http_port": 9000, "rank_ports": [9001, 9002]}
+    {"worker": {fields of WorkerSettings}, "http_port": 9000, "rank_ports": [9001, 9002],
+     "sglang_port": 9003, "library": "build/peers/smg-grpc-proto"}
+
+The SGLang gRPC door needs the package smg-grpc-proto; without a port it is not opened.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,7 @@ from typing import Any
 
 from aiohttp import web
 
+from hortator.runtime.grpc_server import GrpcServer
 from hortator.runtime.lifecycle import Drain, run_process
 from hortator.runtime.logs import configure_logging
 from hortator.runtime.metrics import new_registry
@@ -28,7 +32,10 @@ from hortator.worker.app import CLOSE_MARGIN_S, Worker
 from hortator.worker.engine_factory import build_engine
 from hortator.worker.metrics import WorkerMetrics
 from hortator.worker.settings import WorkerSettings
-from peers.doors import HttpDoors
+from peers.entry import EngineEntry
+from peers.http_door import HttpDoor
+from peers.sglang_door import SERVICE_NAME as SGLANG_SERVICE_NAME
+from peers.sglang_door import SglangDoor
 
 LOOPBACK = "127.0.0.1"
 
@@ -42,6 +49,10 @@ class EngineSettings:
     """0 lets the kernel choose."""
     rank_ports: tuple[int, ...] = ()
     """One port per DP rank, in order; empty: none."""
+    sglang_port: int | None = None
+    """Of the SGLang gRPC door; None: none."""
+    library: str = ""
+    """Folder with the packages of that door."""
 
     @classmethod
     def load(cls, path: Path) -> EngineSettings:
@@ -51,6 +62,8 @@ class EngineSettings:
             worker=WorkerSettings.load(**values["worker"]),
             http_port=values["http_port"],
             rank_ports=tuple(values.get("rank_ports", ())),
+            sglang_port=values.get("sglang_port"),
+            library=values.get("library", ""),
         )
 
 
@@ -63,23 +76,28 @@ async def serve(settings: EngineSettings, drain: Drain) -> int:
         info = await engine.start()
         metrics = WorkerMetrics(new_registry())
         worker = await Worker.open(worker_settings, engine, info, metrics, stack)
-        doors = HttpDoors(
-            worker.host, ranks_by_port={port: rank for rank, port in enumerate(settings.rank_ports)}
+        entry = EngineEntry(worker.host, name="http")
+        _keep(entry.run(), stack)
+        port = await open_http_door(
+            entry, stack, http_port=settings.http_port, rank_ports=settings.rank_ports
         )
-        port = await open_doors(doors, stack, http_port=settings.http_port, rank_ports=settings.rank_ports)
-        answering = asyncio.create_task(doors.run())
-        stack.callback(answering.cancel)
+        if settings.sglang_port is not None:
+            entry = EngineEntry(worker.host, name="sglang")
+            _keep(entry.run(), stack)
+            sys.path.append(settings.library)
+            await open_sglang_door(entry, stack, port=settings.sglang_port)
         await worker.announce(port)
         await worker.run_until_drained(drain)
     return 0
 
 
-async def open_doors(
-    doors: HttpDoors, stack: AsyncExitStack, *, http_port: int = 0, rank_ports: Sequence[int] = ()
+async def open_http_door(
+    entry: EngineEntry, stack: AsyncExitStack, *, http_port: int = 0, rank_ports: Sequence[int] = ()
 ) -> int:
     """Listen; returns the HTTP port. Raises OSError when a port is taken."""
+    door = HttpDoor(entry, ranks_by_port={port: rank for rank, port in enumerate(rank_ports)})
     runner = web.AppRunner(
-        doors.app(),
+        door.app(),
         access_log=None,
         handle_signals=False,
         handler_cancellation=True,  # a client that goes away aborts its request
@@ -90,6 +108,23 @@ async def open_doors(
     for port in (http_port, *rank_ports):
         await web.TCPSite(runner, LOOPBACK, port).start()
     return int(runner.addresses[0][1])
+
+
+async def open_sglang_door(entry: EngineEntry, stack: AsyncExitStack, *, port: int = 0) -> int:
+    """Listen; returns the port. Raises BindError, or ImportError without smg-grpc-proto."""
+    door = SglangDoor(entry)
+    server = GrpcServer(
+        register=door.register, service_names=(SGLANG_SERVICE_NAME,), host=LOOPBACK, port=port
+    )
+    await server.start()
+    stack.push_async_callback(server.close, grace_s=0.5)
+    await server.set_serving(serving=True)
+    return server.port
+
+
+def _keep(work: Coroutine[Any, Any, None], stack: AsyncExitStack) -> None:
+    """Run until the stack is closed."""
+    stack.callback(asyncio.create_task(work).cancel)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -55,8 +55,15 @@ def load_service(chunk_budget_tokens: int) -> LLMService:
 
 
 @asynccontextmanager
-async def running_engines(service: LLMService, *, folder: Path) -> AsyncIterator[EngineGroup]:
-    """One process per prefill EP group for the length of the block; `settings/` and `logs/` are in `folder`.
+async def running_engines(
+    service: LLMService, *, folder: Path, library: Path | None = None
+) -> AsyncIterator[EngineGroup]:
+    """One process per prefill EP group for the length of the block.
+
+    Args:
+        service: the manifest.
+        folder: with `settings/` and `logs/` in it.
+        library: with the packages of the SGLang gRPC door; None: it stays closed.
 
     Raises:
         CommandError: one did not start.
@@ -64,19 +71,23 @@ async def running_engines(service: LLMService, *, folder: Path) -> AsyncIterator
     entry = service.spec.roles[0]
     names = [name for name, role in group_names(service) if role == entry.name]
     dp_size = entry.parallelism.attention_dp
-    ports = free_ports(1 + len(names) * (1 + dp_size))
+    num_ports = 2 + dp_size
+    ports = free_ports(1 + len(names) * num_ports)
     scheduler_port, taken = ports[0], ports[1:]
     doors, children = [], []
     for index, name in enumerate(names):
-        http_port, *rank_ports = taken[index * (1 + dp_size) : (index + 1) * (1 + dp_size)]
+        http_port, sglang_port, *rank_ports = taken[index * num_ports : (index + 1) * num_ports]
         doors.append(
             EngineDoor(
                 url=f"http://127.0.0.1:{http_port}",
                 rank_urls=tuple(f"http://127.0.0.1:{port}" for port in rank_ports),
+                sglang_url=f"grpc://127.0.0.1:{sglang_port}" if library else "",
             )
         )
         worker = _worker_settings(service, name, scheduler_port)
-        settings = {"worker": worker, "http_port": http_port, "rank_ports": rank_ports}
+        settings: dict[str, object] = {"worker": worker, "http_port": http_port, "rank_ports": rank_ports}
+        if library:
+            settings |= {"sglang_port": sglang_port, "library": str(library)}
         spec = ProcessSpec(name=name, module="peers.engine", settings=_giving(settings))
         children.append(Child(spec=spec, folder=folder, on_change=_ignore))
     async with asyncio.TaskGroup() as tasks:

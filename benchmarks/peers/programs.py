@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -88,6 +89,12 @@ async def answers_ok(session: aiohttp.ClientSession, url: str, body: bytes | Non
             return response.status == 200
     except (aiohttp.ClientError, TimeoutError):
         return False
+
+
+def program_version(name: str) -> str:
+    """The first line of what a program of the system says of itself."""
+    done = subprocess.run([name, "-v"], check=False, capture_output=True, text=True)
+    return (done.stdout or done.stderr).splitlines()[0]
 
 
 def free_ports(number: int) -> list[int]:

@@ -7,7 +7,6 @@ WORK/settings, WORK/logs        of the processes
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +33,12 @@ class Found:
 
 
 async def run_all(
-    plan: Plan, *, work: Path, programs: Mapping[str, Path | None], on_progress: OnProgress
+    plan: Plan,
+    *,
+    work: Path,
+    programs: Mapping[str, Path | None],
+    library: Path | None,
+    on_progress: OnProgress,
 ) -> Found:
     """Run what is missing.
 
@@ -42,6 +46,7 @@ async def run_all(
         plan: what to run.
         work: where runs, settings and logs are kept.
         programs: by contender, the folder of the programs of its environment.
+        library: what the engines' SGLang door needs; None where nobody uses it.
         on_progress: gets a line per run.
 
     Raises:
@@ -64,7 +69,7 @@ async def run_all(
     minutes = plan.duration_s(len(missing)) / 60
     on_progress(f"{len(missing)} runs, about {minutes:.0f} minutes ({len(found.runs)} are there already)")
     try:
-        async with running_engines(service, folder=work) as engines:
+        async with running_engines(service, folder=work, library=library) as engines:
             for number, run in enumerate(missing, start=1):
                 label = f"{number}/{len(missing)}  {run.contender} at {run.load:g}, repeat {run.repeat + 1}"
                 figures = await _run(plan, run, engines, programs, work, folder, found, label, on_progress)
@@ -183,13 +188,6 @@ def _first(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-def run_session(
-    plan: Plan, *, work: Path, programs: Mapping[str, Path | None], on_progress: OnProgress
-) -> Found:
-    """`run_all` in a loop of its own."""
-    return asyncio.run(run_all(plan, work=work, programs=programs, on_progress=on_progress))
 
 
 def require_some(found: Found) -> None:

@@ -3,8 +3,11 @@
 import asyncio
 import json
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import aiohttp
+import grpc
+import grpc.aio
 import pytest
 from aiohttp import web
 
@@ -17,8 +20,9 @@ from hortator.worker.report import PassReported
 from hortator.worker.settings import WorkerSettings
 from peers.answers import Answer, Outcome
 from peers.clients import ProxyClient, SelectorClient
-from peers.doors import HttpDoors
-from peers.engine import open_doors
+from peers.engine import open_http_door, open_sglang_door
+from peers.entry import EngineEntry
+from peers.environments import SGLANG_LIBRARY
 from peers.programs import free_ports
 
 DP_SIZE = 4
@@ -37,7 +41,8 @@ OPTIONS = {
 class Engine:
     """A served engine, and on which ranks its passes had prompt tokens."""
 
-    def __init__(self, url, rank_urls, session):
+    def __init__(self, url, rank_urls, session, host):
+        self.host = host
         self.url = url
         self.rank_urls = rank_urls
         self.session = session
@@ -74,13 +79,13 @@ async def served(**options):
         stack.push_async_callback(engine.aclose)
         info = await engine.start()
         worker = await Worker.open(settings, engine, info, WorkerMetrics(new_registry()), stack)
-        doors = HttpDoors(worker.host, ranks_by_port={port: rank for rank, port in enumerate(rank_ports)})
-        port = await open_doors(doors, stack, rank_ports=rank_ports)
-        for work in (worker.host.run(), doors.run()):
+        entry = EngineEntry(worker.host, name="http")
+        port = await open_http_door(entry, stack, rank_ports=rank_ports)
+        for work in (worker.host.run(), entry.run()):
             stack.callback(asyncio.ensure_future(work).cancel)
         session = await stack.enter_async_context(aiohttp.ClientSession())
         url = "http://127.0.0.1:{}".format
-        served_engine = Engine(url(port), [url(port) for port in rank_ports], session)
+        served_engine = Engine(url(port), [url(port) for port in rank_ports], session, worker.host)
         worker.host.add_sink(served_engine)
         yield served_engine
 
@@ -201,6 +206,73 @@ class TestWhatRoutersAsk:
         assert [
             load["dp_rank"] for load in (await engine.get("/v1/loads", engine.rank_urls[2]))["loads"]
         ] == [0]
+
+
+LIBRARY = Path(__file__).resolve().parents[3] / "build/peers" / SGLANG_LIBRARY
+
+
+class TestSglangDoor:
+    """Runs where `make peers` has installed smg-grpc-proto: it is no dependency of ours."""
+
+    @pytest.fixture
+    def pb(self, monkeypatch):
+        monkeypatch.syspath_prepend(str(LIBRARY))
+        return pytest.importorskip("smg_grpc_proto", reason="smg-grpc-proto: make peers installs it")
+
+    @pytest.fixture
+    async def stub(self, pb, engine):
+        async with AsyncExitStack() as stack:
+            entry = EngineEntry(engine.host, name="sglang")
+            stack.callback(asyncio.ensure_future(entry.run()).cancel)
+            port = await open_sglang_door(entry, stack)
+            channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}"))
+            yield pb.sglang_scheduler_pb2_grpc.SglangSchedulerStub(channel)
+
+    @staticmethod
+    def request(pb, *, num_tokens=5, max_new_tokens=2, **fields):
+        messages = pb.sglang_scheduler_pb2
+        return messages.GenerateRequest(
+            request_id="r1",
+            tokenized=messages.TokenizedInput(input_ids=range(32, 32 + num_tokens)),
+            sampling_params=messages.SamplingParams(max_new_tokens=max_new_tokens),
+            **fields,
+        )
+
+    async def test_tokens_stream_and_the_end_says_what_it_came_to(self, pb, stub, engine):
+        call = stub.Generate(self.request(pb, stream=True, data_parallel_rank=2))
+        *chunks, last = [response async for response in call]
+        assert [len(response.chunk.token_ids) for response in chunks] == [1, 1]
+        assert (last.complete.finish_reason, last.complete.completion_tokens) == ("length", 2)
+        assert [*last.complete.output_ids] == [chunk.chunk.token_ids[0] for chunk in chunks]
+        assert engine.prefilled == [(2, 5)]
+
+    async def test_a_missing_rank_is_rank_0(self, pb, stub, engine):
+        for _ in range(2):
+            assert [
+                response.WhichOneof("response") async for response in stub.Generate(self.request(pb))
+            ] == ["complete"]
+        assert engine.prefilled == [(0, 5), (0, 5)]
+
+    @pytest.mark.parametrize(
+        ("fields", "problem"),
+        [({"data_parallel_rank": 9}, "data_parallel_rank: got 9"), ({"num_tokens": 5000}, "prompt: ")],
+    )
+    async def test_what_cannot_run_is_refused_naming_the_field(self, pb, stub, fields, problem):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            _ = [response async for response in stub.Generate(self.request(pb, **fields))]
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert refused.value.details().startswith(problem)
+
+    async def test_it_says_what_it_is_and_how_loaded_its_ranks_are(self, pb, stub):
+        messages = pb.sglang_scheduler_pb2
+        assert (await stub.HealthCheck(messages.HealthCheckRequest())).healthy
+        info = await stub.GetServerInfo(messages.GetServerInfoRequest())
+        assert info.server_args["dp_size"] == DP_SIZE
+        assert (await stub.GetModelInfo(messages.GetModelInfoRequest())).served_model_name == "deepseek-v3"
+        loads = await stub.GetLoads(messages.GetLoadsRequest())
+        assert [load.dp_rank for load in loads.loads] == [0, 1, 2, 3]
+        one = await stub.GetLoads(messages.GetLoadsRequest(dp_rank=3))
+        assert [load.dp_rank for load in one.loads] == [3]
 
 
 class TestClient:

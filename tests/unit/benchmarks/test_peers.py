@@ -1,11 +1,14 @@
 """The comparison with other routers: what is run, what a run's figures are, and what the page says of them."""
 
+import io
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from peers import page
 from peers.answers import Answer, Outcome, summarize
+from peers.byte_tokenizer import byte_tokenizer, byte_tokenizer_zip
 from peers.contenders import CONTENDERS, STANDARD, EngineDoor, Hortator, Place, Proxy
 from peers.engines import load_service
 from peers.environments import ENVIRONMENTS
@@ -104,18 +107,38 @@ class TestPlan:
         assert 45 <= len(requests) / 40 <= 65
 
 
+class TestByteTokenizer:
+    def test_every_byte_is_a_token_and_comes_back(self):
+        tokenizer = byte_tokenizer()
+        text = "Hello  world, 3 x 7!\n(é)"
+        ids = tokenizer.encode(text).ids
+        assert len(ids) == len(text.encode())
+        assert tokenizer.decode(ids) == text
+
+    def test_packed_it_is_the_files_of_a_model_and_always_the_same_bytes(self):
+        packed = byte_tokenizer_zip()
+        assert packed == byte_tokenizer_zip()
+        names = zipfile.ZipFile(io.BytesIO(packed)).namelist()
+        assert names == ["tokenizer.json", "tokenizer_config.json"]
+
+
 class TestContenders:
     @pytest.fixture
     def place(self, tmp_path):
         engines = tuple(
-            EngineDoor(url=f"http://e{group}:1", rank_urls=(f"http://e{group}:2", f"http://e{group}:3"))
+            EngineDoor(
+                url=f"http://e{group}:1",
+                rank_urls=(f"http://e{group}:2", f"http://e{group}:3"),
+                sglang_url=f"grpc://e{group}:4",
+            )
             for group in range(2)
         )
         return Place(programs=Path("bin"), port=10, metrics_port=11, engines=engines, folder=tmp_path)
 
     def test_the_standard_set_has_our_policy_and_peers_of_every_environment(self):
         chosen = [CONTENDERS[name] for name in STANDARD]
-        assert {contender.environment for contender in chosen if not contender.is_ours} == set(ENVIRONMENTS)
+        needed = {one for contender in chosen for one in (contender.environment, contender.library) if one}
+        assert needed == set(ENVIRONMENTS)
         assert page.OURS in STANDARD
         assert {name for name, one in CONTENDERS.items() if isinstance(one.kind, Hortator)} == set(
             page.HORTATOR
@@ -126,6 +149,7 @@ class TestContenders:
         [
             ("smg-least-load", ["http://e0:1", "http://e1:1"], ["--dp-aware"]),
             ("smg-least-load-ports", ["http://e0:2", "http://e0:3", "http://e1:2", "http://e1:3"], []),
+            ("smg-least-load-grpc", ["grpc://e0:4", "grpc://e1:4"], ["--dp-aware"]),
             ("vllm-router", ["http://e0:1", "http://e1:1"], ["--intra-node-data-parallel-size", "2"]),
         ],
     )
