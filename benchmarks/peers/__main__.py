@@ -98,8 +98,6 @@ def peers(
         plan = replace(plan, max_machine_share=1.0)
     chosen, skipped = _available(plan.contenders, no_namespace=no_namespace)
     with Progress(stderr()) as progress:
-        for name, why in skipped.items():
-            progress.line(f"{name}: left out: {why}")
         needed = {one for contender in chosen for one in (contender.environment, contender.library) if one}
         programs = {
             name: ENVIRONMENTS[name].install(work.absolute(), progress.line) for name in sorted(needed)
@@ -108,6 +106,8 @@ def peers(
             raise SystemExit(namespace.run_inside(namespace.own_command(sys.argv[1:])))
         if namespace.is_inside():
             namespace.bring_loopback_up()
+        for name, why in skipped.items():
+            progress.line(f"{name}: left out: {why}")
         plan = replace(plan, contenders=tuple(contender.name for contender in chosen))
         found = asyncio.run(
             run_all(

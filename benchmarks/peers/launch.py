@@ -20,6 +20,7 @@ import aiohttp
 from hortator.api.v1alpha1 import LLMService
 from hortator.cli import process_settings
 from hortator.cli.admin.client import AdminClient
+from hortator.cli.errors import EXIT_FAILED, CommandError
 from hortator.cli.processes import Child, ProcessChanged, ProcessSpec
 from hortator.cli.stack import with_policy
 from hortator.scheduler.core.model import SchedulerSettings
@@ -175,7 +176,8 @@ async def _selector(
             body = await _registration(session, engines, worker_id, door)
             async with session.post(f"{url}/workers", data=body) as response:
                 if response.status not in {200, 201}:
-                    raise RuntimeError(f"worker {worker_id}: {response.status} {await response.text()}")
+                    text = f"{contender.name}: worker {worker_id}: {response.status} {await response.text()}"
+                    raise CommandError(text, exit_code=EXIT_FAILED)
     client = SelectorClient(
         url,
         model=engines.service.model_name,

@@ -57,8 +57,8 @@ def _circumstances(document: Mapping[str, Any]) -> list[str]:
 - Requests: conversation-like prompts that share nothing, one token of output, Poisson arrivals at fixed
   times, the same for everybody. Load is the share of the engines' prefill capacity.
 - Runs: {settings["warmup_s"]:g} s of warm-up, then {settings["measured_s"]:g} s measured; figures are medians
-  over the runs of a point. Those during which the machine was over {settings["max_machine_share"]:.0%} busy
-  do not count.
+  over the runs of a point, counts are totals. Those during which the machine was over
+  {settings["max_machine_share"]:.0%} busy do not count.
 - Goodput: answers per second with a TTFT of at most {slo_s * scale:g} s ({slo_s:g} s of the modelled engine).
 """.splitlines()
 

@@ -22,6 +22,11 @@ class Run:
     repeat: int
 
     @property
+    def words(self) -> str:
+        """For people."""
+        return f"{self.contender} at {self.load:g}, repeat {self.repeat + 1}"
+
+    @property
     def key(self) -> str:
         """The name of its file."""
         return f"{self.contender}-{self.load:g}-{self.repeat}"

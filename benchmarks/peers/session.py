@@ -13,12 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+
 from hortator.cli.bench import result
 from hortator.cli.errors import EXIT_FAILED, CommandError
 from peers.contenders import CONTENDERS
 from peers.engines import EngineGroup, load_service, running_engines
 from peers.measurement import measure
 from peers.plan import Plan, Run
+
+COUNTS = ("requests", "answered", "rejected", "failed")
+"""Totals over the runs of a point: a median would hide what one of them lost."""
 
 OnProgress = Callable[[str], None]
 
@@ -70,12 +75,17 @@ async def run_all(
     on_progress(f"{len(missing)} runs, about {minutes:.0f} minutes ({len(found.runs)} are there already)")
     try:
         async with running_engines(service, folder=work, library=library) as engines:
+            turns = _Turns(
+                plan=plan,
+                engines=engines,
+                programs=programs,
+                work=work,
+                folder=folder,
+                found=found,
+                on_progress=on_progress,
+            )
             for number, run in enumerate(missing, start=1):
-                label = f"{number}/{len(missing)}  {run.contender} at {run.load:g}, repeat {run.repeat + 1}"
-                figures = await _run(plan, run, engines, programs, work, folder, found, label, on_progress)
-                if figures is not None:
-                    (folder / f"{run.key}.json").write_text(json.dumps(figures) + "\n")
-                    found.runs.append(figures)
+                await turns.take(run, f"{number}/{len(missing)}  {run.words}")
     except BaseExceptionGroup as group:
         expected = group.subgroup(CommandError)
         if expected is None:
@@ -84,48 +94,61 @@ async def run_all(
     return found
 
 
-async def _run(
-    plan: Plan,
-    run: Run,
-    engines: EngineGroup,
-    programs: Mapping[str, Path | None],
-    work: Path,
-    folder: Path,
-    found: Found,
-    label: str,
-    on_progress: OnProgress,
-) -> dict[str, Any] | None:
-    """One run that counts, or None after the last try."""
-    for _ in range(plan.max_tries):
-        try:
-            figures = await measure(
-                CONTENDERS[run.contender],
-                engines,
-                plan,
-                run,
-                programs=programs[run.contender],
-                folder=work,
-            )
-        except (CommandError, ValueError, TimeoutError, BaseExceptionGroup) as error:
-            text = str(_first(error) if isinstance(error, BaseExceptionGroup) else error) or repr(error)
-            on_progress(f"{label}: failed: {text}")
-            found.failed.append(
-                {"contender": run.contender, "load": run.load, "repeat": run.repeat, "why": text}
-            )
-            return None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Turns:
+    """Makes runs on engines that are there, and keeps what they say."""
+
+    plan: Plan
+    engines: EngineGroup
+    programs: Mapping[str, Path | None]
+    work: Path
+    folder: Path
+    found: Found
+    on_progress: OnProgress
+
+    async def take(self, run: Run, label: str) -> None:
+        """One run, made again when the machine was too busy, up to the last try."""
+        for _ in range(self.plan.max_tries):
+            try:
+                figures = await measure(
+                    CONTENDERS[run.contender],
+                    self.engines,
+                    self.plan,
+                    run,
+                    programs=self.programs[run.contender],
+                    folder=self.work,
+                )
+            except (CommandError, ValueError, TimeoutError, aiohttp.ClientError, ExceptionGroup) as error:
+                self._failed(run, _first(error), label)
+                return
+            if self._keep(run, figures, label):
+                return
+
+    def _failed(self, run: Run, error: BaseException, label: str) -> None:
+        why = str(error) or repr(error)
+        self.on_progress(f"{label}: failed: {why}")
+        self.found.failed.append(
+            {"contender": run.contender, "load": run.load, "repeat": run.repeat, "why": why}
+        )
+
+    def _keep(self, run: Run, figures: dict[str, Any], label: str) -> bool:
+        """Whether the run counts; it is written to its file, or to the discarded ones."""
         said = (
             f"{label}: TTFT mean {figures['ttft_mean_ms']:,.0f} ms, p99 {figures['ttft_p99_ms']:,.0f} ms, "
             f"{figures['rejected'] + figures['failed']:.0f} of {figures['requests']:.0f} not answered, "
             f"machine {figures['machine_cpu_share']:.0%} busy"
         )
-        if figures["machine_cpu_share"] <= plan.max_machine_share:
-            on_progress(said)
-            return figures
-        on_progress(f"{said}: discarded (over {plan.max_machine_share:.0%})")
-        found.discarded.append(figures)
-        with (folder / "discarded.jsonl").open("a") as file:
-            file.write(json.dumps(figures) + "\n")
-    return None
+        limit = self.plan.max_machine_share
+        if figures["machine_cpu_share"] > limit:
+            self.on_progress(f"{said}: discarded (over {limit:.0%})")
+            self.found.discarded.append(figures)
+            with (self.folder / "discarded.jsonl").open("a") as file:
+                file.write(json.dumps(figures) + "\n")
+            return False
+        self.on_progress(said)
+        self.found.runs.append(figures)
+        (self.folder / f"{run.key}.json").write_text(json.dumps(figures) + "\n")
+        return True
 
 
 def document(
@@ -142,6 +165,7 @@ def document(
             "load": load,
             "runs": len(runs),
             **result.medians([_numbers(run) for run in runs]),
+            **{name: sum(run[name] for run in runs) for name in COUNTS},
         }
         for (contender, load), runs in sorted(by_point.items())
     ]

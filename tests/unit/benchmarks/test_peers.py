@@ -221,6 +221,14 @@ class TestPage:
         assert results["points"][0]["runs"] == 3
         assert results["repeats"] == runs
 
+    def test_what_one_run_lost_is_not_hidden_by_the_others(self):
+        runs = [
+            a_run("vllm-router", repeat=repeat, rejected=rejected)
+            for repeat, rejected in enumerate((0, 5, 0))
+        ]
+        point = a_document(*runs)["points"][0]
+        assert (point["rejected"], point["requests"], point["answered"]) == (5, 300, 295)
+
     def test_a_peer_that_wins_is_named_in_bold(self):
         results = a_document(
             a_run("staggered-plus", mean=900.0, p99=3000.0),
