@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import signal
 import sys
+from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,7 +24,7 @@ from peers.contenders import CONTENDERS, STANDARD, Contender, Selector
 from peers.environments import ENVIRONMENTS, SGLANG_LIBRARY
 from peers.plan import Plan
 from peers.programs import program_version
-from peers.session import document, require_some, run_all
+from peers.session import Found, document, require_some, run_all
 
 QUICK = Plan(loads=(0.7,), repeats=1, warmup_s=3.0, measured_s=9.0)
 
@@ -103,24 +105,26 @@ def peers(
             name: ENVIRONMENTS[name].install(work.absolute(), progress.line) for name in sorted(needed)
         }
         if not no_namespace and not namespace.is_inside():
-            raise SystemExit(namespace.run_inside(namespace.own_command(sys.argv[1:])))
+            namespace.go_inside(namespace.own_command(sys.argv[1:]))
         if namespace.is_inside():
             namespace.bring_loopback_up()
         for name, why in skipped.items():
             progress.line(f"{name}: left out: {why}")
         plan = replace(plan, contenders=tuple(contender.name for contender in chosen))
-        found = asyncio.run(
-            run_all(
-                plan,
-                work=work.absolute(),
-                programs={
-                    contender.name: programs[contender.environment] if contender.environment else None
-                    for contender in chosen
-                },
-                library=programs.get(SGLANG_LIBRARY),
-                on_progress=progress.line,
-            )
+        work_on = run_all(
+            plan,
+            work=work.absolute(),
+            programs={
+                contender.name: programs[contender.environment] if contender.environment else None
+                for contender in chosen
+            },
+            library=programs.get(SGLANG_LIBRARY),
+            on_progress=progress.line,
         )
+        try:
+            found = asyncio.run(_until_told(work_on))
+        except asyncio.CancelledError:
+            raise SystemExit(128 + signal.SIGTERM) from None
     require_some(found)
     versions = {"hortator": f"hortator {result.commit()[0][:12]}"}
     versions |= {name: ENVIRONMENTS[name].version() for name in sorted(needed)}
@@ -132,6 +136,13 @@ def peers(
     for line in page.verdicts(results["points"]):
         stdout().print(line, markup=False)
     stdout().print(f"{out / 'results.md'}", markup=False)
+
+
+async def _until_told(work: Coroutine[Any, Any, Found]) -> Found:
+    """Its result, unless SIGTERM comes: then everything that it has started ends, as at Ctrl-C."""
+    task = asyncio.ensure_future(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
 
 
 def _names(only: str) -> tuple[str, ...]:

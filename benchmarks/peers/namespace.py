@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from hortator.cli.errors import EXIT_FAILED, CommandError
 
@@ -22,12 +23,12 @@ _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 
 
 def is_inside() -> bool:
-    """This process was started by `run_inside`."""
+    """This process was started by `go_inside`."""
     return MARK in os.environ
 
 
-def run_inside(command: Sequence[str]) -> int:
-    """Run a command in a namespace of its own; its exit code.
+def go_inside(command: Sequence[str]) -> NoReturn:
+    """Become a command in a namespace of its own: the same process, so signals find it.
 
     Raises:
         CommandError: this system does not let us make one.
@@ -39,10 +40,9 @@ def run_inside(command: Sequence[str]) -> int:
             "which would listen on every address of this machine)",
             exit_code=EXIT_FAILED,
         )
-    try:
-        return subprocess.run([*prefix, *command], check=False, env=os.environ | {MARK: "1"}).returncode
-    except KeyboardInterrupt:
-        return 130
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(prefix[0], [*prefix, *command], os.environ | {MARK: "1"})  # noqa: S606
 
 
 def unshare_command() -> list[str]:
