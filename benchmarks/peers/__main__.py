@@ -68,6 +68,9 @@ def peers(
     no_namespace: Annotated[
         bool, typer.Option(help="Use this machine's loopback; dynamo-* is left out then.")
     ] = False,
+    page_only: Annotated[
+        bool, typer.Option("--page-only", help="Make results.md of the results.json that is there, and end.")
+    ] = False,
     list_: Annotated[bool, typer.Option("--list", help="Name the contenders and end.")] = False,
 ) -> None:
     """Compare Hortator with other routers on the same simulated engines, in real time.
@@ -86,6 +89,9 @@ def peers(
     if list_:
         for contender in CONTENDERS.values():
             stdout().print(f"{contender.name:<24} {contender.what}")
+        return
+    if page_only:
+        _write_page(out)
         return
     plan = replace(
         QUICK if quick else Plan(), seed=seed, contenders=_names(only), chunk_budget_tokens=chunk_budget
@@ -131,11 +137,18 @@ def peers(
     versions |= {one.program: program_version(one.program) for one in chosen if one.program}
     results = document(plan, found, versions=versions, skipped=skipped)
     result.write(results, out / "results.json")
-    text = page.render(json.loads((out / "results.json").read_text()))
-    (out / "results.md").write_text(text)
+    _write_page(out)
     for line in page.verdicts(results["points"]):
         stdout().print(line, markup=False)
     stdout().print(f"{out / 'results.md'}", markup=False)
+
+
+def _write_page(out: Path) -> None:
+    try:
+        results = json.loads((out / "results.json").read_text())
+        (out / "results.md").write_text(page.render(results))
+    except OSError as error:
+        raise CommandError(f"--out {out}: {error.strerror}") from None
 
 
 async def _until_told(work: Coroutine[Any, Any, Found]) -> Found:
