@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PYTHON ?= $(shell hack/find-python)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check generate bench study lab soak lab-shell lock clean
+.PHONY: help setup run test check generate bench study peers lab soak lab-shell lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ bench: setup  ## measure this machine; writes benchmarks/results/*.json
 
 study: setup  ## the study of the policies in virtual time (TRACES=DIR adds the public traces); writes benchmarks/sim/study.*
 	@$(BIN)/hortator study $(if $(TRACES),--traces $(TRACES))
+
+peers: setup  ## other routers on the same engines, half an hour; writes benchmarks/peers/results.* (ARGS="--quick", "--help")
+	@PYTHONPATH=benchmarks $(BIN)/python -m peers $(ARGS)
 
 lab: setup  ## install the Kubernetes lab for the cluster tests (Debian 12, root; asks first; about 10 min once)
 	@PYTHONPATH=e2e $(BIN)/python -m cluster install

@@ -9,6 +9,7 @@ import pytest
 
 from hortator.cli.bench import result
 from hortator.sim.study import summary
+from peers import page
 
 ROOT = Path(__file__).resolve().parents[3]
 FILES = sorted((ROOT / "benchmarks/results").glob("*.json"))
@@ -174,3 +175,15 @@ class TestTheStudy:
         assert document["settings"]["seeds"] == [0, 1, 2, 3, 4]
         assert document["settings"]["min_run_s"] >= 1200
         assert all(row["rejected"] == 0 for row in document["rows"])
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "benchmarks/peers").rglob("results.json")), ids=lambda file: file.parent.name
+)
+def test_the_page_of_a_comparison_with_peers_is_made_of_its_results(file):
+    document = json.loads(file.read_text())
+    assert file.with_name("results.md").read_text() == page.render(document)
+    assert document["commit"]
+    assert not document["is_modified"]
+    assert document["settings"]["max_machine_share"] <= 0.6
+    assert all(point["runs"] >= 3 for point in document["points"])
