@@ -12,6 +12,7 @@ from collections import deque
 from heapq import heapify, heapreplace
 
 from hortator.scheduler.core.estimates import PassEstimator
+from hortator.scheduler.core.mixed_passes import MixedPasses
 from hortator.scheduler.core.model import GroupSpec, Phase, RankLoads
 from hortator.scheduler.core.prefix_index import PrefixIndex
 from hortator.scheduler.core.request import RequestState
@@ -38,6 +39,7 @@ class GroupState:
         "last_seq",
         "load_tokens",
         "longest_prompt",
+        "mixed_passes",
         "pass_started_at",
         "pass_tokens",
         "prefixes",
@@ -61,6 +63,7 @@ class GroupState:
             else spec.chunk_budget_tokens,
         )
         self.estimator = PassEstimator(warmup=warmup_passes)
+        self.mixed_passes = MixedPasses()
         self.prefixes = PrefixIndex()
         self.load_tokens = list(zeros)
         self.batch_size = list(zeros)
