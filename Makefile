@@ -33,8 +33,9 @@ bench: setup  ## measure this machine; writes benchmarks/results/*.json
 	@for name in core service stream policies simulator; do \
 	  $(BIN)/hortator bench $$name --json benchmarks/results/$$name.json || exit 1; done
 
-study: setup  ## the study of the policies in virtual time (TRACES=DIR adds the public traces); writes benchmarks/sim/study.*
+study: setup  ## the study of the policies in virtual time (TRACES=DIR adds the public traces); writes benchmarks/sim/study.* and paper.*
 	@$(BIN)/hortator study $(if $(TRACES),--traces $(TRACES))
+	@$(BIN)/hortator study paper $(if $(TRACES),--traces $(TRACES))
 
 lab: setup  ## install the Kubernetes lab for the cluster tests (Debian 12, root; asks first; about 10 min once)
 	@PYTHONPATH=e2e $(BIN)/python -m cluster install
