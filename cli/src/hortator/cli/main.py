@@ -558,7 +558,7 @@ def study_paper(
 ) -> None:
     """The paper's table on 64 simulated H800, and capacities at equal p99 TTFT and ITL.
 
-    About 25 minutes on two cores; see benchmarks/sim/paper.md.
+    About half an hour on two cores; see benchmarks/sim/paper.md.
     """
     from hortator.cli import study_paper as command
 
