@@ -134,8 +134,8 @@ SETUPS = (
         load=0.4,
         run_s=600.0,
         search=Search(
-            limits=Limits(ttft_p99_s=30.0, itl_p99_s=0.05),
-            grid=Grid(low=0.2, high=0.8, num_loads=15),
+            limits=Limits(ttft_p99_s=60.0, itl_p99_s=0.05),
+            grid=Grid(low=0.1, high=0.7, num_loads=15),
             run_s=300.0,
             seeds=(0,),
         ),
