@@ -43,7 +43,9 @@ bench_app = typer.Typer(
     help="Measure this machine; every result carries seed, commit, machine and settings.",
     rich_markup_mode="rich",
 )
+study_app = typer.Typer(invoke_without_command=True)
 app.add_typer(bench_app, name="bench")
+app.add_typer(study_app, name="study")
 app.add_typer(k8s_app, name="k8s")
 
 FileOption = Annotated[
@@ -518,8 +520,9 @@ def demo(
     raise SystemExit(command.run(live_s=live_seconds, seed=seed, skip_comparison=skip_comparison))
 
 
-@app.command()
+@study_app.callback()
 def study(
+    context: typer.Context,
     *,
     what: Annotated[
         str, typer.Option(metavar="NAME", help="prefill, or sensitivity: clusters that are not perfect.")
@@ -554,6 +557,8 @@ def study(
     About 40 minutes on two cores (--what sensitivity: 30). Every policy of a case sees the same requests;
     see benchmarks/sim/study.md.
     """
+    if context.invoked_subcommand is not None:
+        return
     from hortator.cli import study as command
     from hortator.cli import study_sensitivity
     from hortator.cli.errors import CommandError
@@ -567,6 +572,36 @@ def study(
         raise CommandError(f"--what: got {what!r} (allowed: prefill, sensitivity)")
     plan = Plan(seeds=tuple(range(seeds or 5)), loads=tuple(load) if load else Plan().loads)
     command.run(plan=plan, out=out, traces=traces, work=work, minutes=minutes)
+
+
+@study_app.command("paper")
+def study_paper(
+    *,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where paper.json and paper.md go.")] = Path(
+        "benchmarks/sim"
+    ),
+    traces: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder with the public traces; without it they are left out."),
+    ] = None,
+    work: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="Where finished jobs are kept, to go on after an interruption."),
+    ] = Path("build/study"),
+    scale: Annotated[
+        float, typer.Option(min=0.01, max=10.0, help="Of all run times; under 1 is for a first look.")
+    ] = 1.0,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only this setup; may be given several times.")
+    ] = None,
+) -> None:
+    """The paper's table on 64 simulated H800, and capacities at equal p99 TTFT and ITL.
+
+    About half an hour on two cores; see benchmarks/sim/paper.md.
+    """
+    from hortator.cli import study_paper as command
+
+    command.run(out=out, traces=traces, work=work, scale=scale, only=only or ())
 
 
 @bench_app.command("core")

@@ -129,7 +129,7 @@ def summarize(recorder: Recorder, *, num_groups: int) -> dict[str, object]:
         "engine_queue_s": percentiles(done.engine_queue_s),
         "engine_queue_depth": float(np.nansum(everyone.engine_queue_s)) / span_s,
         "prefill_tokens_per_s": float(everyone.num_prompt_tokens[has_first_token].sum()) / span_s,
-        "output_tokens_per_s": float(done.num_output_tokens.sum()) / span_s,
+        "output_tokens_per_s": float(everyone.num_output_tokens[everyone.is_finished].sum()) / span_s,
         "chunk_utilization": _ratio(totals.prefill_tokens, totals.prefill_capacity),
         "balance_ratio": _ratio(totals.balance_sum, totals.num_prefill_passes),
         "bubble_ratio": _ratio(totals.bubble_s, totals.prefill_rank_s),

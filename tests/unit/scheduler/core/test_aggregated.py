@@ -3,7 +3,7 @@
 import pytest
 
 from hortator.scheduler.core.events import RequestFinished
-from hortator.scheduler.core.model import Phase
+from hortator.scheduler.core.model import LatencyClass, Phase
 
 
 @pytest.fixture
@@ -41,19 +41,93 @@ def test_prefills_join_all_ranks_at_a_pass_boundary(s, members):
 
 
 @pytest.mark.parametrize("policy", ["staggered", "staggered-plus"])
-def test_few_tokens_are_held_to_spare_the_running_decodes(machine, members, policy):
-    """Under min_fill: until I = (T_hat + L_hat) / N after the last release, and at most max_hold."""
-    s = machine(policy=policy)
-    s.join("a0", phase=Phase.AGGREGATED, chunk_budget_tokens=512)
-    for i in range(6):
-        s.run_pass("a0", start=i * 0.05, end=i * 0.05 + 0.05, ran=(64, 64), batch_size=(3, 3))
-    assert members(s.arrive("first", 64, now=0.3)) == [["first"]]
-    s.start_pass("a0", now=0.3)
-    s.arrive("second", 64, now=0.302)
-    assert members(s.end_pass("a0", now=0.32, batch_size=(3, 3))) == []
-    wakeup = s.machine.next_wakeup()
-    assert 0.32 < wakeup < 0.36
-    assert members(s.tick(wakeup)) == [["second"]]
+def test_newcomers_are_held_until_together_they_waited_as_long_as_they_would_delay_the_others(
+    machine, members, policy
+):
+    """Passes of 40 ms, 56 ms with prefill; 8 of 16 slots run: harm 16 ms x 8 x 0.5 / 0.5 / weight 4 = 32 ms.
+
+    Two that have waited 16 ms each are admitted, at a pass boundary 10 ms after they came they are not.
+    """
+    s = machine(policy=policy, first_token_weight=4.0)
+    s.join("a0", phase=Phase.AGGREGATED, chunk_budget_tokens=512, max_batch_size=8)
+    for i in range(20):
+        ran, took = ((8, 8), 0.056) if i % 2 else ((0, 0), 0.040)
+        s.run_pass("a0", start=float(i), end=i + took, ran=ran, batch_size=(4, 4))
+    assert s.group("a0").mixed_passes.extra_s == pytest.approx(0.016)
+    s.start_pass("a0", now=20.0, batch_size=(4, 4))
+    s.arrive("a", 30, now=20.03)
+    s.arrive("b", 30, now=20.03)
+    assert members(s.end_pass("a0", now=20.04, batch_size=(4, 4))) == []
+    assert s.machine.next_wakeup() == pytest.approx(20.046)
+    (batch,) = members(s.tick(20.0461))
+    assert sorted(batch) == ["a", "b"]
+
+
+def test_nobody_is_held_on_an_empty_group(machine, members):
+    """Nothing runs that a longer pass could delay."""
+    s = machine()
+    s.join("a0", phase=Phase.AGGREGATED)
+    assert members(s.arrive("r", 30, now=1.0)) == [["r"]]
+
+
+def test_a_full_set_of_newcomers_is_admitted_at_once(machine, members):
+    """Two per rank; three are held."""
+    s = machine(first_token_weight=0.001)
+    s.join("a0", phase=Phase.AGGREGATED, chunk_budget_tokens=4096, max_batch_size=16)
+    s.report("a0", now=0.5, batch_size=(8, 8))
+    for i in range(3):
+        assert s.arrive(f"r{i}", 30, now=1.0) == []
+    assert members(s.arrive("r3", 30, now=1.0)) == [["r0", "r1", "r2", "r3"]]
+
+
+def test_newcomers_without_a_slot_do_not_make_those_that_have_one_go_alone(machine, members):
+    """One slot is free and many wait: the one that could go is held as if it were alone."""
+    s = machine(first_token_weight=0.001)
+    s.join("a0", phase=Phase.AGGREGATED, chunk_budget_tokens=4096, max_batch_size=8)
+    s.report("a0", now=0.5, batch_size=(8, 8))
+    for i in range(10):
+        s.arrive(f"r{i}", 30, now=1.0)
+    assert members(s.report("a0", now=1.1, batch_size=(7, 8))) == []
+    assert members(s.report("a0", now=1.2, batch_size=(6, 6))) == [["r0", "r1", "r2", "r3"]]
+
+
+def test_the_hold_for_others_ends_with_max_hold(machine, members):
+    """2 s by default."""
+    s = machine(first_token_weight=0.001)
+    s.join("a0", phase=Phase.AGGREGATED, max_batch_size=8)
+    s.report("a0", now=0.5, batch_size=(4, 4))
+    assert s.arrive("r", 30, now=1.0) == []
+    assert members(s.tick(2.99)) == []
+    assert members(s.tick(3.0)) == [["r"]]
+
+
+def test_immediate_least_delay_spreads_over_ranks_that_have_nothing_to_prefill(machine):
+    """Of equally empty ranks the one with the fewest requests."""
+    s = machine(policy="immediate-least-delay")
+    s.join("a0", phase=Phase.AGGREGATED)
+    s.report("a0", now=0.5, batch_size=(5, 2))
+    s.arrive("r", 30, now=1.0)
+    assert s.where == {"r": ("a0", 1)}
+
+
+def test_a_critical_request_does_not_queue_for_a_slot_beside_a_rank_that_has_one(machine):
+    """It bypasses the hold, and goes where fewest requests are."""
+    s = machine(first_token_weight=0.001)
+    s.join("a0", phase=Phase.AGGREGATED, max_batch_size=8)
+    s.report("a0", now=0.5, batch_size=(8, 2))
+    s.arrive("r", 30, now=1.0, latency_class=LatencyClass.CRITICAL)
+    assert s.where == {"r": ("a0", 1)}
+
+
+def test_fixed_batch_spreads_over_groups_and_ranks_that_have_nothing_to_prefill(machine):
+    """Of equals the one with the fewest requests."""
+    s = machine(policy="fixed-batch")
+    for group, batch in (("a0", (5, 5)), ("a1", (3, 2))):
+        s.join(group, phase=Phase.AGGREGATED)
+        s.report(group, now=0.5, batch_size=batch)
+    s.arrive("r", 30, now=1.0)
+    s.tick(1.01)
+    assert s.where == {"r": ("a1", 1)}
 
 
 def test_decodes_leave_less_of_the_chunk_budget_for_prefill(machine, members):

@@ -13,6 +13,7 @@ from heapq import heapify, heapreplace
 
 from hortator.scheduler.core.boundary import BoundaryLead
 from hortator.scheduler.core.estimates import PassEstimator
+from hortator.scheduler.core.mixed_passes import MixedPasses
 from hortator.scheduler.core.model import GroupSpec, Phase, RankLoads
 from hortator.scheduler.core.prefix_index import PrefixIndex
 from hortator.scheduler.core.request import RequestState
@@ -42,6 +43,7 @@ class GroupState:
         "last_seq",
         "load_tokens",
         "longest_prompt",
+        "mixed_passes",
         "pass_ended_at",
         "pass_started_at",
         "pass_tokens",
@@ -69,6 +71,7 @@ class GroupState:
         self.boundary = BoundaryLead()
         self.closing = False  # the running pass is about to end: what is sent now joins the next one
         self.continues = False  # its last pass left something over: the next one has begun, unheard of
+        self.mixed_passes = MixedPasses()
         self.prefixes = PrefixIndex()
         self.load_tokens = list(zeros)
         self.batch_size = list(zeros)

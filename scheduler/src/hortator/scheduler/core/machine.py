@@ -231,6 +231,11 @@ class SchedulerMachine:
             tokens = max(event.pass_prefill_tokens)
             cost = tokens * (1.0 + self.settings.attention_pair_cost * tokens)
             group.estimator.observe(cost, event.duration_s)
+            if (
+                group.spec.phase is Phase.AGGREGATED
+                and group.estimator.num_passes > self.settings.warmup_passes
+            ):
+                group.mixed_passes.observe(sum(event.pass_prefill_tokens), event.duration_s)
         self._report(group, event.loads, event.included_dispatch_seq, now)
 
     def _start_pass(self, event: ForwardPassStarted, now: float) -> None:

@@ -132,7 +132,9 @@ class SchedulerSettings:
     interval_s: float | None = None
     """None: adaptive. A number: the fixed window of `fixed-batch` and `staggered` (5-20 ms is usual)."""
     min_fill: float = 0.25
-    """`staggered`, `Aggregated`: work under this share of a full pass may be held for the interval."""
+    """`staggered`, `Aggregated`: only work under this share of a full pass may be held."""
+    first_token_weight: float = 100.0
+    """`Aggregated`: a second's wait for a first token counts as so many of a running sequence."""
     max_hold_s: float = 2.0
     """Upper bound of voluntary hold."""
     max_carry: int = 4

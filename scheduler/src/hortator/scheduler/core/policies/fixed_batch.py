@@ -2,14 +2,18 @@
 
 Question answered: what if one batches without listening to the engines? Every `interval_s` (default 10 ms)
 the whole window goes to the group with the fewest prefill tokens, spread over its ranks by water-filling
-where it fits and to the emptiest rank where it does not. The engine queues the excess.
+where it fits and to the emptiest rank where it does not; of equals the one with the fewest requests. The
+engine queues the excess.
 
 Bad when: always, compared with listening; it is here to show what the feedback is worth.
 """
 
 from __future__ import annotations
 
+from heapq import heapify, heapreplace
+
 from hortator.scheduler.core.fleet import Fleet
+from hortator.scheduler.core.group import GroupState
 from hortator.scheduler.core.model import SchedulerSettings
 from hortator.scheduler.core.policies.base import PlannedBatch, Seat
 from hortator.scheduler.core.policies.immediate import seat_on
@@ -35,20 +39,22 @@ class FixedBatch:
         groups = [g for g in fleet.placeable_entry() if oldest.num_prompt_tokens <= g.longest_prompt]
         if not groups:
             return None
-        group = min(groups, key=lambda g: sum(g.load_tokens) / g.spec.dp_size)
-        levels = [float(load) for load in group.load_tokens]
+        group = min(groups, key=_load)
+        levels = list(zip(group.load_tokens, group.batch_size, range(group.spec.dp_size), strict=True))
+        heapify(levels)
         seats: list[Seat] = []
-        predicted = 0.0
+        predicted = 0
         for request in sorted(waiting, key=lambda r: (-r.num_prompt_tokens, r.seq)):
             if request.num_prompt_tokens > group.longest_prompt:
                 continue
-            rank = levels.index(min(levels))
+            load, batch, rank = levels[0]
             seat = seat_on(fleet, group, rank, request)
             if seat is None:
                 break  # decode capacity is out
             seats.append(seat)
-            levels[rank] += seat.num_prefill_tokens
-            predicted = max(predicted, levels[rank])
+            load += seat.num_prefill_tokens
+            heapreplace(levels, (load, batch + 1, rank))
+            predicted = max(predicted, load)
         if not seats:
             return None
         predicted_s = group.estimator.predict_s(min(predicted, group.spec.chunk_budget_tokens))
@@ -65,3 +71,8 @@ class FixedBatch:
         """Time until the window ends; under a nanosecond it has ended (a wake-up may be rounded down)."""
         left_s = self._window_s - waiting.oldest_wait_s(now)
         return left_s if left_s > 1e-9 else 0.0
+
+
+def _load(group: GroupState) -> tuple[float, float]:
+    """Prefill tokens per rank, then requests per rank: with in-flight batching the tokens are soon gone."""
+    return sum(group.load_tokens) / group.spec.dp_size, sum(group.batch_size) / group.spec.dp_size

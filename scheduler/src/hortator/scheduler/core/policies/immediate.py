@@ -164,12 +164,12 @@ def predicted_completion(group: GroupState, request: RequestState, now: float) -
     """When `request` would be prefilled on the group's emptiest rank, and that rank.
 
     Work on a rank is what the running pass leaves over plus the prompt; it takes whole passes of the
-    chunk budget, each as long as the group's fullest rank makes it.
+    chunk budget, each as long as the group's fullest rank makes it. Of equally empty ranks the one with the
+    fewest requests is meant: with in-flight batching most have nothing to prefill, and many no slot free.
     """
     budget = group.spec.chunk_budget_tokens
     queued = group.queued_tokens()
-    lowest = min(queued)
-    rank = queued.index(lowest)
+    lowest, _, rank = min(zip(queued, group.batch_size, range(group.spec.dp_size), strict=True))
     tokens = lowest + request.num_prompt_tokens
     longest = max(*queued, tokens)
     passes, last = divmod(tokens - 1, budget)

@@ -6,13 +6,14 @@ which rank does each do least harm?
 When: a ready group is given work at once; groups become ready one after another, so the rhythm T/N emerges
 by itself. Only while the waiting work is under `min_fill` of a full pass, and the oldest hold is under
 `max_hold`, may a release be held until I = (T_hat + L_hat) / N after the last one. With a fixed
-`interval_s` the window always applies, and ends early when the batch is full.
+`interval_s` the window always applies, and ends early when the batch is full. Aggregated groups hold by
+another rule, see `joint_admission`.
 
 Where: carried-over requests first (oldest first when they have been passed over `max_carry` times), then
 new ones; within each, longest first; each to the rank with the greatest A_d (water-filling).
 
-Knobs: min_fill, max_hold_s, max_carry, interval_s. Bad when: prompts are much longer than the chunk budget
-(they occupy ranks for several passes whoever places them).
+Knobs: min_fill, max_hold_s, max_carry, interval_s, first_token_weight. Bad when: prompts are much longer
+than the chunk budget (they occupy ranks for several passes whoever places them).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from hortator.scheduler.core.fleet import Fleet
 from hortator.scheduler.core.group import GroupState
 from hortator.scheduler.core.model import Phase, SchedulerSettings
 from hortator.scheduler.core.policies.base import PlannedBatch
+from hortator.scheduler.core.policies.joint_admission import joint_admission_at
 from hortator.scheduler.core.policies.seating import Seating
 from hortator.scheduler.core.request import RequestState
 from hortator.scheduler.core.waiting import WaitingQueue
@@ -70,6 +72,8 @@ class Staggered:
         else:
             if fill >= self._settings.min_fill:
                 return now
+            if group.spec.phase is Phase.AGGREGATED:
+                return joint_admission_at(self._settings, group, waiting, now)
             gate = self._last_release_at + self.interval_s(fleet)
         if gate <= now:
             return now
