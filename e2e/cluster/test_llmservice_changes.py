@@ -47,7 +47,7 @@ def test_the_status_goes_down_to_the_rank(scene):
             assert member["pod"] == f"{one['name']}-{member['index']}"
             assert member["node"] == pod["spec"]["nodeName"]
             assert member["ready"]
-        steps = ("created", "admitted", "scheduled", "imagesPulled", "ready")
+        steps = ("admitted", "created", "scheduled", "imagesPulled", "ready")
         times = [datetime.fromisoformat(one["timeline"][step]) for step in steps]
         assert times == sorted(times)
 
