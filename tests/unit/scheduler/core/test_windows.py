@@ -26,18 +26,33 @@ def _pass_s(cost_tokens):
     return 0.060 + 0.137e-3 * cost_tokens
 
 
-def _best(lengths, *, now=0.0, ages=None, work_value=0.0, fullest=0, tau_s=0.5, room=None, around=None):
+def _duration_s(level, cost_tokens):
+    return _pass_s(cost_tokens) + 0.060 * max(0, -(-level // BUDGET) - 1)
+
+
+def _best(
+    lengths,
+    *,
+    now=0.0,
+    ages=None,
+    work_value=0.0,
+    fullest=0,
+    tau_s=0.5,
+    room=None,
+    around=None,
+    whole_above=float("inf"),
+):
     ages = ages or [0.0] * len(lengths)
     requests = [
         _request(seq, tokens, waiting_since=now - age)
         for seq, (tokens, age) in enumerate(zip(lengths, ages, strict=True))
     ]
-    return Windows(requests, budget=BUDGET, now=now, tau_s=tau_s).best(
+    return Windows(requests, budget=BUDGET, now=now, tau_s=tau_s, whole_above=whole_above).best(
         num_levels=12,
         num_starts=4,
         fullest=fullest,
         room_under=room or (lambda level: NUM_RANKS * level),
-        predict_s=_pass_s,
+        duration_s=_duration_s,
         work_value=work_value,
         around=around,
     )
@@ -131,3 +146,17 @@ def test_a_window_around_a_length_beyond_all_is_of_the_longest():
 def test_nobody_is_around():
     """The one that must go is alone."""
     assert _best([], around=500).requests == []
+
+
+def test_very_long_prompts_go_with_their_like():
+    """Four of 80 000 begin and end together; with one of 20 000 among them its rank would idle."""
+    lengths = [20_000] * 2 + [80_000] * 4
+    choice = _best(lengths, whole_above=16_000, ages=[0.0] * 2 + [60.0] * 4)
+    assert _lengths(choice) == [80_000] * 4
+    assert choice.level == 80_000
+
+
+def test_a_very_long_prompt_is_judged_by_all_its_passes():
+    """Ten passes, each slower than the one before: two of 6 000 are worth more per second."""
+    choice = _best([6000] * 2 + [80_000], whole_above=16_000)
+    assert _lengths(choice) == [6000] * 2

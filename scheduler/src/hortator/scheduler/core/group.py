@@ -9,12 +9,14 @@ about to: see `boundary`), watchdog (silence: see `SchedulerMachine`).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from heapq import heapify, heapreplace
 
 from hortator.scheduler.core.boundary import BoundaryLead
 from hortator.scheduler.core.estimates import PassEstimator
 from hortator.scheduler.core.mixed_passes import MixedPasses
 from hortator.scheduler.core.model import GroupSpec, Phase, RankLoads
+from hortator.scheduler.core.occupants import Occupants
 from hortator.scheduler.core.prefix_index import PrefixIndex
 from hortator.scheduler.core.request import RequestState
 
@@ -44,6 +46,8 @@ class GroupState:
         "load_tokens",
         "longest_prompt",
         "mixed_passes",
+        "occupants",
+        "pass_done",
         "pass_ended_at",
         "pass_started_at",
         "pass_tokens",
@@ -57,7 +61,9 @@ class GroupState:
         "suspect",
     )
 
-    def __init__(self, spec: GroupSpec, *, now: float, warmup_passes: int) -> None:
+    def __init__(
+        self, spec: GroupSpec, *, now: float, warmup_passes: int, attention_pair_cost: float = 0.0
+    ) -> None:
         zeros = [0] * spec.dp_size
         self.spec = spec
         self.longest_prompt = min(  # tokens; a longer one never fits here
@@ -72,6 +78,9 @@ class GroupState:
         self.closing = False  # the running pass is about to end: what is sent now joins the next one
         self.continues = False  # its last pass left something over: the next one has begun, unheard of
         self.mixed_passes = MixedPasses()
+        self.occupants = Occupants(
+            chunk_budget_tokens=spec.chunk_budget_tokens, attention_pair_cost=attention_pair_cost
+        )
         self.prefixes = PrefixIndex()
         self.load_tokens = list(zeros)
         self.batch_size = list(zeros)
@@ -88,6 +97,7 @@ class GroupState:
         self.pass_ended_at = now
         self.running_predicted_s = 0.0
         self.pass_tokens = list(zeros)  # what the running pass takes off each rank's load
+        self.pass_done: dict[int, int] = {}  # by rank: tokens of its prompt that were computed before that
         self.ready_since = now
         self.last_heard_at = now
         self.last_dispatch_at = float("-inf")
@@ -149,9 +159,20 @@ class GroupState:
             for rank, tokens, _ in shares:
                 reported[rank] -= tokens  # still on its way: it joins the next pass
         self.pass_tokens = [min(load, budget) for load in reported]
+        self.pass_done = self.occupants.done(reported)
         self.running_predicted_s = (
-            self.estimator.predict_s(max(self.pass_tokens)) if predicted_s is None else predicted_s
+            self.estimator.predict_s(self.cost_of_pass(self.pass_tokens))
+            if predicted_s is None
+            else predicted_s
         )
+
+    def cost_of_pass(self, pass_tokens: Sequence[int]) -> float:
+        """Cost tokens of the fullest rank of the running pass, or of the one that has just ended."""
+        chunk_cost = self.occupants.chunk_cost
+        cost = chunk_cost(max(pass_tokens))
+        for dp_rank, done in self.pass_done.items():
+            cost = max(cost, chunk_cost(pass_tokens[dp_rank], done))
+        return cost
 
     def learn_boundary(self, now: float) -> None:
         """A pass began, and its report was applied: what was sent before is in it, or came too late."""
@@ -180,6 +201,7 @@ class GroupState:
     def disturb_pass(self) -> None:
         """A request was taken out while a pass runs: what that takes off the loads is not known any more."""
         self.pass_tokens = [0] * self.spec.dp_size
+        self.pass_done = {}
 
     def free_kv_blocks(self) -> list[int]:
         """KV blocks per rank that nobody uses or was promised."""
@@ -271,6 +293,7 @@ class GroupState:
                 self.load_tokens[rank] += tokens
                 self.batch_size[rank] += 1
                 self.kv_used[rank] += blocks
+        self.occupants.forget_idle(self.load_tokens)
         if loads.blocks_changed:
             self.prefixes.apply(loads.blocks_changed)
 

@@ -132,7 +132,7 @@ class SchedulerMachine:
             case PrefillFinished():
                 self._finish_prefill(event, now)
             case FirstToken():
-                pass  # observed by the driver's metrics; load comes from the worker's reports
+                self._end_prompt(event)
             case RankStateReported():
                 group = self.fleet.groups.get(event.group_id)
                 if group is not None:
@@ -228,9 +228,7 @@ class SchedulerMachine:
         group.end_pass(now, leaves_over=any(event.loads.batch_size))
         group.forward_pass_id = event.forward_pass_id
         if event.pass_prefill_tokens:
-            tokens = max(event.pass_prefill_tokens)
-            cost = tokens * (1.0 + self.settings.attention_pair_cost * tokens)
-            group.estimator.observe(cost, event.duration_s)
+            group.estimator.observe(group.cost_of_pass(event.pass_prefill_tokens), event.duration_s)
             if (
                 group.spec.phase is Phase.AGGREGATED
                 and group.estimator.num_passes > self.settings.warmup_passes
@@ -328,7 +326,12 @@ class SchedulerMachine:
             return
         if old is not None:
             self._lose(event.group.group_id)
-        group = GroupState(event.group, now=now, warmup_passes=self.settings.warmup_passes)
+        group = GroupState(
+            event.group,
+            now=now,
+            warmup_passes=self.settings.warmup_passes,
+            attention_pair_cost=self.settings.attention_pair_cost,
+        )
         boot_id, last_seq = self._left.pop(event.group.group_id, ("", 0))
         if boot_id == event.group.boot_id:
             group.last_seq = last_seq  # back after a cut: its reports still name the old sequences
@@ -384,10 +387,17 @@ class SchedulerMachine:
             due = min(due, request.deadline_at)
         heappush(self._expiries, (due, request.seq, request.request_id))
 
+    def _end_prompt(self, event: FirstToken) -> None:
+        request = self.requests.get(event.request_id)
+        group = None if request is None else self.fleet.groups.get(request.group_id)
+        if group is not None:  # load comes from the worker's reports
+            group.occupants.leave(event.request_id)
+
     def _leave_group(self, request: RequestState) -> None:
         group = self.fleet.groups.get(request.group_id)
         if group is not None:
             group.in_flight.pop(request.request_id, None)
+            group.occupants.leave(request.request_id)
 
     def _forget(self, request: RequestState) -> None:
         """Take a request out of every collection."""
@@ -575,6 +585,7 @@ class SchedulerMachine:
             if phase is not Phase.DECODE:
                 request.prefill_group_id = group_id
             group.in_flight[request.request_id] = request
+            group.occupants.seat(rank, request.request_id, request.num_prompt_tokens, tokens)
             placements.append(
                 Placement(
                     request_id=request.request_id,

@@ -78,7 +78,9 @@ class Seating:
         return max(min(level, float(self._budget)) for level in self._level)
 
     def room_under(self, level: int) -> int:
-        """Prefill tokens that fit if no rank may go above `level`."""
+        """Prefill tokens that fit under `level`; above the budget, on ranks that hold nothing."""
+        if level > self._budget:
+            return level * sum(1 for load in self._prefill_load if load <= 0)
         cut = self._budget - level
         return sum(free - cut for free in self._free if free > cut)
 

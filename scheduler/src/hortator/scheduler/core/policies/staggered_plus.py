@@ -19,15 +19,21 @@ If somebody has waited for longer than `age_first_s`, the oldest goes first and 
 length: nobody starves, and a long backlog is still run in passes of like lengths. Of several priorities only
 the highest chooses the window.
 
+Prompts of many passes: see `occupied` for who starts and joins where.
+
 Knobs: age_tau_s (tau), backlog_weight (beta), age_first_s, num_levels, num_starts. Does not look at decode.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hortator.scheduler.core.fleet import Fleet
 from hortator.scheduler.core.group import GroupState
-from hortator.scheduler.core.model import Phase
+from hortator.scheduler.core.model import Phase, SchedulerSettings
+from hortator.scheduler.core.occupants import Rest
 from hortator.scheduler.core.policies.base import PlannedBatch
+from hortator.scheduler.core.policies.occupied import rest_s, solo_s, willing
 from hortator.scheduler.core.policies.seating import Seating
 from hortator.scheduler.core.policies.staggered import Staggered, consider, finish
 from hortator.scheduler.core.policies.windows import Windows
@@ -36,6 +42,8 @@ from hortator.scheduler.core.waiting import WaitingQueue
 
 LOOKAHEAD = 4.0
 """Room of a full pass times this is considered: windows need a choice of lengths."""
+WHOLE_ABOVE = 0.5
+"""A prompt whose attention costs more than this share of its linear work is judged by all its passes."""
 MAX_LOAD = 0.98
 """A load above this counts as this: the worth of work stays finite."""
 
@@ -44,6 +52,11 @@ class StaggeredPlus(Staggered):
     """Windows, ages and backlog; releases as `staggered` does without its idle gate."""
 
     name = "staggered-plus"
+
+    def __init__(self, settings: SchedulerSettings) -> None:
+        super().__init__(settings)
+        pair_cost = settings.attention_pair_cost
+        self._whole_above = WHOLE_ABOVE / pair_cost if pair_cost > 0.0 else float("inf")
 
     def _gate(self, fleet: Fleet, waiting: WaitingQueue, group: GroupState, now: float) -> float:
         if group.spec.phase is Phase.AGGREGATED or self._settings.interval_s is not None:
@@ -58,6 +71,16 @@ class StaggeredPlus(Staggered):
             return None
         settings = self._settings
         considered = consider(waiting, int(seating.total_free_tokens * LOOKAHEAD), group)
+        considered = willing(
+            fleet,
+            group,
+            considered,
+            backlog_s=self._backlog_s(fleet, waiting),
+            patience_s=settings.queue_timeout_s / 2,
+            now=now,
+        )
+        if not considered:
+            return None
         starving = self._seat_starving(seating, considered, now)
         taken = set() if starving is None else {starving.request_id}
         choice = Windows(
@@ -65,16 +88,17 @@ class StaggeredPlus(Staggered):
             budget=group.spec.chunk_budget_tokens,
             now=now,
             tau_s=settings.age_tau_s,
+            whole_above=self._whole_above,
         ).best(
             num_levels=settings.num_levels,
             num_starts=settings.num_starts,
             fullest=int(seating.fullest_level),
             room_under=seating.room_under,
-            predict_s=group.estimator.predict_s,
+            duration_s=_durations(group, starving),
             work_value=self._work_value(fleet, waiting, now),
             around=None if starving is None else starving.num_prompt_tokens,
         )
-        seating.lower_limit(choice.level)
+        seating.lower_limit(min(choice.level, group.spec.chunk_budget_tokens))
         for request in choice.requests:
             if not seating.has_room():
                 break
@@ -104,11 +128,32 @@ class StaggeredPlus(Staggered):
 
     def _work_value(self, fleet: Fleet, waiting: WaitingQueue, now: float) -> float:
         """What running one prefill token is worth, in requests of no age."""
-        rate = fleet.tokens_per_s()
-        if rate <= 0.0 or not waiting.num_tokens:
+        backlog_s = self._backlog_s(fleet, waiting)
+        if not backlog_s:
             return 0.0
-        backlog_s = waiting.num_tokens / rate
-        arrivals = fleet.arrivals
+        rate, arrivals = fleet.tokens_per_s(), fleet.arrivals
         load = min(MAX_LOAD, arrivals.tokens_per_s(now) / rate + backlog_s / arrivals.memory_s)
         mean_tokens = waiting.num_tokens / len(waiting)
         return self._settings.backlog_weight * load / (1.0 - load) * backlog_s / mean_tokens
+
+    def _backlog_s(self, fleet: Fleet, waiting: WaitingQueue) -> float:
+        """Seconds that the cluster needs for what waits."""
+        rate = fleet.tokens_per_s()
+        return waiting.num_tokens / rate if rate > 0.0 else 0.0
+
+
+def _durations(group: GroupState, starving: RequestState | None) -> Callable[[int, float], float]:
+    """(level, cost tokens of the fullest rank) -> seconds, with what the group holds already."""
+    budget, estimator = group.spec.chunk_budget_tokens, group.estimator
+    leftovers = group.queued_tokens()
+    fixed = group.occupants.next_cost(leftovers)
+    occupied_s = rest_s(group, group.occupants.rest(leftovers))
+    if starving is not None and starving.num_prompt_tokens > budget:
+        occupied_s = max(occupied_s, solo_s(group, starving))
+
+    def duration_s(level: int, cost: float) -> float:
+        if level <= budget:
+            return estimator.predict_s(max(fixed, cost))
+        return max(occupied_s, rest_s(group, Rest(-(-level // budget), cost)))
+
+    return duration_s

@@ -40,13 +40,23 @@ class Windows:
     Args:
         requests: that may be seated.
         budget: chunk budget, tokens per rank and pass; a longer prompt counts for one full pass of its rank.
+        whole_above: a prompt of more tokens than this (and the budget) counts for all its passes, so that
+            prompts which take as many are its like: they begin and end together.
         now: for their ages.
         tau_s: age that doubles a request's value: 1 + (age / tau)^2, shared by the passes a prompt takes.
     """
 
     __slots__ = ("_budget", "_costs", "_lengths", "_requests", "_tokens", "_values")
 
-    def __init__(self, requests: Sequence[RequestState], *, budget: int, now: float, tau_s: float) -> None:
+    def __init__(
+        self,
+        requests: Sequence[RequestState],
+        *,
+        budget: int,
+        now: float,
+        tau_s: float,
+        whole_above: float = float("inf"),
+    ) -> None:
         ordered = sorted(requests, key=_by_length)
         lengths: list[int] = []
         values: list[float] = []
@@ -56,7 +66,7 @@ class Windows:
             age = (now - request.waiting_since) / tau_s
             value = 1.0 + age * age
             cost = request.cost_tokens
-            if length > budget:
+            if budget < length <= whole_above:
                 value /= -(-length // budget)
                 cost *= budget / length
                 length = budget
@@ -77,7 +87,7 @@ class Windows:
         num_starts: int,
         fullest: int,
         room_under: Callable[[int], int],
-        predict_s: Callable[[float], float],
+        duration_s: Callable[[int, float], float],
         work_value: float,
         around: int | None = None,
     ) -> Choice:
@@ -88,7 +98,8 @@ class Windows:
             num_starts: quantiles of the lengths that windows begin at.
             fullest: what the fullest rank holds already; no level is below it.
             room_under: level -> prefill tokens that fit over all ranks.
-            predict_s: cost tokens of the fullest rank -> seconds of the pass.
+            duration_s: (level, cost tokens of the fullest rank) -> seconds of the pass; of all passes of a
+                level above the budget.
             work_value: value of running one cost token, beside that of the requests.
             around: only windows that hold this length, or begin or end next to it.
         """
@@ -107,7 +118,7 @@ class Windows:
                 if high <= low:
                     continue
                 cost = costs[high] - costs[low]
-                pass_s = predict_s(max(fullest, level * cost / (tokens[high] - tokens[low])))
+                pass_s = duration_s(level, max(fullest, level * cost / (tokens[high] - tokens[low])))
                 score = (values[high] - values[low] + work_value * cost) / pass_s
                 if score > best_score:
                     best_score, best_level, best_low, best_high = score, level, low, high
@@ -119,7 +130,9 @@ class Windows:
         quantiles = (
             {lengths[min(last, i * len(lengths) // count)] for i in range(1, count + 1)} if lengths else ()
         )
-        levels = {min(budget, times * length) for length in quantiles for times in LEVEL_MULTIPLES}
+        levels = {
+            min(max(budget, length), times * length) for length in quantiles for times in LEVEL_MULTIPLES
+        }
         return sorted({max(level, fullest) for level in levels} | {budget})
 
     def _starts(self, count: int) -> list[int]:
