@@ -34,9 +34,10 @@ bench: setup  ## measure this machine; writes benchmarks/results/*.json
 	@for name in core service stream policies simulator; do \
 	  $(BIN)/hortator bench $$name --json benchmarks/results/$$name.json || exit 1; done
 
-study: setup  ## the study of the policies in virtual time (TRACES=DIR adds the public traces); writes benchmarks/sim/study.* and paper.*
+study: setup  ## the studies in virtual time (TRACES=DIR adds the public traces); writes benchmarks/sim/{study,paper,sensitivity}.*
 	@$(BIN)/hortator study $(if $(TRACES),--traces $(TRACES))
 	@$(BIN)/hortator study paper $(if $(TRACES),--traces $(TRACES))
+	@$(BIN)/hortator study sensitivity
 
 peers: setup  ## other routers on the same engines, half an hour; writes benchmarks/peers/results.* (ARGS="--quick", "--help")
 	@PYTHONPATH=benchmarks $(BIN)/python -m peers $(ARGS)

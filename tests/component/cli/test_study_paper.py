@@ -66,9 +66,9 @@ def test_it_writes_rows_and_a_page_keeps_finished_jobs_and_leaves_out_what_needs
 
     (kept,) = (tmp_path / "work").iterdir()
     lines = kept.read_text().splitlines()
-    assert len(lines) == len(document["jobs"]) == 2
+    assert len(lines) == len(document["points"]) == 2
     kept.write_text(lines[1] + "\n")
-    assert run()["jobs"] == document["jobs"]
+    assert run()["points"] == document["points"]
     assert sorted(kept.read_text().splitlines()) == sorted(lines)
 
 

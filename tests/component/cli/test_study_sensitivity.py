@@ -1,13 +1,15 @@
-"""`hortator study --what sensitivity` on two cases: what it writes, that it goes on, and what it refuses."""
+"""`hortator study sensitivity` on two cases: what it writes, that it goes on, and what it refuses."""
 
 import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from hortator.cli import study_sensitivity
 from hortator.cli.bench import result
 from hortator.cli.errors import CommandError
+from hortator.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -36,3 +38,11 @@ def test_an_unknown_case_is_told():
     with pytest.raises(CommandError) as refused:
         study_sensitivity.plan_of(seeds=1, loads=None, cases=["perfet"])
     assert str(refused.value).startswith("--case: got 'perfet' (allowed: perfect, engine-1.1, ")
+
+
+def test_an_option_before_the_name_of_the_study_is_refused():
+    """It would be of another study, and do nothing."""
+    done = CliRunner().invoke(app, ["study", "--minutes", "1", "sensitivity"])
+    assert str(done.exception) == (
+        "--minutes: goes behind the name of the study, like: hortator study sensitivity --minutes ..."
+    )

@@ -524,9 +524,6 @@ def demo(
 def study(
     context: typer.Context,
     *,
-    what: Annotated[
-        str, typer.Option(metavar="NAME", help="prefill, or sensitivity: clusters that are not perfect.")
-    ] = "prefill",
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the JSON and the page go.")] = Path(
         "benchmarks/sim"
     ),
@@ -544,34 +541,62 @@ def study(
     load: Annotated[
         list[float] | None, typer.Option(help="Only this load; may be given several times.")
     ] = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, help="Seeds per point; default 5, with --what sensitivity 3.")
-    ] = None,
-    case: Annotated[
-        list[str] | None,
-        typer.Option(help="With --what sensitivity: only this case; may be given several times."),
-    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds per point.")] = 5,
 ) -> None:
     """The study behind the claims (`make study`): policies, loads, chunk budgets and seeds in virtual time.
 
-    About 40 minutes on two cores (--what sensitivity: 30). Every policy of a case sees the same requests;
-    see benchmarks/sim/study.md.
+    About 40 minutes on two cores. Every policy of a case sees the same requests; see benchmarks/sim/study.md.
+    The other studies are commands of their own, with their options behind their name.
     """
+    from hortator.cli.errors import CommandError
+
     if context.invoked_subcommand is not None:
+        for name in context.params:
+            if _is_given(context, name):
+                like = f"hortator study {context.invoked_subcommand} --{name} ..."
+                raise CommandError(f"--{name}: goes behind the name of the study, like: {like}")
         return
     from hortator.cli import study as command
-    from hortator.cli import study_sensitivity
-    from hortator.cli.errors import CommandError
     from hortator.sim.study.plan import Plan
 
-    if what == "sensitivity":
-        narrowed = study_sensitivity.plan_of(seeds=seeds or 3, loads=load, cases=case)
-        study_sensitivity.run(plan=narrowed, out=out, work=work, minutes=minutes)
-        return
-    if what != "prefill":
-        raise CommandError(f"--what: got {what!r} (allowed: prefill, sensitivity)")
-    plan = Plan(seeds=tuple(range(seeds or 5)), loads=tuple(load) if load else Plan().loads)
+    plan = Plan(seeds=tuple(range(seeds)), loads=tuple(load) if load else Plan().loads)
     command.run(plan=plan, out=out, traces=traces, work=work, minutes=minutes)
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+@study_app.command("sensitivity")
+def study_sensitivity(
+    *,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where sensitivity.json and sensitivity.md go.")
+    ] = Path("benchmarks/sim"),
+    work: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="Where finished points are kept, to go on after an interruption."),
+    ] = Path("build/study"),
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="Virtual minutes per point; under 20 is for a first look.")
+    ] = 20.0,
+    load: Annotated[
+        list[float] | None, typer.Option(help="Only this load; may be given several times.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds per point.")] = 3,
+    case: Annotated[
+        list[str] | None, typer.Option(help="Only this case; may be given several times.")
+    ] = None,
+) -> None:
+    """Where the cluster is not perfect: latency, lost reports, deaths, slow ranks, one group.
+
+    About 30 minutes on two cores; see benchmarks/sim/sensitivity.md.
+    """
+    from hortator.cli import study_sensitivity as command
+
+    plan = command.plan_of(seeds=seeds, loads=load, cases=case)
+    command.run(plan=plan, out=out, work=work, minutes=minutes)
 
 
 @study_app.command("paper")

@@ -1,21 +1,17 @@
-"""`hortator study --what sensitivity`: policies where the cluster is not perfect; resumable as `study` is."""
+"""`hortator study sensitivity`: policies where the cluster is not perfect; resumable as `study` is."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 from hortator.api.files import load_llmservice
-from hortator.cli.bench import result
-from hortator.cli.console import stderr
 from hortator.cli.errors import CommandError
-from hortator.cli.study import CLUSTER, KEPT, Figures, KnownPoints, check_checkout, simulate_points
+from hortator.cli.study import CLUSTER, KEPT, check_checkout
+from hortator.cli.study_points import Figures, KnownPoints, simulate_points, write
 from hortator.sim.study import sensitivity_page
 from hortator.sim.study.sensitivity import BY_NAME, CasePoint, SensitivityPlan, figures_of
 
-JSON_NAME = "sensitivity.json"
-PAGE_NAME = "sensitivity.md"
 KEPT_TOO = (*KEPT, "pass_s", "forward_passes", "disturbed")
 
 
@@ -26,18 +22,14 @@ def run(*, plan: SensitivityPlan, out: Path, work: Path, minutes: float) -> None
         CommandError: not in a checkout, or a load cannot be used.
     """
     check_checkout(plan.loads)
-    revision, is_modified = result.commit()
-    path = work / f"sensitivity-{revision[:12]}-{minutes:g}min.jsonl"
-    known = KnownPoints(None if is_modified else path, CasePoint)
+    known = KnownPoints(CasePoint, work=work, name=f"sensitivity-{minutes:g}min")
     points = plan.points()
     simulate_points(points, known, partial(_figures, minutes=minutes), text="every case, every policy")
-    document = {
-        "study": "sensitivity",
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": revision,
-        "is_modified": is_modified,
-        "machine": result.machine(),
-        "settings": {
+    write(
+        "sensitivity",
+        known,
+        out=out,
+        settings={
             "cluster": str(CLUSTER),
             "prefill_only": True,
             "min_run_s": 60 * minutes,
@@ -45,12 +37,10 @@ def run(*, plan: SensitivityPlan, out: Path, work: Path, minutes: float) -> None
             "loads": list(plan.loads),
             "cases": {case.name: case.about for case, _ in plan.rows()},
         },
-        "rows": sensitivity_page.rows(plan, known.figures.__getitem__),
-        "points": {point.key(): known.figures[point] for point in sorted(points)},
-    }
-    result.write(document, out / JSON_NAME)
-    (out / PAGE_NAME).write_text(sensitivity_page.page(document))
-    stderr().print(f"{out / JSON_NAME}, {out / PAGE_NAME}", markup=False)
+        rows=sensitivity_page.rows(plan, known.figures.__getitem__),
+        points=points,
+        page=sensitivity_page.page,
+    )
 
 
 def plan_of(*, seeds: int, loads: list[float] | None, cases: list[str] | None) -> SensitivityPlan:

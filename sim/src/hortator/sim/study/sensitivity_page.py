@@ -75,7 +75,7 @@ def page(document: Mapping[str, Any]) -> str:
     settings = document["settings"]
     seeds = ", ".join(str(seed) for seed in settings["seeds"])
     about = (
-        f"Made by `hortator study --what sensitivity` from commit {document['commit'][:12]}; do not edit. "
+        f"Made by `hortator study sensitivity` from commit {document['commit'][:12]}; do not edit. "
         f"`{settings['cluster']}`, conversation lengths (generated), poisson arrivals, prefill only, "
         f"at least {settings['min_run_s'] / 60:g} virtual minutes per point, seeds {seeds}. Figures are "
         "means over seeds, in brackets the 95 % interval of the bootstrap over seeds; ratios are taken seed "

@@ -49,8 +49,11 @@ def rest_s(group: GroupState, rest: Rest) -> float:
 
 def solo_s(group: GroupState, request: RequestState) -> float:
     """Predicted seconds of the passes that a request takes on a group of its own."""
-    num_passes = -(-request.num_prompt_tokens // group.spec.chunk_budget_tokens)
-    return rest_s(group, Rest(num_passes, request.cost_tokens))
+    return rest_s(group, Rest(_num_passes(group, request), request.cost_tokens))
+
+
+def _num_passes(group: GroupState, request: RequestState) -> int:
+    return -(-request.num_prompt_tokens // group.spec.chunk_budget_tokens)
 
 
 def willing(
@@ -99,7 +102,7 @@ def _belongs_to(hosts: list[_Elsewhere], group: GroupState, request: RequestStat
     own_s = solo_s(group, request)
     if here_s >= HOST_SHARE * own_s:
         return False
-    num_passes = -(-request.num_prompt_tokens // group.spec.chunk_budget_tokens)
+    num_passes = _num_passes(group, request)
     return any(
         host.rest_s >= HOST_SHARE * own_s
         and host.wait_s + max(own_s, min(host.rest_s, num_passes * host.pass_s)) <= PATIENCE * own_s

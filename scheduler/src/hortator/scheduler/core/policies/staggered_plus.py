@@ -71,11 +71,12 @@ class StaggeredPlus(Staggered):
             return None
         settings = self._settings
         considered = consider(waiting, int(seating.total_free_tokens * LOOKAHEAD), group)
+        backlog_s = _backlog_s(fleet, waiting)
         considered = willing(
             fleet,
             group,
             considered,
-            backlog_s=self._backlog_s(fleet, waiting),
+            backlog_s=backlog_s,
             patience_s=settings.queue_timeout_s / 2,
             now=now,
         )
@@ -95,7 +96,7 @@ class StaggeredPlus(Staggered):
             fullest=int(seating.fullest_level),
             room_under=seating.room_under,
             duration_s=_durations(group, starving),
-            work_value=self._work_value(fleet, waiting, now),
+            work_value=self._work_value(fleet, waiting, backlog_s, now),
             around=None if starving is None else starving.num_prompt_tokens,
         )
         seating.lower_limit(min(choice.level, group.spec.chunk_budget_tokens))
@@ -126,9 +127,8 @@ class StaggeredPlus(Staggered):
         starving.sort(key=lambda r: (r.waiting_since, r.seq))
         return next((r for r in starving if seating.seat(r, must=True)), None)
 
-    def _work_value(self, fleet: Fleet, waiting: WaitingQueue, now: float) -> float:
+    def _work_value(self, fleet: Fleet, waiting: WaitingQueue, backlog_s: float, now: float) -> float:
         """What running one prefill token is worth, in requests of no age."""
-        backlog_s = self._backlog_s(fleet, waiting)
         if not backlog_s:
             return 0.0
         rate, arrivals = fleet.tokens_per_s(), fleet.arrivals
@@ -136,10 +136,11 @@ class StaggeredPlus(Staggered):
         mean_tokens = waiting.num_tokens / len(waiting)
         return self._settings.backlog_weight * load / (1.0 - load) * backlog_s / mean_tokens
 
-    def _backlog_s(self, fleet: Fleet, waiting: WaitingQueue) -> float:
-        """Seconds that the cluster needs for what waits."""
-        rate = fleet.tokens_per_s()
-        return waiting.num_tokens / rate if rate > 0.0 else 0.0
+
+def _backlog_s(fleet: Fleet, waiting: WaitingQueue) -> float:
+    """Seconds that the cluster needs for what waits."""
+    rate = fleet.tokens_per_s()
+    return waiting.num_tokens / rate if rate > 0.0 else 0.0
 
 
 def _durations(group: GroupState, starving: RequestState | None) -> Callable[[int, float], float]:
