@@ -21,7 +21,7 @@ from hortator.cli.errors import CommandError
 from hortator.cli.progress import Progress
 from peers import namespace, page
 from peers.contenders import CONTENDERS, STANDARD, Contender, Selector
-from peers.environments import ENVIRONMENTS, SGLANG_LIBRARY
+from peers.environments import ENVIRONMENTS
 from peers.plan import Plan
 from peers.programs import program_version
 from peers.session import Found, document, require_some, run_all
@@ -106,7 +106,7 @@ def peers(
         plan = replace(plan, max_machine_share=1.0)
     chosen, skipped = _available(plan.contenders, no_namespace=no_namespace)
     with Progress(stderr()) as progress:
-        needed = {one for contender in chosen for one in (contender.environment, contender.library) if one}
+        needed = {contender.environment for contender in chosen if contender.environment}
         programs = {
             name: ENVIRONMENTS[name].install(work.absolute(), progress.line) for name in sorted(needed)
         }
@@ -124,7 +124,6 @@ def peers(
                 contender.name: programs[contender.environment] if contender.environment else None
                 for contender in chosen
             },
-            library=programs.get(SGLANG_LIBRARY),
             on_progress=progress.line,
         )
         try:

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from peers.environments import SGLANG_LIBRARY
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineDoor:
@@ -80,8 +78,6 @@ class Contender:
     kind: Kind
     environment: str | None = None
     """Of `environments.ENVIRONMENTS`."""
-    library: str | None = None
-    """The same, for a door of the engines that it needs."""
     program: str | None = None
     """Of the system, where nothing is installed for it."""
 
@@ -223,7 +219,6 @@ CONTENDERS = {
             what="smg, least_load, --dp-aware, over SGLang's gRPC: it tokenizes and knows every length",
             kind=Proxy(command=_smg("least_load", door="grpc")),
             environment="smg",
-            library=SGLANG_LIBRARY,
         ),
         Contender(
             name="vllm-router",

@@ -4,9 +4,9 @@ The worker is the one that serves (`hortator.worker.app.Worker`): engine, gate, 
 scheduler. The HTTP doors stand beside its gRPC door. The ready line's `admin_port` is the HTTP port.
 
     {"worker": {fields of WorkerSettings}, "http_port": 9000, "rank_ports": [9001, 9002],
-     "sglang_port": 9003, "library": "build/peers/smg-grpc-proto"}
+     "sglang_port": 9003}
 
-The SGLang gRPC door needs the package smg-grpc-proto; without a port it is not opened.
+Without a port the SGLang gRPC door is not opened.
 """
 
 from __future__ import annotations
@@ -51,8 +51,6 @@ class EngineSettings:
     """One port per DP rank, in order; empty: none."""
     sglang_port: int | None = None
     """Of the SGLang gRPC door; None: none."""
-    library: str = ""
-    """Folder with the packages of that door."""
 
     @classmethod
     def load(cls, path: Path) -> EngineSettings:
@@ -63,7 +61,6 @@ class EngineSettings:
             http_port=values["http_port"],
             rank_ports=tuple(values.get("rank_ports", ())),
             sglang_port=values.get("sglang_port"),
-            library=values.get("library", ""),
         )
 
 
@@ -84,7 +81,6 @@ async def serve(settings: EngineSettings, drain: Drain) -> int:
         if settings.sglang_port is not None:
             entry = EngineEntry(worker.host, name="sglang")
             _keep(entry.run(), stack)
-            sys.path.append(settings.library)
             await open_sglang_door(entry, stack, port=settings.sglang_port)
         await worker.announce(port)
         await worker.run_until_drained(drain)
@@ -111,7 +107,7 @@ async def open_http_door(
 
 
 async def open_sglang_door(entry: EngineEntry, stack: AsyncExitStack, *, port: int = 0) -> int:
-    """Listen; returns the port. Raises BindError, or ImportError without smg-grpc-proto."""
+    """Listen; returns the port. Raises BindError."""
     door = SglangDoor(entry)
     server = GrpcServer(
         register=door.register, service_names=(SGLANG_SERVICE_NAME,), host=LOOPBACK, port=port

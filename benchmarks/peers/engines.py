@@ -55,15 +55,12 @@ def load_service(chunk_budget_tokens: int) -> LLMService:
 
 
 @asynccontextmanager
-async def running_engines(
-    service: LLMService, *, folder: Path, library: Path | None = None
-) -> AsyncIterator[EngineGroup]:
+async def running_engines(service: LLMService, *, folder: Path) -> AsyncIterator[EngineGroup]:
     """One process per prefill EP group for the length of the block.
 
     Args:
         service: the manifest.
         folder: with `settings/` and `logs/` in it.
-        library: with the packages of the SGLang gRPC door; None: it stays closed.
 
     Raises:
         CommandError: one did not start.
@@ -81,13 +78,16 @@ async def running_engines(
             EngineDoor(
                 url=f"http://127.0.0.1:{http_port}",
                 rank_urls=tuple(f"http://127.0.0.1:{port}" for port in rank_ports),
-                sglang_url=f"grpc://127.0.0.1:{sglang_port}" if library else "",
+                sglang_url=f"grpc://127.0.0.1:{sglang_port}",
             )
         )
         worker = _worker_settings(service, name, scheduler_port)
-        settings: dict[str, object] = {"worker": worker, "http_port": http_port, "rank_ports": rank_ports}
-        if library:
-            settings |= {"sglang_port": sglang_port, "library": str(library)}
+        settings: dict[str, object] = {
+            "worker": worker,
+            "http_port": http_port,
+            "rank_ports": rank_ports,
+            "sglang_port": sglang_port,
+        }
         spec = ProcessSpec(name=name, module="peers.engine", settings=_giving(settings))
         children.append(Child(spec=spec, folder=folder, on_change=_ignore))
     async with asyncio.TaskGroup() as tasks:

@@ -27,8 +27,6 @@ class Environment:
     """Installed alone: what they need for our use is in `requirements`."""
     size: str
     """For the person who waits."""
-    is_library: bool = False
-    """No programs: a folder of packages for the engines' own Python."""
 
     def version(self) -> str:
         """The package that is measured, with its version."""
@@ -39,7 +37,7 @@ class Environment:
         return root / self.name
 
     def install(self, root: Path, on_progress: Callable[[str], None]) -> Path:
-        """Make it unless it is there; returns the folder of its programs, or of the packages of a library.
+        """Make it unless it is there; returns the folder of its programs.
 
         Raises:
             CommandError: it cannot be installed.
@@ -47,17 +45,14 @@ class Environment:
         folder = self.folder(root)
         wanted = "\n".join((*self.without_dependencies, "", *self.requirements))
         stamp = folder / f".stamp-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
-        programs = folder if self.is_library else folder / "bin"
+        programs = folder / "bin"
         if stamp.exists():
             return programs
         on_progress(f"installing {self.version()} into {folder} ({self.size})")
         shutil.rmtree(folder, ignore_errors=True)
         quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        if self.is_library:
-            pip = [sys.executable, *quiet, "--target", str(folder)]
-        else:
-            _run(self.name, [sys.executable, "-m", "venv", str(folder)])
-            pip = [str(folder / "bin/python"), *quiet]
+        _run(self.name, [sys.executable, "-m", "venv", str(folder)])
+        pip = [str(programs / "python"), *quiet]
         if self.without_dependencies:
             _run(self.name, [*pip, "--no-deps", *self.without_dependencies])
         if self.requirements:
@@ -76,17 +71,10 @@ def _run(name: str, command: Sequence[str]) -> None:
         )
 
 
-SGLANG_LIBRARY = "smg-grpc-proto"
 ENVIRONMENTS = {
     environment.name: environment
     for environment in (
         Environment(name="smg", requirements=("smg==1.13.0",), size="154 MB"),
-        Environment(
-            name=SGLANG_LIBRARY,
-            without_dependencies=("smg-grpc-proto==0.4.28",),  # its dependencies are ours already
-            size="1 MB",
-            is_library=True,
-        ),
         Environment(name="vllm-router", requirements=("vllm-router==0.1.17",), size="130 MB"),
         Environment(
             name="dynamo",

@@ -42,7 +42,6 @@ async def run_all(
     *,
     work: Path,
     programs: Mapping[str, Path | None],
-    library: Path | None,
     on_progress: OnProgress,
 ) -> Found:
     """Run what is missing.
@@ -51,7 +50,6 @@ async def run_all(
         plan: what to run.
         work: where runs, settings and logs are kept.
         programs: by contender, the folder of the programs of its environment.
-        library: what the engines' SGLang door needs; None where nobody uses it.
         on_progress: gets a line per run.
 
     Raises:
@@ -74,7 +72,7 @@ async def run_all(
     minutes = plan.duration_s(len(missing)) / 60
     on_progress(f"{len(missing)} runs, about {minutes:.0f} minutes ({len(found.runs)} are there already)")
     try:
-        async with running_engines(service, folder=work, library=library) as engines:
+        async with running_engines(service, folder=work) as engines:
             turns = _Turns(
                 plan=plan,
                 engines=engines,

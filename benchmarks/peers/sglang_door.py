@@ -1,8 +1,7 @@
 """The SGLang gRPC door of an engine: what smg speaks to workers given as `grpc://host:port`.
 
-The protocol is the one of the package smg-grpc-proto, which is imported only when this door is opened.
-Requests come as token ids. A missing rank is rank 0: the field has presence in the package's protocol, but
-smg 1.13 leaves it out for rank 0.
+The protocol is the one of the package smg-grpc-proto. Requests come as token ids. A missing rank is rank 0:
+the field has presence in the package's protocol, but smg 1.13 leaves it out for rank 0.
 """
 
 from __future__ import annotations
@@ -10,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import AsyncIterator
-from importlib import import_module
 from typing import Any
 
 import grpc
 import grpc.aio
+from smg_grpc_proto import sglang_scheduler_pb2 as pb
+from smg_grpc_proto import sglang_scheduler_pb2_grpc as pb_grpc
+from smg_grpc_proto.generated import common_pb2
 
 from hortator.worker.engine import TokenChunk
 from hortator.worker.submission import Ended, EndReason
@@ -33,22 +34,17 @@ class SglangDoor:
 
     Args:
         entry: the way into the engine.
-
-    Raises:
-        ImportError: smg-grpc-proto is not there.
     """
 
     def __init__(self, entry: EngineEntry) -> None:
         self._entry = entry
-        self._pb = import_module("smg_grpc_proto").sglang_scheduler_pb2
         self._started_at = time.monotonic()
 
     def register(self, server: grpc.aio.Server) -> None:
         """Serve this on a server."""
-        stubs = import_module("smg_grpc_proto").sglang_scheduler_pb2_grpc
-        base: type = stubs.SglangSchedulerServicer
-        servicer = type("Servicer", (_Calls, base), {"door": self, "pb": self._pb, "entry": self._entry})
-        stubs.add_SglangSchedulerServicer_to_server(servicer(), server)
+        base: type = pb_grpc.SglangSchedulerServicer
+        servicer = type("Servicer", (_Calls, base), {"door": self, "entry": self._entry})
+        pb_grpc.add_SglangSchedulerServicer_to_server(servicer(), server)
 
     @property
     def uptime_s(self) -> float:
@@ -61,7 +57,6 @@ class _Calls:
 
     door: SglangDoor
     entry: EngineEntry
-    pb: Any
 
     async def Generate(self, request: Any, context: _Context) -> AsyncIterator[Any]:  # noqa: N802
         """Tokens as they come with `stream`, and what it comes to at the end."""
@@ -77,32 +72,32 @@ class _Calls:
             while isinstance(event := await events.get(), TokenChunk):
                 tokens += event.token_ids
                 if request.stream:
-                    chunk = self.pb.GenerateStreamChunk(
+                    chunk = pb.GenerateStreamChunk(
                         token_ids=event.token_ids, prompt_tokens=len(prompt), completion_tokens=len(tokens)
                     )
-                    yield self.pb.GenerateResponse(request_id=request.request_id, chunk=chunk)
+                    yield pb.GenerateResponse(request_id=request.request_id, chunk=chunk)
         if event.reason not in _FINISHED:
             await context.abort(_status(event), f"{event.field}: {event.message}".removeprefix(": "))
-        complete = self.pb.GenerateComplete(
+        complete = pb.GenerateComplete(
             output_ids=tokens,
             finish_reason=_FINISHED[event.reason],
             prompt_tokens=len(prompt),
             completion_tokens=len(tokens),
         )
-        yield self.pb.GenerateResponse(request_id=request.request_id, complete=complete)
+        yield pb.GenerateResponse(request_id=request.request_id, complete=complete)
 
     async def HealthCheck(self, request: Any, context: _Context) -> Any:  # noqa: ARG002, N802
         """An engine that serves is healthy."""
-        return self.pb.HealthCheckResponse(healthy=True, message="ok")
+        return pb.HealthCheckResponse(healthy=True, message="ok")
 
     async def GetModelInfo(self, request: Any, context: _Context) -> Any:  # noqa: ARG002, N802
         """What is served."""
-        return self.pb.GetModelInfoResponse(**described.model_info(self.entry.info))
+        return pb.GetModelInfoResponse(**described.model_info(self.entry.info))
 
     async def GetServerInfo(self, request: Any, context: _Context) -> Any:  # noqa: ARG002, N802
         """How it was started: smg reads `dp_size` of it."""
         info = described.server_info(self.entry.info, num_ranks=self.entry.info.dp_size)
-        response = self.pb.GetServerInfoResponse(
+        response = pb.GetServerInfoResponse(
             sglang_version=described.SPOKEN_VERSION,
             server_type="grpc",
             uptime_seconds=self.door.uptime_s,
@@ -114,7 +109,7 @@ class _Calls:
     async def GetTokenizer(self, request: Any, context: _Context) -> AsyncIterator[Any]:  # noqa: ARG002, N802
         """The tokenizer of one token a byte, packed: smg makes its own of it."""
         packed = byte_tokenizer_zip()
-        chunk = import_module("smg_grpc_proto.generated.common_pb2").GetTokenizerChunk
+        chunk = common_pb2.GetTokenizerChunk
         yield chunk(data=packed)
         yield chunk(sha256=hashlib.sha256(packed).hexdigest())
 
@@ -124,7 +119,7 @@ class _Calls:
         found = described.loads(self.entry.info, ranks)
         if request.HasField("dp_rank"):
             found["loads"] = [load for load in found["loads"] if load["dp_rank"] == request.dp_rank]
-        return self.pb.GetLoadsResponse(**found)
+        return pb.GetLoadsResponse(**found)
 
 
 _FINISHED = {EndReason.STOP: "stop", EndReason.LENGTH: "length"}

@@ -3,12 +3,12 @@
 import asyncio
 import json
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 import aiohttp
 import grpc
 import grpc.aio
 import pytest
+import smg_grpc_proto
 from aiohttp import web
 
 from hortator.runtime.metrics import new_registry
@@ -22,7 +22,6 @@ from peers.answers import Answer, Outcome
 from peers.clients import ProxyClient, SelectorClient
 from peers.engine import open_http_door, open_sglang_door
 from peers.entry import EngineEntry
-from peers.environments import SGLANG_LIBRARY
 from peers.programs import free_ports
 
 DP_SIZE = 4
@@ -208,16 +207,12 @@ class TestWhatRoutersAsk:
         ] == [0]
 
 
-LIBRARY = Path(__file__).resolve().parents[3] / "build/peers" / SGLANG_LIBRARY
-
-
 class TestSglangDoor:
-    """Runs where `make peers` has installed smg-grpc-proto: it is no dependency of ours."""
+    """Generate, loads and the tokenizer over SGLang's gRPC."""
 
     @pytest.fixture
-    def pb(self, monkeypatch):
-        monkeypatch.syspath_prepend(str(LIBRARY))
-        return pytest.importorskip("smg_grpc_proto", reason="smg-grpc-proto: make peers installs it")
+    def pb(self):
+        return smg_grpc_proto
 
     @pytest.fixture
     async def stub(self, pb, engine):

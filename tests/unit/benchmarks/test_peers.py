@@ -137,7 +137,7 @@ class TestContenders:
 
     def test_the_standard_set_has_our_policy_and_peers_of_every_environment(self):
         chosen = [CONTENDERS[name] for name in STANDARD]
-        needed = {one for contender in chosen for one in (contender.environment, contender.library) if one}
+        needed = {contender.environment for contender in chosen if contender.environment}
         assert needed == set(ENVIRONMENTS)
         assert page.OURS in STANDARD
         assert {name for name, one in CONTENDERS.items() if isinstance(one.kind, Hortator)} == set(
