@@ -18,6 +18,7 @@ import typer
 
 from hortator.cli.entry import run_app
 from hortator.cli.k8s.app import app as k8s_app
+from hortator.cli.study_app import study_app
 
 app = typer.Typer(
     name="hortator",
@@ -43,7 +44,6 @@ bench_app = typer.Typer(
     help="Measure this machine; every result carries seed, commit, machine and settings.",
     rich_markup_mode="rich",
 )
-study_app = typer.Typer(invoke_without_command=True)
 app.add_typer(bench_app, name="bench")
 app.add_typer(study_app, name="study")
 app.add_typer(k8s_app, name="k8s")
@@ -518,115 +518,6 @@ def demo(
     from hortator.cli import demo as command
 
     raise SystemExit(command.run(live_s=live_seconds, seed=seed, skip_comparison=skip_comparison))
-
-
-@study_app.callback()
-def study(
-    context: typer.Context,
-    *,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the JSON and the page go.")] = Path(
-        "benchmarks/sim"
-    ),
-    traces: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder with the public traces; without it they are left out."),
-    ] = None,
-    work: Annotated[
-        Path,
-        typer.Option(metavar="DIR", help="Where finished points are kept, to go on after an interruption."),
-    ] = Path("build/study"),
-    minutes: Annotated[
-        float, typer.Option(min=0.1, help="Virtual minutes per point; under 20 is for a first look.")
-    ] = 20.0,
-    load: Annotated[
-        list[float] | None, typer.Option(help="Only this load; may be given several times.")
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds per point.")] = 5,
-) -> None:
-    """The study behind the claims (`make study`): policies, loads, chunk budgets and seeds in virtual time.
-
-    About 40 minutes on two cores. Every policy of a case sees the same requests; see benchmarks/sim/study.md.
-    The other studies are commands of their own, with their options behind their name.
-    """
-    from hortator.cli.errors import CommandError
-
-    if context.invoked_subcommand is not None:
-        for name in context.params:
-            if _is_given(context, name):
-                like = f"hortator study {context.invoked_subcommand} --{name} ..."
-                raise CommandError(f"--{name}: goes behind the name of the study, like: {like}")
-        return
-    from hortator.cli import study as command
-    from hortator.sim.study.plan import Plan
-
-    plan = Plan(seeds=tuple(range(seeds)), loads=tuple(load) if load else Plan().loads)
-    command.run(plan=plan, out=out, traces=traces, work=work, minutes=minutes)
-
-
-def _is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
-@study_app.command("sensitivity")
-def study_sensitivity(
-    *,
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where sensitivity.json and sensitivity.md go.")
-    ] = Path("benchmarks/sim"),
-    work: Annotated[
-        Path,
-        typer.Option(metavar="DIR", help="Where finished points are kept, to go on after an interruption."),
-    ] = Path("build/study"),
-    minutes: Annotated[
-        float, typer.Option(min=0.1, help="Virtual minutes per point; under 20 is for a first look.")
-    ] = 20.0,
-    load: Annotated[
-        list[float] | None, typer.Option(help="Only this load; may be given several times.")
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds per point.")] = 3,
-    case: Annotated[
-        list[str] | None, typer.Option(help="Only this case; may be given several times.")
-    ] = None,
-) -> None:
-    """Where the cluster is not perfect: latency, lost reports, deaths, slow ranks, one group.
-
-    About 30 minutes on two cores; see benchmarks/sim/sensitivity.md.
-    """
-    from hortator.cli import study_sensitivity as command
-
-    plan = command.plan_of(seeds=seeds, loads=load, cases=case)
-    command.run(plan=plan, out=out, work=work, minutes=minutes)
-
-
-@study_app.command("paper")
-def study_paper(
-    *,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where paper.json and paper.md go.")] = Path(
-        "benchmarks/sim"
-    ),
-    traces: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder with the public traces; without it they are left out."),
-    ] = None,
-    work: Annotated[
-        Path,
-        typer.Option(metavar="DIR", help="Where finished jobs are kept, to go on after an interruption."),
-    ] = Path("build/study"),
-    scale: Annotated[
-        float, typer.Option(min=0.01, max=10.0, help="Of all run times; under 1 is for a first look.")
-    ] = 1.0,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Only this setup; may be given several times.")
-    ] = None,
-) -> None:
-    """The paper's table on 64 simulated H800, and capacities at equal p99 TTFT and ITL.
-
-    About half an hour on two cores; see benchmarks/sim/paper.md.
-    """
-    from hortator.cli import study_paper as command
-
-    command.run(out=out, traces=traces, work=work, scale=scale, only=only or ())
 
 
 @bench_app.command("core")
