@@ -236,7 +236,9 @@ class SelectorClient(_HttpClient):
             answer.end(Outcome.FAILED, f"{type(error).__name__}: {error}")
 
     async def _tell(self, method: str, url: str) -> None:
-        """Tell the selector; what it answers changes nothing for the request."""
+        """Tell the selector; what it answers changes nothing for the request. Nothing at the end of a run."""
+        if self._session.closed:
+            return
         try:
             async with self._session.request(method, url) as response:
                 await response.read()

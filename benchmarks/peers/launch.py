@@ -77,7 +77,6 @@ def scheduler_knobs(time_scale: float) -> Mapping[str, float]:
     return {
         "max_hold_s": defaults.max_hold_s * time_scale,
         "age_first_s": defaults.age_first_s * time_scale,
-        "age_tau_s": defaults.age_tau_s * time_scale,
         "backlog_weight": defaults.backlog_weight / time_scale,
     }
 
