@@ -412,6 +412,66 @@ def simulate(
 
 
 @app.command()
+def recommend(
+    file: FileOption,
+    *,
+    budget: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="TOKENS",
+            help="Try this chunk budget; several times for several. Default: 1024, 2048, ... 16384.",
+        ),
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With this policy; default: the manifest's.")
+    ] = None,
+    trace: TraceOption = None,
+    load: Annotated[
+        float, typer.Option(help="Share of the prefill capacity that is asked for; take that of your peak.")
+    ] = 0.7,
+    arrivals: ArrivalsOption = "poisson",
+    burstiness: BurstinessOption = None,
+    period: PeriodOption = None,
+    peak_to_mean: PeakToMeanOption = None,
+    lengths: LengthsOption = None,
+    minutes: MinutesOption = 20.0,
+    prefill_only: PrefillOnlyOption = False,
+    seed: SeedOption = 0,
+    skip_bad: SkipBadOption = False,
+    json: JsonFileOption = None,
+) -> None:
+    """Find the chunk budget for your prompts: the manifest's cluster in virtual time, once per budget.
+
+    How much of a prompt an engine takes per forward pass matters as much as the policy, and cannot be changed
+    while it runs. Give a trace of your own traffic, and the load of your peak.
+
+    hortator recommend -f FILE --trace my-requests.csv --load 0.85
+    """
+    from hortator.cli import recommend as command
+    from hortator.cli.workload_options import WorkloadOptions
+
+    command.run(
+        file=file,
+        policy=policy,
+        budgets=budget,
+        trace=trace,
+        options=WorkloadOptions(
+            load=load,
+            minutes=minutes,
+            arrivals=arrivals,
+            burstiness=burstiness,
+            period=period,
+            peak_to_mean=peak_to_mean,
+            lengths=lengths,
+            skip_bad=skip_bad,
+        ),
+        prefill_only=prefill_only,
+        seed=seed,
+        json_file=json,
+    )
+
+
+@app.command()
 def report(
     file: FileOption,
     *,
