@@ -23,7 +23,7 @@ from hortator.scheduler.core.policies.registry import POLICY_NAMES
 
 _MUST_BE_POSITIVE = frozenset(
     {"max_carry", "max_waiting_requests", "max_waiting_tokens", "queue_timeout_s", "watchdog_min_s"}
-    | {"watchdog_factor", "expected_output_tokens", "age_tau_s", "num_levels", "num_starts"}
+    | {"watchdog_factor", "expected_output_tokens", "num_levels", "num_starts"}
 )
 
 

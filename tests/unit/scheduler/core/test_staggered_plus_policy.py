@@ -1,4 +1,4 @@
-"""Windows, ages and backlog: how long `staggered-plus` lets a pass be, and who is in it."""
+"""Windows and backlog: how long `staggered-plus` lets a pass be, and who is in it."""
 
 from hortator.scheduler.core.events import RequestCancelled
 
@@ -27,7 +27,7 @@ def test_a_short_pass_of_short_prompts_goes_before_a_long_one(machine, members):
 
 def test_a_backlog_makes_passes_full(machine, members):
     """Many seconds of work wait: throughput counts, so the full budget is packed."""
-    s = machine(policy="staggered-plus", age_first_s=1e9, age_tau_s=1e9)
+    s = machine(policy="staggered-plus", age_first_s=1e9)
     s.join(chunk_budget_tokens=8192, kv_blocks_total=10_000, max_batch_size=512)
     s.start_pass(now=0.0)
     for i in range(200):

@@ -9,7 +9,7 @@ BUDGET = 8192
 NUM_RANKS = 4
 
 
-def _request(seq, tokens, *, waiting_since=0.0):
+def _request(seq, tokens):
     return RequestState(
         request_id=f"r{seq}",
         attempt=0,
@@ -17,7 +17,7 @@ def _request(seq, tokens, *, waiting_since=0.0):
         num_prompt_tokens=tokens,
         max_output_tokens=1,
         cost_tokens=tokens * (1.0 + 2.2e-5 * tokens),
-        now=waiting_since,
+        now=0.0,
         seq=seq,
     )
 
@@ -33,21 +33,14 @@ def _duration_s(level, cost_tokens):
 def _best(
     lengths,
     *,
-    now=0.0,
-    ages=None,
     work_value=0.0,
     fullest=0,
-    tau_s=0.5,
     room=None,
     around=None,
     whole_above=float("inf"),
 ):
-    ages = ages or [0.0] * len(lengths)
-    requests = [
-        _request(seq, tokens, waiting_since=now - age)
-        for seq, (tokens, age) in enumerate(zip(lengths, ages, strict=True))
-    ]
-    return Windows(requests, budget=BUDGET, now=now, tau_s=tau_s, whole_above=whole_above).best(
+    requests = [_request(seq, tokens) for seq, tokens in enumerate(lengths)]
+    return Windows(requests, budget=BUDGET, whole_above=whole_above).best(
         num_levels=12,
         num_starts=4,
         fullest=fullest,
@@ -76,12 +69,6 @@ def test_a_long_prompt_waits_while_short_ones_do_more_per_second():
     assert choice.level == 400
 
 
-def test_age_lets_the_long_prompt_through():
-    """After 5 s it is worth a hundred fresh ones."""
-    choice = _best([200] * 10 + [4000], ages=[0.0] * 10 + [5.0], now=5.0)
-    assert 4000 in _lengths(choice)
-
-
 def test_a_high_value_of_work_makes_passes_full():
     """The same requests: the longest pass does most work per second."""
     short = _best([200] * 10 + [4000] * 8)
@@ -91,8 +78,8 @@ def test_a_high_value_of_work_makes_passes_full():
 
 
 def test_a_window_may_begin_among_the_long_ones():
-    """Those of 4000 have waited for 4 s: they go together, and not behind twenty short ones."""
-    choice = _best([1000] * 20 + [4000] * 8, ages=[0.0] * 20 + [4.0] * 8, now=4.0)
+    """Work counts: those of 4000 go together, two on each rank, and not behind twenty short ones."""
+    choice = _best([1000] * 20 + [4000] * 8, work_value=1.0)
     assert set(_lengths(choice)) == {4000}
 
 
@@ -149,9 +136,9 @@ def test_nobody_is_around():
 
 
 def test_very_long_prompts_go_with_their_like():
-    """Four of 80 000 begin and end together; with one of 20 000 among them its rank would idle."""
+    """Work counts: four of 80 000 begin and end together; with a 20 000 among them its rank would idle."""
     lengths = [20_000] * 2 + [80_000] * 4
-    choice = _best(lengths, whole_above=16_000, ages=[0.0] * 2 + [60.0] * 4)
+    choice = _best(lengths, whole_above=16_000, work_value=0.001)
     assert _lengths(choice) == [80_000] * 4
     assert choice.level == 80_000
 

@@ -163,9 +163,7 @@ class SchedulerSettings:
     """Quadratic attention: computing n prompt tokens costs as much as n (1 + this x n) linear ones."""
     age_first_s: float = 5.0
     """`staggered-plus`: once any has waited longer, the oldest goes first, in company of its length."""
-    age_tau_s: float = 1.0
-    """`staggered-plus`: age that doubles a request's value (tau)."""
-    backlog_weight: float = 7.0
+    backlog_weight: float = 10.0
     """`staggered-plus`: what a second of backlog makes work worth at half load; more above (beta)."""
     num_levels: int = 12
     """`staggered-plus`: quantiles of the waiting lengths that pass lengths are made of."""

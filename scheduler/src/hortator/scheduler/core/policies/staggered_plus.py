@@ -5,7 +5,7 @@ Question answered: is it better to run a short pass of short prompts now, or a f
 Water-filling to the full budget makes every prompt wait for the longest one. Here, at each release, the
 window of like lengths (see `windows`) is released that has the most
 
-    [sum of (1 + (age / tau)^2) / passes  +  beta * rho / (1 - rho) * Q * work / mean work] / T_pred
+    [requests, each over its passes  +  beta * rho / (1 - rho) * Q * work / mean work] / T_pred
 
 where Q is the backlog in seconds (waiting tokens / cluster token rate) and rho the load: the tokens that
 arrived within the last seconds, and those that wait, over what the cluster can run in that time. Then the
@@ -21,7 +21,8 @@ the highest chooses the window.
 
 Prompts of many passes: see `occupied` for who starts and joins where.
 
-Knobs: age_tau_s (tau), backlog_weight (beta), age_first_s, num_levels, num_starts. Does not look at decode.
+Knobs: backlog_weight (beta: more of it shortens the tail and lengthens the mean), age_first_s, num_levels,
+num_starts. Does not look at decode.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ MAX_LOAD = 0.98
 
 
 class StaggeredPlus(Staggered):
-    """Windows, ages and backlog; releases as `staggered` does without its idle gate."""
+    """Windows and backlog; releases as `staggered` does without its idle gate."""
 
     name = "staggered-plus"
 
@@ -87,8 +88,6 @@ class StaggeredPlus(Staggered):
         choice = Windows(
             [r for r in considered if r.priority == considered[0].priority and r.request_id not in taken],
             budget=group.spec.chunk_budget_tokens,
-            now=now,
-            tau_s=settings.age_tau_s,
             whole_above=self._whole_above,
         ).best(
             num_levels=settings.num_levels,

@@ -39,11 +39,10 @@ class Windows:
 
     Args:
         requests: that may be seated.
-        budget: chunk budget, tokens per rank and pass; a longer prompt counts for one full pass of its rank.
+        budget: chunk budget, tokens per rank and pass; a longer prompt counts for one full pass of its rank,
+            and is worth its share of the passes that it takes.
         whole_above: a prompt of more tokens than this (and the budget) counts for all its passes, so that
             prompts which take as many are its like: they begin and end together.
-        now: for their ages.
-        tau_s: age that doubles a request's value: 1 + (age / tau)^2, shared by the passes a prompt takes.
     """
 
     __slots__ = ("_budget", "_costs", "_lengths", "_requests", "_tokens", "_values")
@@ -53,8 +52,6 @@ class Windows:
         requests: Sequence[RequestState],
         *,
         budget: int,
-        now: float,
-        tau_s: float,
         whole_above: float = float("inf"),
     ) -> None:
         ordered = sorted(requests, key=_by_length)
@@ -63,8 +60,7 @@ class Windows:
         costs: list[float] = []
         for request in ordered:
             length = request.num_prompt_tokens
-            age = (now - request.waiting_since) / tau_s
-            value = 1.0 + age * age
+            value = 1.0
             cost = request.cost_tokens
             if budget < length <= whole_above:
                 value /= -(-length // budget)
