@@ -34,10 +34,11 @@ bench: setup  ## measure this machine; writes benchmarks/results/*.json
 	@for name in core service stream policies simulator; do \
 	  $(BIN)/hortator bench $$name --json benchmarks/results/$$name.json || exit 1; done
 
-study: setup  ## the studies in virtual time (TRACES=DIR adds the public traces); writes benchmarks/sim/{study,paper,sensitivity}.*
+study: setup  ## the studies in virtual time (TRACES=DIR adds the public traces); writes benchmarks/sim/{study,paper,sensitivity,ablation}.*
 	@$(BIN)/hortator study $(if $(TRACES),--traces $(TRACES))
 	@$(BIN)/hortator study paper $(if $(TRACES),--traces $(TRACES))
 	@$(BIN)/hortator study sensitivity
+	@$(BIN)/hortator study ablation
 
 peers: setup  ## other routers on the same engines, half an hour; writes benchmarks/peers/results.* (ARGS="--quick", "--help")
 	@PYTHONPATH=benchmarks $(BIN)/python -m peers $(ARGS)

@@ -203,7 +203,7 @@ def _without_none(value):
         (
             {"spec__scheduler__policy": "fifo"},
             (
-                'spec.scheduler.policy: got \'fifo\' (supported values: "immediate-round-robin", "immediate-least-requests", "immediate-least-tokens", "immediate-power-of-two", "immediate-least-delay", "fixed-batch", "staggered", "staggered-plus")'
+                'spec.scheduler.policy: got \'fifo\' (supported values: "immediate-round-robin", "immediate-least-requests", "immediate-weighted-requests", "immediate-least-tokens", "immediate-power-of-two", "immediate-least-delay", "fixed-batch", "staggered", "staggered-plus")'
             ),
         ),
         (

@@ -113,3 +113,23 @@ def study_paper(
     from hortator.cli import study_paper as command
 
     command.run(out=out, traces=traces, work=work, scale=scale, only=only or ())
+
+
+@study_app.command("ablation")
+def study_ablation(
+    *,
+    out: OutOption = OUT,
+    work: WorkOption = WORK,
+    minutes: MinutesOption = 20.0,
+    load: LoadsOption = None,
+    seeds: SeedsOption = 5,
+) -> None:
+    """What each ingredient of `staggered-plus` is good for: the policy with one of them less.
+
+    About 30 minutes on two cores; see benchmarks/sim/ablation.md.
+    """
+    from hortator.cli import study_ablation as command
+    from hortator.sim.study.ablation import AblationPlan
+
+    plan = AblationPlan(seeds=tuple(range(seeds)), loads=tuple(load) if load else AblationPlan().loads)
+    command.run(plan=plan, out=out, work=work, minutes=minutes)

@@ -53,6 +53,10 @@ class Disturbances:
     """So many times what a prefill pass takes whatever its size; decides how long small passes are."""
     slow_rank: float = 1.0
     """The tokens of rank 0 of every group cost so many times as much, and all ranks wait for it."""
+    context_wait_iters: float = 0.0
+    """Engines hold prompts back for up to so many passes until all ranks have some, as TensorRT-LLM can."""
+    batching_wait_iters: float = 0.0
+    """And once all have some, for so many more."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -78,7 +82,9 @@ class Disturbances:
 
 HEARTBEAT_S = 0.5
 """Of workers, by default."""
-_OF_ENGINES = frozenset({"engine_factor", "floor_factor", "slow_rank"})
+_OF_ENGINES = frozenset(
+    {"engine_factor", "floor_factor", "slow_rank", "context_wait_iters", "batching_wait_iters"}
+)
 _A_WEEK_S = 7 * 86400.0
 _DELAY = (0.0, 10.0, "0s to 10s")
 _SHARE = (0.0, 1.0, "0% to 100%")
@@ -95,6 +101,8 @@ _ALLOWED: Mapping[str, tuple[float, float, str]] = {
     "engine_factor": (0.1, 10.0, "0.1 to 10"),
     "floor_factor": (0.0, 10.0, "0 to 10"),
     "slow_rank": (1.0, 10.0, "1 to 10"),
+    "context_wait_iters": (0.0, 10_000.0, "0 to 10000"),
+    "batching_wait_iters": (0.0, 10_000.0, "0 to 10000"),
 }
 
 

@@ -142,6 +142,8 @@ def plan_groups(
                 tokens_per_block=role.tokens_per_block,
                 max_sequence_tokens=max_sequence_tokens,
                 slow_rank_factor=disturbances.slow_rank,
+                context_timeout_iters=int(disturbances.context_wait_iters),
+                batching_wait_iters=int(disturbances.batching_wait_iters),
                 seed=seed * 1000 + len(plans),
             )
             spec = GroupSpec(

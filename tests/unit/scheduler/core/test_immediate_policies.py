@@ -18,6 +18,7 @@ def _two_groups(machine, policy, **settings):
     [
         "immediate-round-robin",
         "immediate-least-requests",
+        "immediate-weighted-requests",
         "immediate-least-tokens",
         "immediate-power-of-two",
         "immediate-least-delay",
@@ -49,6 +50,27 @@ def test_least_requests_counts_reported_and_dispatched(machine):
     for i in range(4):
         s.arrive(f"r{i}")
     assert list(s.where.values()) == [("p0", 1), ("p1", 0), ("p1", 1), ("p0", 0)]
+
+
+def test_weighted_requests_counts_those_that_no_pass_has_begun_with_four_times(machine):
+    """p0: 5 and 5 running, p1: 3 and 6. Onto the 3, which is 7 then; then 5, 5, and the 6 before the 7 and 9s."""
+    s = _two_groups(machine, "immediate-weighted-requests")
+    s.start_pass("p0", now=0.0, batch_size=(5, 5))
+    s.start_pass("p1", now=0.0, batch_size=(3, 6))
+    for i in range(5):
+        s.arrive(f"r{i}")
+    assert list(s.where.values()) == [("p1", 0), ("p0", 0), ("p0", 1), ("p1", 1), ("p1", 0)]
+
+
+def test_weighted_requests_counts_those_beyond_the_batch_slots_four_times(machine):
+    """p0 has 4 slots a rank: 6 are 4 running and 2 waiting, which is 12; 11 running are fewer."""
+    s = machine(policy="immediate-weighted-requests")
+    s.join("p0", dp_size=1, max_batch_size=4)
+    s.join("p1", dp_size=1, max_batch_size=100)
+    s.start_pass("p0", now=0.0, batch_size=(6,))
+    s.start_pass("p1", now=0.0, batch_size=(11,))
+    s.arrive("a")
+    assert s.where == {"a": ("p1", 0)}
 
 
 def test_least_tokens_takes_the_rank_with_the_fewest_uncomputed_tokens(machine):

@@ -13,6 +13,7 @@ from hortator.api.v1alpha1.text import Between, ImageName, Interval
 PolicyName = Literal[
     "immediate-round-robin",
     "immediate-least-requests",
+    "immediate-weighted-requests",
     "immediate-least-tokens",
     "immediate-power-of-two",
     "immediate-least-delay",

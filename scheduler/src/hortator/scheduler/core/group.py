@@ -203,6 +203,15 @@ class GroupState:
         self.pass_tokens = [0] * self.spec.dp_size
         self.pass_done = {}
 
+    def not_started(self) -> list[int]:
+        """Requests per rank that no pass has begun with: sent since, or more than there are batch slots."""
+        most = self.spec.max_batch_size
+        waiting = [max(0, batch - most) for batch in self.batch_size]
+        for _, shares in self._unreported:
+            for rank, _, _ in shares:
+                waiting[rank] = min(waiting[rank] + 1, self.batch_size[rank])
+        return waiting
+
     def free_kv_blocks(self) -> list[int]:
         """KV blocks per rank that nobody uses or was promised."""
         return self.free_kv_blocks_after(self.kv_used)

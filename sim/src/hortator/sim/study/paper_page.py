@@ -80,7 +80,9 @@ def page(document: Mapping[str, Any]) -> str:
         f"Made by `hortator study paper` from commit {document['commit'][:12]}; do not edit.{first_look} "
         "Figures are means over seeds, in brackets the 95 % interval of the bootstrap over seeds. Of a "
         f"recorded trace there is one run. *Baseline*: `{BASELINE}` at the same chunk budget. UNSTABLE: the "
-        "queue kept growing."
+        "queue kept growing. `immediate-weighted-requests` places as vLLM's own balancer does; "
+        "`+engine-waits`: engines that hold prompts back by themselves until all ranks have some, as "
+        "TensorRT-LLM can (`timeout_iters` 50, `batching_wait_iters` 10)."
     )
     lines = [
         "# The paper's table: policies on 64 simulated H800",

@@ -16,6 +16,14 @@ from hortator.sim.study.plan import BASELINE, COMMON_BUDGET, RIVAL
 from hortator.sim.study.points import Workload
 
 PAPER_POLICIES = (BASELINE, "fixed-batch", "staggered", "staggered-plus")
+ENGINE_WAITS = "engine-waits"
+ENGINES = {"": "", ENGINE_WAITS: "context-wait-iters=50,batching-wait-iters=10"}
+"""What follows a policy's `+`: how its engines are disturbed. TensorRT-LLM's own defaults of its waits."""
+AGGREGATED_POLICIES = (
+    "immediate-weighted-requests",
+    *PAPER_POLICIES,
+    f"{BASELINE}+{ENGINE_WAITS}",
+)
 DAY_S = 600.0
 """A day, compressed: long against the 20 to 30 s that a request of a thousand tokens decodes."""
 POINT = "point"
@@ -44,6 +52,7 @@ class Setup:
     """File name in benchmarks/sim/clusters."""
     workload: Workload
     policies: tuple[str, ...] = PAPER_POLICIES
+    """Names of the policy registry; `+` and one of ENGINES may follow."""
     budgets: tuple[int, ...] = (COMMON_BUDGET,)
     seeds: tuple[int, ...] = FIVE_SEEDS
     """Of the points; a recorded trace has nothing to draw."""
@@ -92,6 +101,7 @@ SETUPS = (
         "each; the capacities at an even rate",
         cluster="aggregated-4xEP16.yaml",
         workload=Workload(name="short-prompts", lengths="short-prompt-uniform", arrivals=_DIURNAL),
+        policies=AGGREGATED_POLICIES,
         load=0.0085,
         search=Search(
             limits=Limits(ttft_p99_s=1.0, itl_p99_s=0.1),

@@ -8,10 +8,11 @@ from typing import Any
 
 from hortator.api.v1alpha1 import LLMService
 from hortator.sim.arrivals import POISSON, ArrivalMode
+from hortator.sim.disturbances import parse_disturbances
 from hortator.sim.load import LoadedTrace
 from hortator.sim.simulate import Study, simulate, with_entry_role
 from hortator.sim.study.capacity import search
-from hortator.sim.study.paper_plan import SEARCH, Job, Setup
+from hortator.sim.study.paper_plan import ENGINES, SEARCH, Job, Setup
 from hortator.sim.study.points import Workload, make
 from hortator.sim.workload import TraceRequest
 
@@ -52,6 +53,7 @@ def figures_of(
     the kept figures at that load.
     """
     service = with_entry_role(service, chunk_budget_tokens=job.chunk_budget_tokens)
+    policy, _, engine = job.policy.partition("+")
 
     def run(workload: Workload, load: float, run_s: float) -> dict[str, Any]:
         study = Study(
@@ -61,8 +63,9 @@ def figures_of(
             ),
             seed=job.seed,
             prefill_only=setup.prefill_only,
+            disturbances=parse_disturbances(ENGINES[engine]),
         )
-        figures = simulate(study, job.policy)
+        figures = simulate(study, policy)
         kept = {name: figures[name] for name in KEPT}
         kept["offered_rps"] = len(study.workload.requests) / study.workload.wall_s
         kept["offered_output_tokens_per_s"] = (

@@ -12,6 +12,7 @@ from hortator.scheduler.core.policies.staggered_plus import StaggeredPlus
 _FACTORIES: dict[str, PolicyFactory] = {
     "immediate-round-robin": immediate.round_robin,
     "immediate-least-requests": immediate.by_least_requests,
+    "immediate-weighted-requests": immediate.by_weighted_requests,
     "immediate-least-tokens": immediate.by_least_tokens,
     "immediate-power-of-two": immediate.power_of_two,
     "immediate-least-delay": immediate.by_least_delay,

@@ -26,6 +26,10 @@ class GroupConfig:
     """Standard deviation of ln(pass time): seeded lognormal noise with mean 1; 0 is none."""
     slow_rank_factor: float = 1.0
     """The tokens of rank 0 cost so many times as much as those of another; everyone waits for it."""
+    context_timeout_iters: int = 0
+    """Passes that the engine itself holds prompts back for, see `context_wait`; 0: it does not."""
+    batching_wait_iters: int = 0
+    """Further passes once all ranks have prompts."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -44,6 +48,9 @@ class GroupConfig:
             raise ValueError("jitter cannot be negative")
         if self.slow_rank_factor < 1:
             raise ValueError("slow_rank_factor cannot be under 1")
+        for name in ("context_timeout_iters", "batching_wait_iters"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} cannot be negative")
 
     def blocks_of(self, request: GroupRequest) -> int:
         """KV blocks the request reserves."""

@@ -21,7 +21,8 @@ Rules:
 5. What is submitted during a pass joins the next one; with `admission_lead_passes` 1 the next batch was
    fetched when the current pass started, so a prompt joins the one after that (at once when nothing runs).
 6. A DECODE_ONLY request is runnable when its KV has arrived: transfers of a rank are serial (one NIC).
-7. An abort takes effect at once for what waits, and at the end of the running pass for what is in it.
+7. With `context_timeout_iters` the engine holds prompts back by itself, see `context_wait`.
+8. An abort takes effect at once for what waits, and at the end of the running pass for what is in it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hortator.worker.engine import FinishReason, RankLoad, RequestMode
+from hortator.worker.engines.simulated.context_wait import ContextWait
 from hortator.worker.engines.simulated.cost import PassCost
 from hortator.worker.engines.simulated.group_config import GroupConfig, refusal
 from hortator.worker.engines.simulated.group_request import (
@@ -72,6 +74,7 @@ class GroupModel:
         "_aborting",
         "_budget",
         "_chunked",
+        "_context_wait",
         "_cost",
         "_decode_kv_tokens",
         "_ending_at",
@@ -101,6 +104,13 @@ class GroupModel:
         self._cost = cost
         self._budget = config.chunk_budget_tokens
         self._chunked = config.chunked_prefill
+        self._context_wait = (
+            ContextWait(
+                timeout_iters=config.context_timeout_iters, batching_wait_iters=config.batching_wait_iters
+            )
+            if config.context_timeout_iters or config.batching_wait_iters
+            else None
+        )
         self._jitter = config.jitter
         self._random = random.Random(config.seed)
         self._slow_rank_factor = config.slow_rank_factor
@@ -322,6 +332,8 @@ class GroupModel:
         """Cut pieces for this pass; returns (n, S) of the ranks that have any."""
         ns: list[int] = []
         pairs: list[float] = []
+        if self._context_wait is not None and self._holds_prompts_back(self._context_wait):
+            return ns, pairs
         drained: list[int] = []
         pieces: list[tuple[GroupRequest, int]] = []
         for rank in self._prefill_ranks.values():
@@ -397,6 +409,18 @@ class GroupModel:
             rank.batch_size += 1
             return request
         return None
+
+    def _holds_prompts_back(self, wait: ContextWait) -> bool:
+        """Ask the engine's own wait, if there are prompts at all."""
+        num_ranks = sum(
+            rank.partial is not None or any(r.mode is not RequestMode.DECODE_ONLY for r in rank.waiting)
+            for rank in self._prefill_ranks.values()
+        )
+        return num_ranks > 0 and not wait.lets_go(
+            all_have_prompts=num_ranks == self.config.dp_size,
+            all_have_decodes=min(self._num_decoding) > 0,
+            all_have_slots=max(self._num_decoding) < self.config.max_batch_size,
+        )
 
     def _start_transfer(self, rank: Rank, request: GroupRequest, now: float) -> bool:
         """Reserve blocks and start pulling the KV of a DECODE_ONLY request; False if it does not fit yet."""

@@ -1,0 +1,115 @@
+"""Which points the ablation has: `staggered-plus` with one ingredient less, all else as it is.
+
+An ingredient that nobody misses at any load should go. Variants are settings of the core, so each could be
+run in production too. Cluster, chunk budget and lengths are those of the sensitivity study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+from hortator.api.v1alpha1 import LLMService
+from hortator.sim.load import LoadedTrace
+from hortator.sim.simulate import Study, generated_workload, simulate, with_entry_role
+
+POLICY = "staggered-plus"
+CHUNK_BUDGET = 4096
+WHOLE = "whole"
+NEVER = 1e9
+"""Seconds that no request lives for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """The policy without something."""
+
+    name: str
+    about: str
+    settings: Mapping[str, Any]
+
+
+VARIANTS = (
+    Variant(name=WHOLE, about="as it is", settings={}),
+    Variant(
+        name="no-backlog",
+        about="work is worth nothing in itself (beta 0)",
+        settings={"backlog_weight": 0.0},
+    ),
+    Variant(
+        name="no-oldest-first",
+        about="who has waited for 5 s has no right to go first",
+        settings={"age_first_s": NEVER},
+    ),
+    Variant(
+        name="one-level",
+        about="a pass may be as long as the longest waiting prompt, twice or four times that, or full",
+        settings={"num_levels": 1},
+    ),
+    Variant(
+        name="one-start",
+        about="every window begins with the shortest prompt",
+        settings={"num_starts": 1},
+    ),
+    Variant(
+        name="linear-attention",
+        about="prompts are taken to cost what their tokens do; none is judged by all its passes",
+        settings={"attention_pair_cost": 0.0},
+    ),
+)
+BY_NAME = {variant.name: variant for variant in VARIANTS}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class AblationPoint:
+    """Everything that its figures depend on, beside the cluster."""
+
+    load: float
+    seed: int
+    variant: str
+
+    def key(self) -> str:
+        """As one text, the same in every process."""
+        return "/".join(str(value) for value in asdict(self).values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AblationPlan:
+    """What is simulated."""
+
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    loads: tuple[float, ...] = (0.5, 0.7, 0.85, 0.95)
+    variants: tuple[Variant, ...] = VARIANTS
+
+    def points(self) -> Iterator[AblationPoint]:
+        """All of them."""
+        for load in self.loads:
+            for variant in self.variants:
+                yield from self.points_of(variant.name, load)
+
+    def points_of(self, variant: str, load: float) -> list[AblationPoint]:
+        """One point per seed."""
+        return [AblationPoint(load=load, seed=seed, variant=variant) for seed in self.seeds]
+
+
+def figures_of(point: AblationPoint, service: LLMService, *, min_run_s: float) -> dict[str, Any]:
+    """Simulate a point, prefill only."""
+    service = with_entry_role(service, chunk_budget_tokens=CHUNK_BUDGET)
+    study = Study(
+        service=service,
+        workload=_conversation(service.model_dump_json(), point.load, point.seed, min_run_s),
+        seed=point.seed,
+        prefill_only=True,
+        settings=BY_NAME[point.variant].settings,
+    )
+    return simulate(study, POLICY)
+
+
+@lru_cache(maxsize=1)
+def _conversation(service: str, load: float, seed: int, min_run_s: float) -> LoadedTrace:
+    """Points of a load and a seed come one after the other and have the same requests."""
+    return generated_workload(
+        LLMService.model_validate_json(service), load=load, seed=seed, min_run_s=min_run_s
+    )
