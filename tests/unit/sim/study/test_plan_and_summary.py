@@ -2,7 +2,7 @@
 
 import pytest
 
-from hortator.sim.arrivals import POISSON
+from hortator.sim.arrivals import POISSON, RECORDED
 from hortator.sim.study import summary
 from hortator.sim.study.plan import Case, Plan
 from hortator.sim.study.points import LOWER_BOUND, Point, Workload
@@ -111,7 +111,24 @@ def test_a_workload_says_what_it_is():
 
 
 def test_recorded_bursts_are_not_asked_for_at_the_highest_loads():
-    trace = Workload(name="b", trace="x.csv", arrivals=POISSON)
+    trace = Workload(name="b", trace="x.csv", arrivals=RECORDED)
     assert [case.load for case in PLAN.cases(trace)] == [0.5, 0.7, 0.85]
+    drawn = Workload(name="c", trace="x.csv", arrivals=POISSON)
+    assert [case.load for case in PLAN.cases(drawn)] == [0.5, 0.7, 0.85, 0.95]
     generated = Workload(name="a", lengths="conversation", arrivals=POISSON)
     assert [case.load for case in PLAN.cases(generated)] == [0.5, 0.7, 0.85, 0.95]
+
+
+def test_what_is_recorded_runs_once():
+    """Another seed would draw nothing."""
+    trace = Workload(name="b", trace="x.csv", arrivals=RECORDED)
+    case = next(iter(PLAN.cases(trace)))
+    assert {point.seed for point in PLAN.first_points(case)} == {0}
+    assert PLAN.second_points(case, _figures) == []
+    assert all(row["requests"] == 100 for row in summary.rows(PLAN, case, _figures))
+
+
+def test_a_workload_may_have_loads_of_its_own_unless_others_are_asked_for():
+    long = Workload(name="b", trace="x.csv", arrivals=POISSON, loads=(0.3, 0.4))
+    assert [case.load for case in PLAN.cases(long)] == [0.3, 0.4]
+    assert [case.load for case in Plan(loads=(0.6,)).cases(long)] == [0.6]

@@ -10,16 +10,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hortator.sim.arrivals import POISSON, RECORDED
+from hortator.sim.arrivals import POISSON, RECORDED, ArrivalMode
 from hortator.sim.study.points import LOWER_BOUND, Point, Workload
 
 BASELINE = "immediate-least-tokens"
 RIVAL = "immediate-least-delay"
 COMMON_BUDGET = 8192
 MAX_TRACE_LOAD = 0.85
+LOADS = (0.5, 0.7, 0.85, 0.95)
 WORKLOADS = (
     Workload(name="conversation", lengths="conversation", arrivals=POISSON),
     Workload(name="code", trace="azure2023_code.csv", arrivals=RECORDED),
+    Workload(name="long-context", trace="mooncake_conversation.jsonl", arrivals=POISSON, loads=(0.4, 0.5)),
 )
 
 Figures = Mapping[str, Any]
@@ -33,6 +35,8 @@ class Case:
 
     workload: str
     load: float
+    is_recorded: bool = False
+    """Lengths and times are a trace's: there is nothing to draw, one seed is all there is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,19 +46,26 @@ class Plan:
     policies: tuple[str, ...] = (BASELINE, RIVAL, "staggered", "staggered-plus")
     budgets: tuple[int, ...] = (1024, 2048, 4096, COMMON_BUDGET)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    loads: tuple[float, ...] = (0.5, 0.7, 0.85, 0.95)
+    loads: tuple[float, ...] = LOADS
+    """Of workloads that have none of their own; any other than LOADS: of all."""
 
     def cases(self, workload: Workload) -> Iterator[Case]:
-        """The cases of a workload; a recorded one has bursts enough below the highest loads."""
+        """The cases of a workload; recorded arrivals have bursts enough below the highest loads."""
+        is_recorded = workload.arrivals.mode is ArrivalMode.RECORDED
+        loads = workload.loads if workload.loads and self.loads == LOADS else self.loads
         return (
-            Case(workload=workload.name, load=load)
-            for load in self.loads
-            if load <= MAX_TRACE_LOAD or not workload.trace
+            Case(workload=workload.name, load=load, is_recorded=is_recorded)
+            for load in loads
+            if load <= MAX_TRACE_LOAD or not is_recorded
         )
+
+    def seeds_of(self, case: Case) -> tuple[int, ...]:
+        """Those that make a difference."""
+        return self.seeds[:1] if case.is_recorded else self.seeds
 
     def first_points(self, case: Case) -> list[Point]:
         """The bound and every policy at the common budget, and every budget with the first seed."""
-        budgets = [(seed, COMMON_BUDGET) for seed in self.seeds]
+        budgets = [(seed, COMMON_BUDGET) for seed in self.seeds_of(case)]
         budgets += [(self.seeds[0], budget) for budget in self.budgets if budget != COMMON_BUDGET]
         return [
             *self.points_of(case, LOWER_BOUND, COMMON_BUDGET),
@@ -81,7 +92,7 @@ class Plan:
 
     def points_of(self, case: Case, policy: str, budget: int) -> list[Point]:
         """One point per seed."""
-        return [_point(case, policy, seed, budget) for seed in self.seeds]
+        return [_point(case, policy, seed, budget) for seed in self.seeds_of(case)]
 
 
 def _point(case: Case, policy: str, seed: int, budget: int) -> Point:

@@ -49,6 +49,8 @@ class Workload:
     """Name of generated lengths; empty: a trace."""
     trace: str = ""
     """File name of the trace."""
+    loads: tuple[float, ...] = ()
+    """Where it is simulated; empty: at those of the plan."""
 
     def describe(self) -> str:
         """For people."""

@@ -69,7 +69,7 @@ def page(document: Mapping[str, Any]) -> str:
         f"Made by `make study` from commit {document['commit'][:12]}; do not edit. Seeds {seeds}, "
         f"`{document['settings']['cluster']}`, prefill only, at least {minutes:g} virtual minutes per point. "
         "Figures are means over seeds, in brackets the 95 % interval of the bootstrap over seeds; ratios are "
-        "taken seed by seed."
+        "taken seed by seed. Of recorded arrivals there is one run."
     )
     budget = (
         "- **budget**: bold where it is the policy's best of 1,024, 2,048, 4,096 and 8,192 tokens. UNSTABLE: "
