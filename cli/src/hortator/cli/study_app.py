@@ -122,9 +122,9 @@ def study_ablation(
     work: WorkOption = WORK,
     minutes: MinutesOption = 20.0,
     load: LoadsOption = None,
-    seeds: SeedsOption = 5,
+    seeds: SeedsOption = 3,
 ) -> None:
-    """What each ingredient of `staggered-plus` is good for: the policy with one of them less.
+    """What each ingredient of `staggered-plus` is good for, and what tuning its knobs could gain.
 
     About 30 minutes on two cores; see benchmarks/sim/ablation.md.
     """

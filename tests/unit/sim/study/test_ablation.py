@@ -18,25 +18,35 @@ from hortator.sim.study.ablation import (
 )
 
 SERVICE = load_llmservice(Path(__file__).resolve().parents[4] / "benchmarks/sim/clusters/prefill-4xEP16.yaml")
-PLAN = AblationPlan(seeds=(0, 1), loads=(0.5, 0.95), variants=(BY_NAME[WHOLE], BY_NAME["no-backlog"]))
+PLAN = AblationPlan(
+    seeds=(0, 1),
+    loads=(0.5, 0.95),
+    variants=tuple(BY_NAME[name] for name in (WHOLE, "no-backlog", "weight-2", "weight-20")),
+)
 
 
 def _figures(point):
-    """Without the backlog: 1.5 and 1.7 times the mean at 0.95, and the same at 0.5."""
+    """Without the backlog: 1.5 and 1.7 times the mean at 0.95, and the same at 0.5. With beta 2 a mean of 0.8
+    and a p99 of 1.1 times the whole's, with beta 20 a mean of 1.01 and a p99 of 0.9."""
     mean = 1.0 + point.seed
+    p99 = 2.0
+    if point.variant == "weight-2":
+        mean, p99 = 0.8 * mean, 1.1 * p99
+    if point.variant == "weight-20":
+        mean, p99 = 1.01 * mean, 0.9 * p99
     if point.variant == "no-backlog" and point.load == 0.95:
         mean *= 1.5 + 0.2 * point.seed
     return {
         "requests": 100,
-        "stable": point.variant == WHOLE or point.load < 0.9,
+        "stable": point.variant != "no-backlog" or point.load < 0.9,
         "busy": 0.5,
-        "ttft_s": {"mean": mean, "p50": mean, "p99": 2.0, "max": 3.0},
+        "ttft_s": {"mean": mean, "p50": mean, "p99": p99, "max": 3.0},
     }
 
 
 def test_every_variant_runs_at_every_load_with_every_seed():
     points = list(PLAN.points())
-    assert len(points) == len(set(points)) == 2 * 2 * 2
+    assert len(points) == len(set(points)) == 2 * 2 * 4
     assert points[0].key() == "0.5/0/whole"
 
 
@@ -76,6 +86,7 @@ def test_the_page_says_what_an_ingredient_is_good_for():
     }
     page = ablation_page.page(document)
     assert "- `no-backlog`: mean 1.60 at 0.95 (unstable); p99 the same." in page
+    assert "- 0.95: mean 1.00 (1.00-1.00) with `whole`; p99 0.90 (0.90-0.90) with `weight-20`." in page
     assert (
         "| 0.95 | `no-backlog` | 2.450 UNSTABLE | 2.450 | 2.000 | 3.00 | 1.60 (1.50-1.70) | 1.00 (1.00-1.00) | 50 % |"
         in page

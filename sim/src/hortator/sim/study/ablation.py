@@ -1,7 +1,8 @@
-"""Which points the ablation has: `staggered-plus` with one ingredient less, all else as it is.
+"""Which points the ablation has: `staggered-plus` with one ingredient less or one knob elsewhere.
 
-An ingredient that nobody misses at any load should go. Variants are settings of the core, so each could be
-run in production too. Cluster, chunk budget and lengths are those of the sensitivity study.
+An ingredient that nobody misses at any load should go. The knobs say what a tuner that always found the best
+of them could gain: if that is little, none is worth having. Variants are settings of the core, so each could
+be run in production too. Cluster, chunk budget and lengths are those of the sensitivity study.
 """
 
 from __future__ import annotations
@@ -24,11 +25,16 @@ NEVER = 1e9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """The policy without something."""
+    """The policy without something, or with a knob elsewhere."""
 
     name: str
     about: str
     settings: Mapping[str, Any]
+    is_knob: bool = False
+
+
+def _knob(name: str, about: str, **settings: float) -> Variant:
+    return Variant(name=name, about=about, settings=settings, is_knob=True)
 
 
 VARIANTS = (
@@ -58,6 +64,10 @@ VARIANTS = (
         about="prompts are taken to cost what their tokens do; none is judged by all its passes",
         settings={"attention_pair_cost": 0.0},
     ),
+    _knob("weight-2", "beta 2: work is worth less, passes are shorter", backlog_weight=2.0),
+    _knob("weight-5", "beta 5", backlog_weight=5.0),
+    _knob("weight-20", "beta 20: work is worth more, passes are fuller", backlog_weight=20.0),
+    _knob("first-after-2.5", "who has waited for 2.5 s goes first", age_first_s=2.5),
 )
 BY_NAME = {variant.name: variant for variant in VARIANTS}
 
@@ -79,7 +89,7 @@ class AblationPoint:
 class AblationPlan:
     """What is simulated."""
 
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[int, ...] = (0, 1, 2)
     loads: tuple[float, ...] = (0.5, 0.7, 0.85, 0.95)
     variants: tuple[Variant, ...] = VARIANTS
 

@@ -16,7 +16,9 @@ from hortator.sim.study.bootstrap import interval
 Figures = Mapping[str, Any]
 Found = Callable[[AblationPoint], Figures]
 Row = dict[str, Any]
-COLUMNS = ("load", "without", "TTFT mean s", "p50", "p99", "max", "mean to whole", "p99 to whole", "busy")
+SAME = 1.02
+"""Within this factor two figures are the same."""
+COLUMNS = ("load", "changed", "TTFT mean s", "p50", "p99", "max", "mean to whole", "p99 to whole", "busy")
 
 
 def rows(plan: AblationPlan, found: Found) -> list[Row]:
@@ -60,9 +62,9 @@ def page(document: Mapping[str, Any]) -> str:
         "ratios are taken seed by seed to the whole policy. UNSTABLE: with some seed the queue kept growing; "
         "such figures say only that."
     )
-    lines = ["# Ablation: `staggered-plus` with one ingredient less", "", about, ""]
+    lines = ["# Ablation: `staggered-plus` with one ingredient less, or one knob elsewhere", "", about, ""]
     lines += [f"- `{name}`: {about}." for name, about in settings["variants"].items()]
-    lines += ["", *_verdicts(document["rows"]), "", *_table(document["rows"])]
+    lines += ["", *_verdicts(document["rows"]), "", *_tuner(document["rows"]), "", *_table(document["rows"])]
     return "\n".join(lines) + "\n"
 
 
@@ -70,8 +72,7 @@ def _verdicts(found: Sequence[Row]) -> Iterator[str]:
     """Per ingredient where it pays, and where it costs something; from the figures."""
     yield "What leaving it out does (only where the interval does not hold 1):"
     yield ""
-    names = list(dict.fromkeys(row["variant"] for row in found if row["variant"] != WHOLE))
-    for name in names:
+    for name in dict.fromkeys(row["variant"] for row in found if row["variant"] != WHOLE):
         words = []
         for what, key in (("mean", "mean_to_whole"), ("p99", "p99_to_whole")):
             parts = [
@@ -81,6 +82,33 @@ def _verdicts(found: Sequence[Row]) -> Iterator[str]:
             ]
             words.append(f"{what} {', '.join(parts) if parts else 'the same'}")
         yield f"- `{name}`: {'; '.join(words)}."
+
+
+def _tuner(found: Sequence[Row]) -> Iterator[str]:
+    """The best knob of every load, known beforehand: no tuner of these knobs does better."""
+    yield (
+        f"What a tuner could gain: the least mean TTFT of any knob at a load whose p99 is at most "
+        f"{100 * (SAME - 1):.0f} % above the whole policy's, and the other way round:"
+    )
+    yield ""
+    for load in dict.fromkeys(row["load"] for row in found):
+        rows = [
+            row
+            for row in found
+            if row["load"] == load
+            and row["stable"]
+            and (BY_NAME[row["variant"]].is_knob or row["variant"] == WHOLE)
+        ]
+        words = []
+        for what, key, other in (
+            ("mean", "mean_to_whole", "p99_to_whole"),
+            ("p99", "p99_to_whole", "mean_to_whole"),
+        ):
+            fit = [row for row in rows if row[other]["mean"] <= SAME]
+            best = min(fit, key=lambda row: float(row[key]["mean"]), default=None)
+            if best is not None:
+                words.append(f"{what} {_interval(best[key])} with `{best['variant']}`")
+        yield f"- {load:g}: {'; '.join(words)}."
 
 
 def _table(found: Sequence[Row]) -> Iterator[str]:
