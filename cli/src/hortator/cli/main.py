@@ -471,6 +471,64 @@ def recommend(
     )
 
 
+@app.command("plan-capacity")
+def plan_capacity(
+    *,
+    gpus: Annotated[int, typer.Option(min=1, help="H800 GPUs to split, eight per node.")],
+    model: Annotated[str, typer.Option(metavar="NAME", help="Whose passes are modelled.")] = "deepseek-v3",
+    trace: TraceOption = None,
+    slo: Annotated[
+        str, typer.Option(metavar="ttft=DURATION,itl=DURATION", help="What p99 may be.")
+    ] = "ttft=2s,itl=50ms",
+    policy: Annotated[str, typer.Option(metavar="NAME", help="Scheduling policy.")] = "staggered-plus",
+    tries: Annotated[
+        int, typer.Option(min=1, max=50, help="Layouts to simulate, the best estimates first.")
+    ] = 3,
+    chunked_prefill: Annotated[
+        bool,
+        typer.Option(
+            help="Whether engines cut prompts; without, the chunk budget is at least the longest prompt."
+        ),
+    ] = True,
+    arrivals: ArrivalsOption = "poisson",
+    lengths: LengthsOption = None,
+    minutes: Annotated[
+        float, typer.Option("--minutes", help="Virtual minutes per rate that is tried.")
+    ] = 3.0,
+    seed: SeedOption = 0,
+    skip_bad: SkipBadOption = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE.yaml", help="Write the LLMService here.")
+    ] = None,
+    json: JsonFileOption = None,
+) -> None:
+    """Split GPUs into prefill and decode groups for your traffic: arithmetic, checked in virtual time.
+
+    Says what every layout could serve at most and what ends it, and simulates the best for the highest rate
+    within the limits.
+
+    hortator plan-capacity --gpus 64 --trace my-requests.csv --slo ttft=2s,itl=50ms -o llmservice.yaml
+    """
+    from hortator.cli import plan_capacity as command
+    from hortator.cli.workload_options import WorkloadOptions
+
+    command.run(
+        num_gpus=gpus,
+        model=model,
+        trace=trace,
+        options=WorkloadOptions(
+            load=0.5, minutes=minutes, arrivals=arrivals, lengths=lengths, skip_bad=skip_bad
+        ),
+        slo=slo,
+        policy=policy,
+        num_tried=tries,
+        chunked_prefill=chunked_prefill,
+        seed=seed,
+        out=out,
+        json_file=json,
+    )
+
+
 @app.command()
 def report(
     file: FileOption,

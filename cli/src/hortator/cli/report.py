@@ -162,7 +162,7 @@ def _simulate(
 
 
 def _run(
-    task: Task[T], study: Study, policies: Sequence[str], advance: Callable[[], None]
+    task: Task[Study, T], study: Study, policies: Sequence[str], advance: Callable[[], None]
 ) -> Mapping[str, T]:
     """A single policy runs in this process."""
     if len(policies) > 1:

@@ -1,6 +1,7 @@
-"""Processes that simulate: the policies of one study, as many at a time as there are cores.
+"""Processes that simulate: the policies of one study, or whatever has names; as many at a time as cores.
 
-What is done with a policy is a task: a function of a module, or a `partial` of one, to be sent to processes.
+What is done with a name is a task: a function of a module, or a `partial` of one, to be sent to processes,
+which gets what all share and the name.
 
 Nothing of a pool outlives what it was made for: cancelled, it ends its processes at once; when this process
 dies, they end by themselves. Ctrl-C in a terminal reaches only this process.
@@ -18,14 +19,15 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hortator.sim.records import RequestRecord
 from hortator.sim.rows import write_rows
 from hortator.sim.simulate import Study, simulate
 
+S = TypeVar("S")
 T = TypeVar("T")
-Task = Callable[[Study, str], T]
+Task = Callable[[S, str], T]
 
 
 def simulate_one(study: Study, policy: str, *, rows: Path | None) -> dict[str, object]:
@@ -45,35 +47,35 @@ async def simulate_all(
 
 
 async def run_all(
-    task: Task[T], study: Study, policies: Sequence[str], *, on_done: Callable[[], None]
+    task: Task[S, T], shared: S, names: Sequence[str], *, on_done: Callable[[], None]
 ) -> dict[str, T]:
-    """What the task returns for every policy, by name; otherwise as `simulate_all`."""
+    """What the task returns for every name, by name; otherwise as `simulate_all`."""
     done: dict[str, T] = {}
     loop = asyncio.get_running_loop()
     pool = ProcessPoolExecutor(
-        min(len(policies), len(os.sched_getaffinity(0))),
+        min(len(names), len(os.sched_getaffinity(0))),
         multiprocessing.get_context("spawn"),
         _remember,
-        (study,),
+        (shared,),
     )
 
-    async def take(policy: str, result: asyncio.Future[T]) -> None:
-        done[policy] = await result
+    async def take(name: str, result: asyncio.Future[T]) -> None:
+        done[name] = await result
         on_done()
 
     try:
         with ctrl_c_held_back():  # the processes start here
-            running = {policy: loop.run_in_executor(pool, _run, task, policy) for policy in policies}
+            running = {name: loop.run_in_executor(pool, _run, task, name) for name in names}
         async with asyncio.TaskGroup() as tasks:
-            for policy, result in running.items():
-                tasks.create_task(take(policy, result))
+            for name, result in running.items():
+                tasks.create_task(take(name, result))
     except BaseException:
         for process in multiprocessing.active_children():
             process.terminate()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-    return {policy: done[policy] for policy in policies}
+    return {name: done[name] for name in names}
 
 
 @contextmanager
@@ -86,13 +88,12 @@ def ctrl_c_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_study: Study | None = None
+_shared: list[Any] = []
 
 
-def _remember(study: Study) -> None:
-    """In each process of the pool: the workload is sent once, not once per policy."""
-    global _study  # noqa: PLW0603
-    _study = study
+def _remember(shared: object) -> None:
+    """In each process of the pool: the workload is sent once, not once per name."""
+    _shared[:] = [shared]
     end_with_parent()
 
 
@@ -108,7 +109,7 @@ def _wait_for_parent() -> None:
         os._exit(1)
 
 
-def _run(task: Task[T], policy: str) -> T:
-    if _study is None:
+def _run(task: Task[Any, T], name: str) -> T:
+    if not _shared:
         raise RuntimeError("the pool was not initialised")
-    return task(_study, policy)
+    return task(_shared[0], name)
