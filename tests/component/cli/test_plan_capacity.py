@@ -42,7 +42,7 @@ def test_json_has_every_layout_and_what_was_simulated():
     [
         (
             ("--gpus", "8"),
-            "--gpus: got 8 GPUs (allowed: 16 or more: on EP8 the weights of 256 expert slots do",
+            "--gpus: got 8 GPUs (allowed: 16 or more; on one node of 8: 78.7 GB usable",
         ),
         (("--gpus", "64", "--model", "gpt"), "--model: got 'gpt' (allowed: deepseek-v3)"),
         (

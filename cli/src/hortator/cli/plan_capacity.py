@@ -30,6 +30,7 @@ from hortator.sim.slo import parse_slo
 from hortator.sim.study.capacity import Grid, Limits, search
 from hortator.sim.traces import TraceError, read_trace
 from hortator.sim.workload import TraceRequest
+from hortator.worker.engines.simulated.cost import PassCost
 
 MODELS = {"deepseek-v3": "deepseek-h800"}
 """Models with a cost model of their passes, and its preset."""
@@ -252,8 +253,22 @@ def _words(best: Estimate, served: Figures, budget: int, asked: _Request, num_gp
         f"Take {best.layout.describe()}, chunkBudgetTokens {budget}: {rate:.1f} requests/s within "
         f"{asked.limits.describe()} with {asked.policy}, {rate / num_gpus:.2f} per GPU. By the arithmetic "
         f"{best.limit} would end it at {best.requests_per_s:.1f}/s; the rest is waiting, which the limits "
-        "end first. Modelled H800 and DeepSeek-V3: measure before you promise."
+        f"end first.\n{_memory_words(best.layout)}\n"
+        "Modelled H800, modelled DeepSeek-V3: measure before you promise."
     )
+
+
+def _memory_words(layout: Layout) -> str:
+    return "\n".join(
+        f"Memory at EP{size}: {cost.memory().describe()}, {cost.kv_tokens_total():,} tokens a rank."
+        for size, cost in _costs(layout).items()
+    )
+
+
+def _costs(layout: Layout) -> dict[int, PassCost]:
+    """By EP size."""
+    sizes = [layout.entry.ep_size, *([] if layout.decode is None else [layout.decode.ep_size])]
+    return {size: PassCost(dp_size=size) for size in sorted(set(sizes))}
 
 
 def _document(
@@ -289,6 +304,14 @@ def _document(
             "layout": asked.estimates[best].layout.describe(),
             "chunk_budget_tokens": budget,
             "requests_per_s": served[best]["requests_per_s"],
+            "memory": {
+                f"EP{size}": {
+                    **cost.memory()._asdict(),
+                    "kv_gb": cost.memory().kv_gb,
+                    "kv_tokens": cost.kv_tokens_total(),
+                }
+                for size, cost in _costs(asked.estimates[best].layout).items()
+            },
             "budgets": {str(name): dict(figure) for name, figure in budgets.items()},
         },
         "manifest": dict(plan),

@@ -145,15 +145,8 @@ def _layouts(num_gpus: int, sizes: Sequence[int]) -> Iterator[Layout]:
 
 
 def _too_few(num_gpus: int) -> str:
-    try:
-        PassCost(dp_size=8).kv_tokens_total()
-    except ValueError as error:
-        why = str(error).split(";")[0]
-    else:
-        why = "no group of that size was measured"
-    return (
-        f"got {num_gpus} GPUs (allowed: {EP_SIZES[0]} or more: on EP8 {why}, so an EP group takes two nodes)"
-    )
+    memory = PassCost(dp_size=GPUS_PER_NODE).memory().describe()
+    return f"got {num_gpus} GPUs (allowed: {EP_SIZES[0]} or more; on one node of {GPUS_PER_NODE}: {memory})"
 
 
 def estimate(layout: Layout, shape: Shape, *, itl_s: float, max_batch_size: int = MAX_BATCH_SIZE) -> Estimate:

@@ -31,11 +31,37 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from math import ceil, log2
+from typing import NamedTuple
 
 from hortator.worker.engines.simulated import h800
 
 _DENSE = h800.PREFILL.dense_per_token
 _ALL_REDUCE_GBS = 160.0
+
+
+class MemoryBudget(NamedTuple):
+    """Of one GPU, in GB (1e9 bytes)."""
+
+    usable_gb: float
+    """What an engine may take."""
+    replicated_gb: float
+    """Weights that every rank holds: attention, dense layers, embeddings."""
+    experts_gb: float
+    """This rank's share of the experts."""
+    buffers_gb: float
+    """Communication and CUDA graphs; an assumption."""
+
+    @property
+    def kv_gb(self) -> float:
+        """What is left for KV; not above 0 where the weights do not fit."""
+        return self.usable_gb - self.replicated_gb - self.experts_gb - self.buffers_gb
+
+    def describe(self) -> str:
+        """The arithmetic, for people."""
+        return (
+            f"{self.usable_gb:.1f} GB usable of a GPU - {self.replicated_gb:.1f} weights of every rank - "
+            f"{self.experts_gb:.1f} experts - {self.buffers_gb:.1f} buffers = {self.kv_gb:.1f} GB for KV"
+        )
 
 
 class PassCost:
@@ -400,20 +426,28 @@ class PassCost:
         full = self.prefill_s([pass_tokens] * self.dp_size, [pairs / rank_passes] * self.dp_size)
         return rank_passes / self.dp_size * full
 
+    def memory(self) -> MemoryBudget:
+        """What fills one GPU of the group."""
+        return MemoryBudget(
+            usable_gb=h800.HBM_USABLE_GB,
+            replicated_gb=h800.REPLICATED_WEIGHTS_GB,
+            experts_gb=h800.NUM_MOE_LAYERS * ceil(self.expert_slots / self.ep_size) * h800.EXPERT_GB,
+            buffers_gb=h800.BUFFERS_GB,
+        )
+
     def kv_tokens_total(self) -> int:
         """KV tokens that fit one rank beside the weights.
 
         Raises:
             ValueError: the weights alone do not fit (EP8 of DeepSeek-V3, for example).
         """
-        expert_gb = (h800.NUM_MOE_LAYERS * ceil(self.expert_slots / self.ep_size)) * h800.EXPERT_GB
-        free_gb = h800.HBM_USABLE_GB - h800.REPLICATED_WEIGHTS_GB - expert_gb - h800.BUFFERS_GB
-        if free_gb <= 0:
+        memory = self.memory()
+        if memory.kv_gb <= 0:
             raise ValueError(
-                f"the weights of {self.expert_slots} expert slots do not fit {self.ep_size} GPUs; "
+                f"the weights do not fit {self.ep_size} GPUs: {memory.describe()}; "
                 "set kv_blocks_total or raise ep_size"
             )
-        return int(free_gb * 1e9 / h800.KV_BYTES_PER_TOKEN)
+        return int(memory.kv_gb * 1e9 / h800.KV_BYTES_PER_TOKEN)
 
     def kv_blocks_total(self, tokens_per_block: int) -> int:
         """KV blocks of one rank. Raises ValueError as `kv_tokens_total` does."""
