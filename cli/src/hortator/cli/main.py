@@ -530,6 +530,46 @@ def plan_capacity(
 
 
 @app.command()
+def doctor(
+    *,
+    engine: Annotated[str, typer.Option(metavar="NAME", help="Which engine: trtllm.")] = "trtllm",
+    settings: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A worker's settings (JSON): start this engine and examine it."),
+    ] = None,
+    phase: Annotated[
+        str | None, typer.Option(metavar="PHASE", help="prefill or aggregated; default: the settings'.")
+    ] = None,
+    patience: Annotated[
+        float, typer.Option(min=1.0, help="Seconds that any one examination may take.")
+    ] = 120.0,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Also the log of the engine.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Check a GPU machine and its TensorRT-LLM: is all as Hortator takes it to be? Each line with the fix.
+
+    GPUs, driver, shared memory, RDMA, NCCL, version and classes of the library. With --settings the engine is
+    started and given a few short requests: are prompts run by the rank that they are pinned to, do batches
+    enter as one, how soon is the end of a pass known, do statistics go on, what do aborts and hand-overs do?
+
+    Run it in a worker pod. Exit code 1 when a check has failed; warnings do not count, and what cannot be
+    looked at here is skipped.
+    """
+    from hortator.cli import doctor as command
+
+    raise SystemExit(
+        command.run(
+            engine=engine,
+            settings=settings,
+            phase=phase,
+            patience_s=patience,
+            verbose=verbose,
+            as_json=json,
+        )
+    )
+
+
+@app.command()
 def report(
     file: FileOption,
     *,

@@ -35,6 +35,10 @@ _uids = itertools.count(1)
 _OPAQUE = struct.Struct("<4sIIId")
 
 
+DEADLY = frozenset({"hang", "zombie", "fatal"})
+"""Faults that end the passes."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Submitted:
     """A request as the queue holds it."""
@@ -166,7 +170,7 @@ class Executor:
                     continue
                 await asyncio.sleep(duration_s * self.time_scale)
                 self.counters.passes += 1
-                if self._fault and self.counters.passes > self._fault_after:
+                if self._fault in DEADLY and self.counters.passes > self._fault_after:
                     await self._go_wrong()
                 self._end_pass(duration_s)
         except asyncio.CancelledError:
@@ -189,7 +193,7 @@ class Executor:
             while not self._queue:
                 self._wake.clear()
                 await self._wake.wait()
-            if not wait_s:
+            if not wait_s or self._fault == "split":
                 self._apply([self._queue.popleft()[1]])  # oddity 1
                 return
         closes_at = asyncio.get_running_loop().time() + wait_s
@@ -228,6 +232,8 @@ class Executor:
             dp_rank = min(ranks, key=lambda rank: (rank.prefill_load_tokens, rank.batch_size)).dp_rank
         else:
             dp_rank = ranks[item.rank].dp_rank  # oddity 3
+            if self._fault == "misplace" and self.counters.passes > self._fault_after:
+                dp_rank = (dp_rank + 1) % len(ranks)
         sequence = self._sequence(item, dp_rank)
         try:
             self.model.submit([sequence], self._now())

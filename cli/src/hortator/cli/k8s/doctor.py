@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Literal
-
-from rich.table import Table
-from rich.text import Text
 
 from hortator.api.v1alpha1 import API_VERSION, GROUP, KIND, PLURAL
+from hortator.cli.checks import Check, render
 from hortator.cli.console import stdout
 from hortator.cli.errors import EXIT_FAILED, CommandError
 from hortator.cli.k8s.client import Access, Kube, NotAllowedError, open_cluster
@@ -28,8 +25,6 @@ MIN_MINOR = 29
 GPU = "nvidia.com/gpu"
 LEASE_GRACE_S = 30.0
 
-Verdict = Literal["ok", "warning", "failed"]
-
 NEEDED = (
     Access(verb="get", group=GROUP, resource=PLURAL),
     Access(verb="list", group=GROUP, resource=PLURAL),
@@ -39,16 +34,6 @@ NEEDED = (
     Access(verb="get", group="", resource="pods", subresource="log"),
 )
 """What the commands under `hortator k8s` do."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One finding."""
-
-    name: str
-    verdict: Verdict
-    found: str
-    fix: str = ""
 
 
 async def run(options: ClusterOptions, *, operator_namespace: str | None, as_json: bool) -> int:
@@ -78,17 +63,6 @@ async def diagnose(kube: Kube, *, operator_namespace: str | None) -> AsyncIterat
         yield check
     async for check in _guarded("operator", _operator(kube, operator_namespace)):
         yield check
-
-
-def render(checks: Sequence[Check]) -> Table:
-    """For people."""
-    styles = {"ok": "green", "warning": "yellow", "failed": "red"}
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("check", "verdict", "found", "fix"):
-        table.add_column(column, overflow="fold")
-    for check in checks:
-        table.add_row(check.name, Text(check.verdict, style=styles[check.verdict]), check.found, check.fix)
-    return table
 
 
 async def _guarded(name: str, checks: AsyncIterator[Check]) -> AsyncIterator[Check]:

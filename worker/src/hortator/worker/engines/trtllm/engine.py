@@ -80,6 +80,8 @@ class TensorRTLLMEngine:
         """From the submission of the last DECODE_ONLY request to its first output: transfer and a pass."""
         self.rank_mismatches = 0
         """Ranks of passes that the engine filled otherwise than was reported, where rows tell of ranks."""
+        self.on_rows_seen: Callable[[Sequence[Row]], object] | None = None
+        """Told of every row of statistics; for the doctor."""
         self._exit_process = exit_process
         self._model_name = config.model_name or config.model_source
         self._library: library.Library | None = None
@@ -522,6 +524,8 @@ class TensorRTLLMEngine:
             if self._warm_up is not None:
                 self._warm_up.on_rows(rows)
             return
+        if self.on_rows_seen is not None:
+            self.on_rows_seen(rows)
         for row in rows:
             self._tracker.on_iteration(row.iteration)
             self._compare(row)

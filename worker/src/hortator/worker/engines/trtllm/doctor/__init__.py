@@ -1,0 +1,1 @@
+"""Is this machine, this library and this engine what the adapter takes them for? For `hortator doctor`."""

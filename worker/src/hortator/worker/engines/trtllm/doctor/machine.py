@@ -1,0 +1,165 @@
+"""The machine under the engine: GPUs, driver, shared memory, network adapters, NCCL.
+
+Reads files and asks programs that are there; changes nothing. What there is no GPU for is skipped.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hortator.worker.engines.trtllm.doctor.check import Check
+
+ASK_TIMEOUT_S = 20.0
+MIN_DRIVER = 550
+"""The release images of the 1.x lines are built for CUDA 12.8 and 13, whose oldest driver is this."""
+SHM_PER_GPU = 1 << 30
+INFINIBAND = Path("/sys/class/infiniband")
+SHM = Path("/dev/shm")  # noqa: S108  # its size is looked at, nothing is put there
+NO_GPU = "no GPU here"
+GPU_QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """As nvidia-smi tells it."""
+
+    name: str
+    memory_mib: int
+    driver: str
+
+
+def gpus_of(text: str) -> list[Gpu]:
+    """From the lines that GPU_QUERY prints; lines of another form are left out."""
+    found = []
+    for line in text.splitlines():
+        parts = [part.strip() for part in line.split(",")]
+        if len(parts) == 3 and parts[1].isdigit():
+            found.append(Gpu(name=parts[0], memory_mib=int(parts[1]), driver=parts[2]))
+    return found
+
+
+def examine(*, num_gpus: int | None) -> Iterator[Check]:
+    """Every check; `num_gpus`: how many the engine wants, None: unknown."""
+    gpus = gpus_of(_ask(*GPU_QUERY))
+    yield from gpu_checks(gpus, num_gpus=num_gpus)
+    yield shared_memory(_shm_bytes(), num_gpus=num_gpus or len(gpus))
+    yield network(_ports(INFINIBAND), has_gpus=bool(gpus))
+    yield _nccl(has_gpus=bool(gpus))
+
+
+def gpu_checks(gpus: list[Gpu], *, num_gpus: int | None) -> Iterator[Check]:
+    """How many, which, and whether the driver is new enough."""
+    if not gpus:
+        yield Check(
+            name="GPUs",
+            verdict="skipped",
+            found=f"{NO_GPU}: nvidia-smi is missing or finds none",
+            fix="run this in a worker pod on a GPU node",
+        )
+        return
+    kinds = sorted({f"{gpu.name}, {gpu.memory_mib / 1024:.0f} GiB" for gpu in gpus})
+    enough = num_gpus is None or len(gpus) >= num_gpus
+    yield Check(
+        name="GPUs",
+        verdict="ok" if enough and len(kinds) == 1 else "failed",
+        found=f"{len(gpus)} x {' and '.join(kinds)}" + ("" if enough else f", the engine wants {num_gpus}"),
+        fix=""
+        if enough and len(kinds) == 1
+        else "ask for gpusPerNode GPUs of one kind (resources of the pod, node selector)",
+    )
+    driver = gpus[0].driver
+    major = driver.split(".", maxsplit=1)[0]
+    is_new = major.isdigit() and int(major) >= MIN_DRIVER
+    yield Check(
+        name="driver",
+        verdict="ok" if is_new else "failed",
+        found=driver,
+        fix="" if is_new else f"install driver {MIN_DRIVER} or newer on the node",
+    )
+
+
+def shared_memory(num_bytes: int | None, *, num_gpus: int) -> Check:
+    """Through it the ranks of a node exchange."""
+    if num_bytes is None:
+        return Check(name="shared memory", verdict="skipped", found=f"{SHM} is not there")
+    wanted = max(1, num_gpus) * SHM_PER_GPU
+    enough = num_bytes >= wanted
+    return Check(
+        name="shared memory",
+        verdict="ok" if enough else "failed",
+        found=f"{num_bytes / (1 << 30):.1f} GiB at {SHM}",
+        fix="" if enough else f"set shmSize of the role to {wanted >> 30}Gi or more (64Gi is usual)",
+    )
+
+
+def network(ports: dict[str, str], *, has_gpus: bool) -> Check:
+    """InfiniBand or RoCE adapters, and whether their ports are up."""
+    if not ports:
+        return Check(
+            name="RDMA",
+            verdict="warning" if has_gpus else "skipped",
+            found="no InfiniBand or RoCE adapter is visible" if has_gpus else NO_GPU,
+            fix="groups over several nodes and KV hand-over need one: mount the RDMA devices into the pod"
+            if has_gpus
+            else "",
+        )
+    down = sorted(name for name, state in ports.items() if "ACTIVE" not in state)
+    return Check(
+        name="RDMA",
+        verdict="warning" if down else "ok",
+        found=f"{len(ports) - len(down)} of {len(ports)} ports active"
+        + (f", not {', '.join(down)}" if down else ""),
+        fix="look at the cables and the subnet manager (ibstat)" if down else "",
+    )
+
+
+def _nccl(*, has_gpus: bool) -> Check:
+    if not has_gpus:
+        return Check(name="NCCL", verdict="skipped", found=NO_GPU)
+    try:
+        nccl = importlib.import_module("torch.cuda.nccl")
+        version = ".".join(str(part) for part in nccl.version())
+    except Exception as error:  # noqa: BLE001  # whatever is broken there is the finding
+        return Check(
+            name="NCCL",
+            verdict="failed",
+            found=f"{type(error).__name__}: {error}".splitlines()[0],
+            fix="use the release image: its torch brings NCCL",
+        )
+    return Check(name="NCCL", verdict="ok", found=version)
+
+
+def _ask(*command: str) -> str:
+    """What a program prints; empty where it is missing, fails or hangs."""
+    path = shutil.which(command[0])
+    if path is None:
+        return ""
+    try:
+        done = subprocess.run(  # noqa: S603  # a program of the driver, constant arguments
+            [path, *command[1:]], capture_output=True, text=True, timeout=ASK_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _shm_bytes() -> int | None:
+    try:
+        found = os.statvfs(SHM)
+    except OSError:
+        return None
+    return found.f_frsize * found.f_blocks
+
+
+def _ports(folder: Path) -> dict[str, str]:
+    """State by device and port, as in mlx5_0/1: '4: ACTIVE'."""
+    return {
+        f"{state.parents[2].name}/{state.parent.name}": state.read_text().strip()
+        for state in sorted(folder.glob("*/ports/*/state"))
+    }
