@@ -27,6 +27,7 @@ from hortator.sim.lower_bound import LowerBound, lower_bound
 from hortator.sim.records import RequestRecord, RequestTable
 from hortator.sim.results import Recorder, summarize
 from hortator.sim.slo import Slo
+from hortator.sim.tally import MAX_EXACT_REQUESTS
 from hortator.sim.workload import LENGTHS, TraceRequest, generate, poisson_arrivals
 from hortator.worker.engines.simulated.cost import PassCost
 from hortator.worker.engines.simulated.group_model import GroupConfig
@@ -289,13 +290,18 @@ def simulate(
         on_event: called for every scheduler event (for recording).
         on_progress: called now and then with the share of arrivals that have happened, 0..1.
         on_pass: called as each pass starts.
-        on_end: called with all requests when the run is over.
+        on_end: called with all requests when the run is over; they are all kept for it.
         keep_records: filled with one record per request.
     """
     plans = plan_groups(
         study.service, seed=study.seed, prefill_only=study.prefill_only, disturbances=study.disturbances
     )
-    recorder = Recorder(warmup_s=study.warmup_s, slo=study.slo, keep_records=keep_records is not None)
+    recorder = Recorder(
+        warmup_s=study.warmup_s,
+        slo=study.slo,
+        keep_records=keep_records is not None,
+        max_rows=MAX_EXACT_REQUESTS if on_end is None else None,
+    )
     settings = scheduler_settings(study, policy)
     if study.disturbances.are_in_transit:
         cluster: VirtualCluster = DisturbedCluster(
