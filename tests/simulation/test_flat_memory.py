@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from statistics import mean
 
 import pytest
@@ -14,7 +14,8 @@ from hortator.sim.cluster import GroupPlan, VirtualCluster
 from hortator.sim.disturbances import Disturbances
 from hortator.sim.disturbed import DisturbedCluster
 from hortator.sim.records import RequestRecord
-from hortator.sim.results import Recorder, summarize
+from hortator.sim.results import MAX_EXACT_GAPS, Recorder, summarize
+from hortator.sim.slo import Slo
 from hortator.sim.streams import GeneratedRequests, RetimedRequests
 from hortator.sim.workload import LENGTHS, TraceRequest, poisson_arrivals
 from hortator.worker.engines.simulated.cost import PassCost
@@ -68,36 +69,77 @@ class Steady:
         return (mean(self._bytes[half:]) - mean(self._bytes[:half])) / (250 * half)
 
 
-def _run(requests: Steady, *, max_rows: int | None, is_disturbed: bool = False) -> None:
-    recorder = Recorder(keep_records=False, max_rows=max_rows, max_gaps=100)
+def _figures(
+    requests: Iterable[TraceRequest], recorder: Recorder, disturbances: Disturbances | None = None
+) -> dict[str, object]:
     plans = [_plan("p0", Phase.PREFILL), _plan("d0", Phase.DECODE)]
     settings = SchedulerSettings(policy="staggered")
     cluster = (
-        DisturbedCluster(plans, settings, recorder, Disturbances(latency_s=0.002))
-        if is_disturbed
-        else VirtualCluster(plans, settings, recorder)
+        VirtualCluster(plans, settings, recorder)
+        if disturbances is None
+        else DisturbedCluster(plans, settings, recorder, disturbances)
     )
     cluster.run(requests)
-    figures = summarize(recorder, num_groups=2)
+    return summarize(recorder, num_groups=2)
+
+
+def _run(requests: Steady, *, max_rows: int | None, disturbances: Disturbances | None = None) -> None:
+    recorder = Recorder(
+        keep_records=False, max_rows=max_rows, max_gaps=MAX_EXACT_GAPS if max_rows is None else 100
+    )
+    figures = _figures(requests, recorder, disturbances)
     assert figures["completed"] == requests.num
     assert figures["stable"]
     assert (recorder.sums is None) == (max_rows is None)
-    assert recorder.gap_sums is not None
+    assert (recorder.gap_sums is None) == (max_rows is None)
 
 
-@pytest.mark.parametrize("is_disturbed", [False, True], ids=["perfect", "disturbed"])
-def test_what_a_run_holds_does_not_grow_once_its_sums_are_there(is_disturbed: bool) -> None:
+DISTURBED = [pytest.param(None, id="perfect"), pytest.param(Disturbances(latency_s=0.002), id="disturbed")]
+
+
+@pytest.mark.parametrize("disturbances", DISTURBED)
+def test_what_a_run_holds_does_not_grow_once_its_sums_are_there(disturbances: Disturbances | None) -> None:
     """Sums of requests after 500 rows, of gaps after 256 passes."""
-    requests = Steady(7000, settled=4000)
-    _run(requests, max_rows=500, is_disturbed=is_disturbed)
+    requests = Steady(6000, settled=3500)
+    _run(requests, max_rows=500, disturbances=disturbances)
     assert abs(requests.growth_per_request()) < 0.25 * ROW_BYTES
 
 
 def test_rows_that_are_kept_for_a_table_take_their_bytes() -> None:
     """So the measurement sees what a request takes."""
-    requests = Steady(7000, settled=4000)
+    requests = Steady(2500, settled=1000)
     _run(requests, max_rows=None)
     assert requests.growth_per_request() > 0.8 * ROW_BYTES
+
+
+@pytest.mark.parametrize(
+    "disturbances",
+    [
+        pytest.param(None, id="perfect"),
+        pytest.param(Disturbances(latency_s=0.002, loss_every_s=8.0, away_s=2.0), id="groups die"),
+    ],
+)
+def test_a_run_that_was_summed_has_the_figures_of_one_that_was_kept(
+    disturbances: Disturbances | None,
+) -> None:
+    """Counts, late gaps, means and maxima are the same, percentiles within the stated error."""
+    slo = Slo(ttft=0.09, itl=0.093)
+    requests = GeneratedRequests.draw(
+        lengths=LENGTHS["short-prompt-lognormal"],
+        arrivals=poisson_arrivals(rate_per_s=20.0, duration_s=40.0),
+        seed=5,
+    )
+    kept = _figures(requests, Recorder(warmup_s=5.0, slo=slo), disturbances)
+    recorder = Recorder(warmup_s=5.0, slo=slo, keep_records=False, max_rows=100, max_gaps=10)
+    summed = _figures(requests, recorder, disturbances)
+    error = summed.pop("percentile_error")
+    assert list(summed) == list(kept)
+    for name, figure in kept.items():
+        assert summed[name] == pytest.approx(figure, rel=error if name.endswith("_s") else 1e-12), name
+        if isinstance(figure, dict) and "max" in figure:
+            assert summed[name]["max"] == figure["max"], name
+            assert summed[name]["mean"] == pytest.approx(figure["mean"], rel=1e-12), name
+    assert 0.0 < kept["slo_attainment"] < 1.0
 
 
 def test_a_hundred_thousand_ended_requests_take_what_thirty_thousand_do() -> None:

@@ -50,7 +50,7 @@ def test_a_percentile_never_exceeds_the_longest():
 
 
 def test_values_that_were_seen_several_times_are_as_if_added_so_often():
-    values, times = np.array([0.01, 0.5, 0.02, 7.0]), np.array([97, 0, 2, 1])
+    values, times = np.array([0.01, 50.0, 0.02, 7.0]), np.array([97, 0, 2, 1])
     several, one_by_one = Distribution(), Distribution()
     several.add(values, times)
     one_by_one.add(np.repeat(values, times))

@@ -37,11 +37,12 @@ class Distribution:
         self._counts = np.zeros(_NUM_BUCKETS, np.int64)
 
     def add(self, values_s: NDArray[np.float64], times: NDArray[np.int64] | None = None) -> None:
-        """Add some values, each once or so many times."""
-        if not values_s.size:
-            return
+        """Add some values, each once or so many times; 0 is not at all."""
         if times is None:
             times = np.ones(values_s.size, np.int64)
+        values_s, times = values_s[times > 0], times[times > 0]
+        if not values_s.size:
+            return
         buckets = np.clip((values_s.view(np.int64) >> _SHIFT) - _FIRST + 1, 0, _NUM_BUCKETS - 1)
         np.add.at(self._counts, buckets, times)
         self.num += int(times.sum())
