@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hortator.sim.distribution import Distribution
 from hortator.sim.records import RequestRecord, RequestTable
 from hortator.sim.results import Recorder, is_stable, percentiles, summarize
 from hortator.sim.rows import COLUMNS, join_rows, write_rows
@@ -195,3 +196,100 @@ def test_a_run_that_keeps_no_records_has_the_same_figures(recorder):
     rows.end(50.0)
     assert rows.records == []
     assert summarize(rows, num_groups=2) == summarize(recorder, num_groups=2)
+
+
+def a_long_run(num, *, keep_records=True, **limits):
+    """Seeded: a hundred requests a second for `num`, ended out of order; 1 in 50 rejected, 20 never end."""
+    rng = np.random.default_rng(7)
+    recorder = Recorder(warmup_s=2.0, slo=Slo(ttft=1.0, itl=0.05), keep_records=keep_records, **limits)
+    waits_s, decodes_s = rng.exponential(0.8, num).tolist(), rng.gamma(2.0, 2.0, num).tolist()
+    outputs, late = rng.integers(1, 200, num).tolist(), rng.integers(0, 3, num).tolist()
+    nan = float("nan")
+    ends: dict[float, RequestRecord] = {}
+    for number in range(num):
+        at = number / 100.0
+        record = a_record(
+            number,
+            arrived_at=at,
+            waits_s=waits_s[number],
+            decodes_s=decodes_s[number],
+            output=outputs[number],
+            started_at=at + waits_s[number] / 2,
+            num_late_gaps=late[number],
+        )
+        if number % 50 == 7:
+            record.first_token_at = record.second_token_at = record.finished_at = nan
+            record.dispatched_at = record.started_at = nan
+            ends[at + 0.5] = record
+        elif number >= num - 20:
+            record.finished_at = nan
+        else:
+            ends[record.finished_at] = record
+        recorder.arrive(record)
+    for _, record in sorted(ends.items()):
+        if np.isnan(record.finished_at):
+            recorder.reject(record.request_id, "queue_full_requests")
+        else:
+            recorder.finish(record)
+    recorder.end(num / 100.0 + 30.0)
+    return recorder
+
+
+def test_as_many_requests_as_are_kept_as_rows_have_exact_figures():
+    exact = summarize(a_long_run(5000), num_groups=2)
+    assert "percentile_error" not in exact
+    assert summarize(a_long_run(5000, keep_records=False, max_rows=4980), num_groups=2) == exact
+
+
+@pytest.mark.parametrize("max_rows", [4979, 100])
+def test_more_requests_have_exact_counts_and_means_and_percentiles_within_the_stated_error(max_rows):
+    """4 980 end."""
+    exact = summarize(a_long_run(5000), num_groups=2)
+    recorder = a_long_run(5000, keep_records=False, max_rows=max_rows)
+    summed = summarize(recorder, num_groups=2)
+    assert summarize(recorder, num_groups=2) == summed
+    error = summed.pop("percentile_error")
+    assert error == 0.001
+    assert list(summed) == list(exact)
+    for name, of_all in exact.items():
+        if not isinstance(of_all, dict) or name == "slo":
+            assert summed[name] == pytest.approx(of_all, rel=1e-12), name
+            continue
+        assert summed[name]["max"] == of_all["max"], name
+        assert summed[name] == pytest.approx(of_all, rel=error, abs=1e-6), name
+        assert summed[name]["mean"] == pytest.approx(of_all["mean"], rel=1e-12), name
+    assert exact["rejected"] > 0
+    assert exact["completed"] < exact["requests"] - exact["rejected"]
+    assert 0.0 < exact["slo_attainment"] < 1.0
+
+
+def test_a_table_that_is_wanted_must_be_asked_for_before_rows_become_sums():
+    with pytest.raises(ValueError, match="more than 100 requests have ended"):
+        a_long_run(200, keep_records=False, max_rows=100).table()
+    everyone = a_long_run(200, keep_records=False, max_rows=None).table()
+    assert len(everyone.arrived_at) == 200
+    assert everyone.arrived_at.tolist() == sorted(everyone.arrived_at)
+
+
+@pytest.mark.parametrize(("waits_s", "expected"), [((2.5, 4.5), True), ((2.5, 6.5), False)])
+def test_sums_tell_whether_a_run_was_stable_as_rows_do(waits_s, expected):
+    """One arrival in a tenth of a second: 26 in the queue and 46, or 66."""
+    recorder = Recorder(keep_records=False, max_rows=10)
+    for number in range(1000):
+        record = a_record(number, arrived_at=number / 10.0, waits_s=waits_s[number >= 600])
+        recorder.arrive(record)
+        recorder.finish(record)
+    recorder.end(200.0)
+    assert summarize(recorder, num_groups=1)["stable"] is expected
+
+
+def test_gaps_that_were_summed_are_told_as_those_that_were_kept(recorder):
+    gaps, times = np.random.default_rng(3).lognormal(-3.5, 0.4, 500), np.arange(500)
+    recorder.token_gaps = [(gaps, times)]
+    exact = summarize(recorder, num_groups=2)["itl_s"]
+    recorder.token_gaps, recorder.gap_sums = [], Distribution()
+    recorder.gap_sums.add(gaps[:200], times[:200])
+    recorder.gap_sums.add(gaps[200:], times[200:])
+    figures = summarize(recorder, num_groups=2)
+    assert figures["itl_s"] == pytest.approx(exact, rel=figures["percentile_error"])
+    assert figures["itl_s"]["max"] == exact["max"]

@@ -41,6 +41,7 @@ from hortator.scheduler.core.model import (
     RankLoads,
     SchedulerSettings,
 )
+from hortator.sim.distribution import Distribution
 from hortator.sim.pass_times import PassTimes
 from hortator.sim.records import RequestRecord
 from hortator.sim.results import Recorder
@@ -133,6 +134,7 @@ class VirtualCluster:
         self.now = 0.0
         self.num_events = 0
         self._arrivals_done = False
+        self._num_settled_gaps = 0
 
     def run(self, requests: Iterable[TraceRequest], *, drain_s: float = 600.0) -> None:
         """Feed the requests (ascending `arrived_at`) and run until all have ended, or `drain_s` after."""
@@ -156,7 +158,7 @@ class VirtualCluster:
                 end_at = at + drain_s
             if end_at < float("inf") and not self._recorder.num_live:
                 break
-        self._recorder.token_gaps = [group.passes.gaps() for group in self.groups.values()]
+        self._keep_gaps()
         self._recorder.end(self.now)
 
     # -- the heap ---------------------------------------------------------------------------------------
@@ -339,6 +341,8 @@ class VirtualCluster:
         for request in outcome.finished:
             if request.finish_reason is not FinishReason.PREFILLED:
                 self._finish(group, request)
+        if group.passes.has_many:
+            self._settle(group)
         ranks = model.ranks
         self._tell(
             ForwardPassEnded(
@@ -376,11 +380,37 @@ class VirtualCluster:
             if request.num_prior_tokens
             else record.first_decode_pass
         )
-        if record.num_output_tokens > 1 and first_pass < len(group.passes.ends):
-            record.second_token_at = group.passes.ends[first_pass]
+        if record.num_output_tokens > 1 and first_pass <= group.passes.num_ended:
+            record.second_token_at = group.passes.end_of(first_pass)
             if record.arrived_at >= self._recorder.warmup_s:
                 record.num_late_gaps = group.passes.count(first_pass, record.num_output_tokens - 2)
         self._end_request(record, record.num_output_tokens)
+
+    def _settle(self, group: SimulatedGroup) -> None:
+        """Forget times of passes before all decodes that go on; of very many gaps, keep only sums."""
+        oldest = next(iter(group.model.decoding.values()), None)
+        first_pass = group.model.forward_pass_id
+        if oldest is not None:
+            first_pass = min(first_pass, oldest.num_prior_tokens - oldest.pass_offset)
+        self._num_settled_gaps += group.passes.settle(first_pass)
+        recorder = self._recorder
+        if recorder.gap_sums is None and self._num_settled_gaps > recorder.max_gaps:
+            recorder.gap_sums = Distribution()
+        if recorder.gap_sums is not None:
+            for passes in self._all_passes():
+                passes.sum_up(recorder.gap_sums)
+
+    def _all_passes(self) -> Iterator[PassTimes]:
+        return (group.passes for group in self.groups.values())
+
+    def _keep_gaps(self) -> None:
+        """The run is over."""
+        gaps = [passes.gaps() for passes in self._all_passes()]
+        if self._recorder.gap_sums is None:
+            self._recorder.token_gaps = gaps
+            return
+        for seconds, times in gaps:
+            self._recorder.gap_sums.add(seconds, times)
 
     def _end_request(self, record: RequestRecord, num_output_tokens: int) -> None:
         record.finished_at = self.now

@@ -18,7 +18,7 @@ loss tears into an answer counts for the SLO of its request, and not in the dist
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf, isnan
@@ -154,7 +154,6 @@ class DisturbedCluster(VirtualCluster):
             self._at(self._disturbances.loss_at_s, self._lose_one)
         self._schedule_loss()
         super().run(requests, drain_s=drain_s)
-        self._recorder.token_gaps += [passes.gaps() for passes in self._past]
 
     # -- to the scheduler -------------------------------------------------------------------------------
 
@@ -448,6 +447,10 @@ class DisturbedCluster(VirtualCluster):
 
         self._at(self.now + member.transfer_s, release)
 
+    def _all_passes(self) -> Iterator[PassTimes]:
+        yield from super()._all_passes()
+        yield from self._past
+
     def _touch(self, group: SimulatedGroup) -> None:
         if self._is_here(group):
             super()._touch(group)
@@ -508,13 +511,13 @@ class DisturbedCluster(VirtualCluster):
         first_index = held.num_tokens
         if group is None or attempt is None or last_index < first_index:
             return
-        ends = group.passes.ends
+        passes = group.passes
         first_pass = first_index - attempt.pass_offset
-        self._note_gap(held, ends[first_pass])
+        self._note_gap(held, passes.end_of(first_pass))
         num_gaps = last_index - first_index
         if record.arrived_at >= self._recorder.warmup_s:
-            record.num_late_gaps += group.passes.count(first_pass, num_gaps)
-        held.last_token_at = ends[first_pass + num_gaps]
+            record.num_late_gaps += passes.count(first_pass, num_gaps)
+        held.last_token_at = passes.end_of(first_pass + num_gaps)
         held.take(last_index + 1 - first_index)
 
     def _note_gap(self, held: Held, at: float) -> None:
@@ -557,6 +560,7 @@ class DisturbedCluster(VirtualCluster):
                 concerned.append(held)
         self.counts.groups_lost += 1
         self._away.add(group_id)
+        self._num_settled_gaps += group.passes.settle(last_pass)
         self._past.append(group.passes)
         self._dirty.pop(group_id, None)
         group.model = GroupModel(plan.config, plan.cost)

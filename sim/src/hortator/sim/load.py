@@ -22,12 +22,13 @@ requests within exactly that wall; a run of diurnal arrivals is whole swings, an
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from hortator.sim.arrivals import RECORDED, ArrivalMode, Arrivals, draw_times
-from hortator.sim.workload import Floats, TraceRequest
+from hortator.sim.arrivals import RECORDED, ArrivalMode, Arrivals
+from hortator.sim.streams import RetimedRequests
+from hortator.sim.workload import TraceRequest
 from hortator.worker.engines.simulated.cost import PassCost
 
 FULL_PASS_TOKENS = 8192
@@ -43,7 +44,7 @@ EngineSeconds = Callable[[int], float]
 class LoadedTrace:
     """Requests that offer a known load."""
 
-    requests: tuple[TraceRequest, ...]
+    requests: Sequence[TraceRequest]
     load: float
     wall_s: float
     """Length of the run: requests arrive in [0, wall_s)."""
@@ -142,41 +143,23 @@ def at_load(
     num_tiles = max(1, int(np.ceil(arrivals.shortest_run_s(min_run_s) / period_s)))
     wall_s = num_tiles * period_s
     arrivals = arrivals.fitted_to(wall_s)
-    if arrivals.mode is ArrivalMode.RECORDED:
-        times = _stretched_times(requests, period_s=period_s, num_tiles=num_tiles)
-    else:
-        times = draw_times(
-            arrivals, np.random.default_rng(seed), num_requests=num_tiles * len(requests), wall_s=wall_s
-        )
-    num_blocks = 1 + max((max(request.prefix_block_ids, default=-1) for request in requests), default=-1)
-    tiled = [request for tile in range(num_tiles) for request in _shifted(requests, tile * num_blocks)]
+    is_recorded = arrivals.mode is ArrivalMode.RECORDED
     return LoadedTrace(
-        requests=tuple(
-            replace(request, arrived_at=at) for request, at in zip(tiled, times.tolist(), strict=True)
+        requests=RetimedRequests(
+            requests=requests,
+            num_tiles=num_tiles,
+            period_s=period_s,
+            first_at=requests[0].arrived_at,
+            stretch=period_s / period_of(requests) if is_recorded else 1.0,
+            num_blocks=1 + max(max(request.prefix_block_ids, default=-1) for request in requests),
+            arrivals=arrivals,
+            seed=seed,
         ),
         load=load,
         wall_s=wall_s,
         num_tiles=num_tiles,
         arrivals=arrivals,
     )
-
-
-def _stretched_times(requests: Sequence[TraceRequest], *, period_s: float, num_tiles: int) -> Floats:
-    stretch = period_s / period_of(requests)
-    first = requests[0].arrived_at
-    once: Floats = np.array([(request.arrived_at - first) * stretch for request in requests])
-    times: Floats = (once + np.arange(num_tiles)[:, None] * period_s).ravel()
-    return times
-
-
-def _shifted(requests: Sequence[TraceRequest], shift: int) -> Sequence[TraceRequest]:
-    """A repetition whose prefixes are its own: it must not hit the cache that the one before it filled."""
-    if shift == 0:
-        return requests
-    return [
-        replace(request, prefix_block_ids=tuple(block + shift for block in request.prefix_block_ids))
-        for request in requests
-    ]
 
 
 def _total_engine_seconds(requests: Sequence[TraceRequest], engine_seconds: EngineSeconds) -> float:

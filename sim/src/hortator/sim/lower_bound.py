@@ -39,6 +39,7 @@ where the bounds of the halves, each looked at alone, add up to more than the wh
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush, heapreplace
@@ -96,15 +97,17 @@ def lower_bound(
     Raises:
         ValueError: a request has prefix ids: a cache may save its work, and these are no bounds then.
     """
-    if any(request.prefix_block_ids for request in requests):
-        raise ValueError("requests with prefix ids may hit a cache: no lower bound is known for them")
-    counted = [request for request in requests if request.arrived_at >= warmup_s]
-    if not counted:
+    arrived_at, num_prompt_tokens = array("d"), array("q")
+    for request in requests:
+        if request.prefix_block_ids:
+            raise ValueError("requests with prefix ids may hit a cache: no lower bound is known for them")
+        if request.arrived_at >= warmup_s:
+            arrived_at.append(request.arrived_at)
+            num_prompt_tokens.append(request.num_prompt_tokens)
+    if not arrived_at:
         return LowerBound(mean_solo_s=0.0, mean_relaxed_s=0.0, mean_rent_s=0.0)
-    arrivals = np.array([request.arrived_at for request in counted])
-    lengths, index = np.unique(
-        np.array([request.num_prompt_tokens for request in counted], dtype=np.int64), return_inverse=True
-    )
+    arrivals = np.array(arrived_at)
+    lengths, index = np.unique(np.array(num_prompt_tokens, dtype=np.int64), return_inverse=True)
     work = best_work(cost, budget=chunk_budget_tokens, lengths=lengths[index])
     solo = solo_times(cost, budget=chunk_budget_tokens, lengths=lengths)
     work_s = work.of(lengths)
@@ -114,7 +117,7 @@ def lower_bound(
     return LowerBound(
         mean_solo_s=float(solo.least_s[index].mean()),
         mean_relaxed_s=float(relaxed.mean()),
-        mean_rent_s=rent / len(counted),
+        mean_rent_s=rent / len(arrivals),
     )
 
 

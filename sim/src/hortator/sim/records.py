@@ -1,13 +1,13 @@
 """Requests of a virtual run: one record while it lives, a row of numbers afterwards.
 
-A run of a million requests must not hold a million objects: `RequestRows` keeps 80 bytes of each that has
-ended. The figures are made of columns, whichever way the requests were kept.
+`RequestRows` keeps 80 bytes of each that has ended, and gives them away when they have become many (`tally`
+says how many). The figures are made of columns, whichever way the requests were kept.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import isnan
 from typing import NamedTuple, Self
@@ -175,6 +175,16 @@ class RequestRows:
                 1.0 if record.rejected else 0.0,
             )
         )
+
+    def __len__(self) -> int:
+        return len(self._values) // len(RequestTable._fields)
+
+    def drain(self, num_at_once: int) -> Iterator[RequestTable]:
+        """Give all rows away, so many at once and in the order they came."""
+        rows = np.frombuffer(self._values).reshape(-1, len(RequestTable._fields))
+        self._values = array("d")
+        for start in range(0, len(rows), num_at_once):
+            yield RequestTable(*rows[start : start + num_at_once].T)
 
     def columns(self) -> tuple[Floats, ...]:
         """The columns of a RequestTable."""

@@ -27,6 +27,8 @@ from hortator.sim.lower_bound import LowerBound, lower_bound
 from hortator.sim.records import RequestRecord, RequestTable
 from hortator.sim.results import Recorder, summarize
 from hortator.sim.slo import Slo
+from hortator.sim.streams import GeneratedRequests
+from hortator.sim.tally import MAX_EXACT_REQUESTS
 from hortator.sim.workload import LENGTHS, TraceRequest, generate, poisson_arrivals
 from hortator.worker.engines.simulated.cost import PassCost
 from hortator.worker.engines.simulated.group_model import GroupConfig
@@ -237,35 +239,35 @@ def generated_workload(
     mean_s = sum(engine_seconds(request.num_prompt_tokens) for request in sample) / len(sample)
     rate_per_s = load * num_entry_groups(service) / mean_s
 
-    def drawn(duration_s: float) -> Sequence[TraceRequest]:
+    def drawn(duration_s: float) -> GeneratedRequests:
         times = poisson_arrivals(rate_per_s=rate_per_s, duration_s=duration_s)
-        return generate(lengths=LENGTHS[lengths], arrivals=times, seed=seed)
+        return GeneratedRequests.draw(lengths=LENGTHS[lengths], arrivals=times, seed=seed)
 
     # A little longer than asked, so that stretching it to the exact load never makes it a tile too short.
     requests = drawn(1.05 * run_s)
     if arrivals.mode is ArrivalMode.DIURNAL:
         # Whole periods: cut where they end.
         total_s, longer = load * num_entry_groups(service) * run_s, 1.05
-        while not (enough := _first_until(requests, total_s, engine_seconds)):
+        while not (enough := _num_until(requests, total_s, engine_seconds)):
             longer *= 2
             requests = drawn(longer * run_s)
-        requests = enough
+        requests = replace(requests, num_requests=enough)
     # Generated times are a Poisson process already, which stretching keeps.
     timed = RECORDED if arrivals.mode is ArrivalMode.POISSON else arrivals
     workload = trace_workload(service, requests, load=load, arrivals=timed, seed=seed, min_run_s=min_run_s)
     return replace(workload, arrivals=arrivals.fitted_to(workload.wall_s), lengths=lengths)
 
 
-def _first_until(
+def _num_until(
     requests: Sequence[TraceRequest], total_s: float, engine_seconds: Callable[[int], float]
-) -> Sequence[TraceRequest]:
-    """The first requests that take at least `total_s` engine-seconds; none where all take less."""
+) -> int:
+    """How many requests take at least `total_s` engine-seconds together; 0 where all take less."""
     reached = 0.0
     for index, request in enumerate(requests, start=1):
         reached += engine_seconds(request.num_prompt_tokens)
         if reached > total_s * (1 + 1e-9):
-            return requests[:index]
-    return ()
+            return index
+    return 0
 
 
 def simulate(
@@ -289,13 +291,18 @@ def simulate(
         on_event: called for every scheduler event (for recording).
         on_progress: called now and then with the share of arrivals that have happened, 0..1.
         on_pass: called as each pass starts.
-        on_end: called with all requests when the run is over.
+        on_end: called with all requests when the run is over; they are all kept for it.
         keep_records: filled with one record per request.
     """
     plans = plan_groups(
         study.service, seed=study.seed, prefill_only=study.prefill_only, disturbances=study.disturbances
     )
-    recorder = Recorder(warmup_s=study.warmup_s, slo=study.slo, keep_records=keep_records is not None)
+    recorder = Recorder(
+        warmup_s=study.warmup_s,
+        slo=study.slo,
+        keep_records=keep_records is not None,
+        max_rows=MAX_EXACT_REQUESTS if on_end is None else None,
+    )
     settings = scheduler_settings(study, policy)
     if study.disturbances.are_in_transit:
         cluster: VirtualCluster = DisturbedCluster(

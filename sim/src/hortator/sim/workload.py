@@ -2,7 +2,8 @@
 
 A generated workload is lengths x arrivals, each a function of a random generator. `generate` gives both
 their own stream of one seed, so two workloads that differ only in arrivals have the same lengths in the same
-order (common random numbers: differences between policies are not differences between draws).
+order (common random numbers: differences between policies are not differences between draws). `streams` draws
+the same requests a chunk at a time.
 
 Lengths are *fits*, not data:
 
@@ -17,8 +18,10 @@ Lengths are *fits*, not data:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +31,8 @@ Ints = NDArray[np.int64]
 
 Lengths = Callable[[np.random.Generator, int], tuple[Ints, Ints]]
 """(generator, number of requests) -> prompt tokens, output tokens; all >= 1."""
+Draw = Callable[[np.random.Generator, int], NDArray[Any]]
+"""(generator, number of requests) -> a number for each; as many at once as are asked for or few by few."""
 ArrivalTimes = Callable[[np.random.Generator], Floats]
 """generator -> ascending arrival times in seconds, from 0."""
 
@@ -71,9 +76,7 @@ class TraceRequest:
 
 def generate(*, lengths: Lengths, arrivals: ArrivalTimes, seed: int) -> tuple[TraceRequest, ...]:
     """Make a workload. The same arguments give the same requests on every machine."""
-    length_stream, arrival_stream = (
-        np.random.default_rng(stream) for stream in np.random.SeedSequence(seed).spawn(2)
-    )
+    length_stream, arrival_stream = seeded(seed)
     times = arrivals(arrival_stream)
     prompts, outputs = lengths(length_stream, len(times))
     return tuple(
@@ -82,7 +85,40 @@ def generate(*, lengths: Lengths, arrivals: ArrivalTimes, seed: int) -> tuple[Tr
     )
 
 
+def seeded(seed: int) -> tuple[np.random.Generator, np.random.Generator]:
+    """The streams of lengths and of arrivals."""
+    lengths, arrivals = np.random.SeedSequence(seed).spawn(2)
+    return np.random.default_rng(lengths), np.random.default_rng(arrivals)
+
+
 # --- lengths -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawnLengths:
+    """Lengths that are a function of some drawn columns, request by request. Is a `Lengths`."""
+
+    draws: tuple[Draw, ...]
+    """Drawn one column after the other, each for all requests."""
+    of: Callable[..., tuple[Ints, Ints]]
+    """The columns, of any of the requests -> their prompt tokens, output tokens."""
+
+    def __call__(self, rng: np.random.Generator, num_requests: int) -> tuple[Ints, Ints]:
+        """For all requests at once."""
+        return self.of(*(draw(rng, num_requests) for draw in self.draws))
+
+    def chunks(
+        self, rng: np.random.Generator, num_requests: int, num_at_once: int
+    ) -> Iterator[tuple[Ints, Ints]]:
+        """The same lengths, so many at once: each column has a generator, put where its numbers begin."""
+        sizes = [min(num_at_once, num_requests - start) for start in range(0, num_requests, num_at_once)]
+        generators = []
+        for draw in self.draws:
+            generators.append(deepcopy(rng))
+            for size in sizes:
+                draw(rng, size)
+        for size in sizes:
+            yield self.of(*(draw(own, size) for draw, own in zip(self.draws, generators, strict=True)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,13 +145,18 @@ _CONVERSATION = (
 )
 
 
-def conversation_lengths(rng: np.random.Generator, num_requests: int) -> tuple[Ints, Ints]:
-    """Like the Azure 2023 conversation trace: a fit, see the module docstring."""
-    kinds = rng.choice(len(_CONVERSATION), size=num_requests, p=[kind.share for kind in _CONVERSATION])
-    prompt_noise = rng.standard_normal(num_requests)
-    output_noise = rng.standard_normal(num_requests)
-    prompts = np.empty(num_requests)
-    outputs = np.empty(num_requests)
+def _normal(rng: np.random.Generator, num_requests: int) -> Floats:
+    return rng.standard_normal(num_requests)
+
+
+def _kinds(rng: np.random.Generator, num_requests: int) -> Ints:
+    shares = [kind.share for kind in _CONVERSATION]
+    return rng.choice(len(_CONVERSATION), size=num_requests, p=shares)
+
+
+def _conversation(kinds: Ints, prompt_noise: Floats, output_noise: Floats) -> tuple[Ints, Ints]:
+    prompts = np.empty(len(kinds))
+    outputs = np.empty(len(kinds))
     for index, kind in enumerate(_CONVERSATION):
         here = kinds == index
         noise = prompt_noise[here]
@@ -131,21 +172,32 @@ def conversation_lengths(rng: np.random.Generator, num_requests: int) -> tuple[I
     )
 
 
-def short_prompt_uniform_lengths(rng: np.random.Generator, num_requests: int) -> tuple[Ints, Ints]:
-    """Prompts uniform in 1..64, outputs uniform in 1..1,024."""
-    prompts = rng.integers(1, MAX_SHORT_PROMPT_TOKENS + 1, size=num_requests, dtype=np.int64)
-    outputs = rng.integers(1, MAX_SHORT_OUTPUT_TOKENS + 1, size=num_requests, dtype=np.int64)
+def _uniform_prompts(rng: np.random.Generator, num_requests: int) -> Ints:
+    return rng.integers(1, MAX_SHORT_PROMPT_TOKENS + 1, size=num_requests, dtype=np.int64)
+
+
+def _uniform_outputs(rng: np.random.Generator, num_requests: int) -> Ints:
+    return rng.integers(1, MAX_SHORT_OUTPUT_TOKENS + 1, size=num_requests, dtype=np.int64)
+
+
+def _as_drawn(prompts: Ints, outputs: Ints) -> tuple[Ints, Ints]:
     return prompts, outputs
 
 
-def short_prompt_lognormal_lengths(rng: np.random.Generator, num_requests: int) -> tuple[Ints, Ints]:
-    """Prompts log-normal with median 24, at most 64; outputs log-normal with median 256, at most 1,024."""
-    prompts = 24.0 * np.exp(0.6 * rng.standard_normal(num_requests))
-    outputs = 256.0 * np.exp(0.8 * rng.standard_normal(num_requests))
+def _short_prompt_lognormal(prompt_noise: Floats, output_noise: Floats) -> tuple[Ints, Ints]:
+    prompts = 24.0 * np.exp(0.6 * prompt_noise)
+    outputs = 256.0 * np.exp(0.8 * output_noise)
     return _tokens(prompts, 1, MAX_SHORT_PROMPT_TOKENS), _tokens(outputs, 1, MAX_SHORT_OUTPUT_TOKENS)
 
 
-LENGTHS: Mapping[str, Lengths] = {
+conversation_lengths = DrawnLengths(draws=(_kinds, _normal, _normal), of=_conversation)
+"""Like the Azure 2023 conversation trace: a fit, see the module docstring."""
+short_prompt_uniform_lengths = DrawnLengths(draws=(_uniform_prompts, _uniform_outputs), of=_as_drawn)
+"""Prompts uniform in 1..64, outputs uniform in 1..1,024."""
+short_prompt_lognormal_lengths = DrawnLengths(draws=(_normal, _normal), of=_short_prompt_lognormal)
+"""Prompts log-normal with median 24, at most 64; outputs log-normal with median 256, at most 1,024."""
+
+LENGTHS: Mapping[str, DrawnLengths] = {
     "conversation": conversation_lengths,
     "short-prompt-uniform": short_prompt_uniform_lengths,
     "short-prompt-lognormal": short_prompt_lognormal_lengths,
@@ -160,26 +212,57 @@ def _tokens(values: Floats, least: int, most: int) -> Ints:
 # --- arrivals ------------------------------------------------------------------------------------------
 
 
-def poisson_arrivals(*, rate_per_s: float, duration_s: float) -> ArrivalTimes:
-    """Independent requests at `rate_per_s` on average, for `duration_s` seconds; how many is drawn too.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoissonTimes:
+    """Independent requests at a rate on average, for a time; how many is drawn too. Is an `ArrivalTimes`.
 
     Raises:
         ValueError: a rate or duration that is not positive.
     """
-    _require_positive(rate_per_s=rate_per_s, duration_s=duration_s)
 
-    def arrivals(rng: np.random.Generator) -> Floats:
-        chunk = int(rate_per_s * duration_s * 1.1) + 64
-        parts: list[Floats] = []
+    rate_per_s: float
+    duration_s: float
+
+    def __post_init__(self) -> None:
+        _require_positive(rate_per_s=self.rate_per_s, duration_s=self.duration_s)
+
+    def __call__(self, rng: np.random.Generator) -> Floats:
+        """All times."""
+        return np.concatenate([*self.chunks(rng, self._num_drawn)])
+
+    def chunks(self, rng: np.random.Generator, num_at_once: int) -> Iterator[Floats]:
+        """The same times, at most so many at once.
+
+        Gaps are added up from where the last whole draw ended, so that sums are rounded alike whatever the
+        chunks.
+        """
         reached = 0.0
-        while reached < duration_s:
-            times = reached + np.cumsum(rng.exponential(1.0 / rate_per_s, size=chunk))
-            parts.append(times)
-            reached = float(times[-1])
-        times = np.concatenate(parts)
-        return times[times < duration_s]
+        while reached < self.duration_s:
+            start, so_far = reached, 0.0
+            for first in range(0, self._num_drawn, num_at_once):
+                gaps = rng.exponential(1.0 / self.rate_per_s, min(num_at_once, self._num_drawn - first))
+                gaps[0] += so_far
+                sums = np.cumsum(gaps)
+                so_far = float(sums[-1])
+                times = start + sums
+                yield times[times < self.duration_s]
+                reached = float(times[-1])
+                if reached >= self.duration_s:
+                    return
 
-    return arrivals
+    @property
+    def _num_drawn(self) -> int:
+        """Nearly always enough for the whole duration."""
+        return int(self.rate_per_s * self.duration_s * 1.1) + 64
+
+
+def poisson_arrivals(*, rate_per_s: float, duration_s: float) -> PoissonTimes:
+    """Independent requests at `rate_per_s` on average, for `duration_s` seconds.
+
+    Raises:
+        ValueError: a rate or duration that is not positive.
+    """
+    return PoissonTimes(rate_per_s=rate_per_s, duration_s=duration_s)
 
 
 def _require_positive(**values: float) -> None:
