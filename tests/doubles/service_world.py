@@ -110,6 +110,8 @@ class World:
         """Second boots of a rank in an epoch."""
         self.acts: dict[str, Act | None] = {}
         """By pod name: what its engine does instead of joining; None: it ends in every epoch."""
+        self.acts_of_images: dict[str, Act] = {}
+        """By image of an engine container, in the same way."""
         self.in_flight: dict[str, int] = {}
         self.draining: dict[str, str] = {}
         """worker id -> boot id that was told to drain."""
@@ -366,6 +368,9 @@ class World:
             return self.acts.get(component) or Run()
         if name in self.acts:
             return self.acts[name] or End()
+        image = pod["spec"]["containers"][0]["image"]
+        if image in self.acts_of_images:
+            return self.acts_of_images[image]
         group, ordinal = name.rpartition("-")[0], int(name.rpartition("-")[2])
         number = int(pod["metadata"]["labels"][names.LABEL_EPOCH])
         epoch = self.epochs.setdefault((group, _incarnation(pod), number), Epoch())

@@ -29,7 +29,7 @@ from hortator.operator.digest import digest
 from hortator.operator.manifests import cache, engine
 from hortator.operator.manifests.metadata import Owner, child
 from hortator.operator.objects import Obj
-from hortator.operator.observed.reading import is_owned_by
+from hortator.operator.observed.reading import is_owned_by, mapping
 from hortator.operator.options import Options
 
 
@@ -89,6 +89,15 @@ def revision_of(
     obj["revision"] = 1 + max((int(one.get("revision", 0)) for one in ours), default=0)
     obj["data"] = {"fields": pod_fields(service, role), "template": template}
     return Revision(role=role.name, hash=hashed, template=template, obj=obj)
+
+
+_SHAPE = ("nodes", "gpusPerNode", "gpuResourceName", "parallelism")
+
+
+def has_shape(obj: Obj, role: RoleSpec) -> bool:
+    """Whether groups of a ControllerRevision have as many pods, GPUs and ranks as the role has now."""
+    was, now = mapping(obj, "data", "fields", "role"), _pruned(_dump(role))
+    return bool(mapping(obj, "data", "template")) and all(was.get(key) == now.get(key) for key in _SHAPE)
 
 
 def template_of(obj: Obj) -> Obj:

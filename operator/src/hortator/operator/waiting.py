@@ -100,7 +100,7 @@ def model_wait(situation: Situation) -> Finding | None:
 
 def device_group_being_placed(situation: Situation) -> View | None:
     """A started group with devices that has pods without a node."""
-    for view in situation.views:
+    for view in situation.all_views:
         is_started = view.group.exists and view.group.replicas > 0
         if is_started and need_for(situation, view).has_devices and num_unplaced(view) > 0:
             return view
