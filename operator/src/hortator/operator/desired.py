@@ -179,7 +179,9 @@ def desired(
         return _group(service, one, wanted[one.role_name], owner=owner)
 
     wanted = {
-        role.name: revision_of(service, role, owner=owner, options=options, known=revisions)
+        role.name: revision_of(
+            service, role, owner=owner, options=options, generation=generation, known=revisions
+        )
         for role in service.spec.roles
     }
     claim = cache.claim(service, owner=owner)

@@ -55,6 +55,8 @@ ANNOTATION_DRAIN_REASON = PREFIX + "drain-reason"
 ANNOTATION_ADMITTED_AT = PREFIX + "admitted-at"
 ANNOTATION_MOVED_AT = PREFIX + "moved-at"
 ANNOTATION_RESTART_OBSERVED = PREFIX + "restart-observed"
+ANNOTATION_GENERATION = PREFIX + "generation"
+"""On the ControllerRevision of a pod template: metadata.generation of the LLMService that first asked for it."""
 ANNOTATION_DRAIN_REQUESTED = PREFIX + "drain-requested"
 """Written by people on a group's StatefulSet: the epoch that is to be drained and followed by the next."""
 

@@ -68,11 +68,18 @@ def revision_hash(service: LLMService, role: RoleSpec) -> str:
 
 
 def revision_of(
-    service: LLMService, role: RoleSpec, *, owner: Owner, options: Options, known: Iterable[Obj] = ()
+    service: LLMService,
+    role: RoleSpec,
+    *,
+    owner: Owner,
+    options: Options,
+    generation: int = 1,
+    known: Iterable[Obj] = (),
 ) -> Revision:
     """The revision that a role's groups should run.
 
     `known` are the ControllerRevisions that exist: the one of this hash wins over what would be rendered now.
+    `generation` is noted on a new one: revisions of several roles that one change made go back together.
     """
     hashed = revision_hash(service, role)
     name = names.revision_name(owner.name, role.name, hashed)
@@ -85,7 +92,8 @@ def revision_of(
         names.LABEL_ROLE: names.role_label(role.name),
         names.LABEL_REVISION: hashed,
     }
-    obj = child("apps/v1", "ControllerRevision", name, owner=owner, labels=labels)
+    noted = {names.ANNOTATION_GENERATION: str(generation)}
+    obj = child("apps/v1", "ControllerRevision", name, owner=owner, labels=labels, annotations=noted)
     obj["revision"] = 1 + max((int(one.get("revision", 0)) for one in ours), default=0)
     obj["data"] = {"fields": pod_fields(service, role), "template": template}
     return Revision(role=role.name, hash=hashed, template=template, obj=obj)
