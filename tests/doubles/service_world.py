@@ -118,6 +118,8 @@ class World:
         self.is_scheduler_answering = True
         self.is_traffic_on = False
         self.is_allowed_to_see_nodes = True
+        self.options = OPTIONS
+        """Those of the operator that looks next: another version of it has others."""
         self.num_writes = 0
         self.kills_always = False
         """The operator dies after every write."""
@@ -240,12 +242,16 @@ class World:
 
     def _wanted(self, kept: Accepted, uid: str) -> Desired:
         revisions = self.api.find("ControllerRevision")
-        key = kept.generation, tuple(one["metadata"]["uid"] for one in revisions)
+        key = kept.generation, self.options, tuple(one["metadata"]["uid"] for one in revisions)
         if self._desired is None or self._desired[0] != key:
             self._desired = (
                 key,
                 desired(
-                    kept.service, uid=uid, options=OPTIONS, generation=kept.generation, revisions=revisions
+                    kept.service,
+                    uid=uid,
+                    options=self.options,
+                    generation=kept.generation,
+                    revisions=revisions,
                 ),
             )
         return self._desired[1]

@@ -3,8 +3,9 @@
 import pytest
 
 from doubles.kubernetes.kubelets import Wait
-from doubles.service_world import World, a_manifest
+from doubles.service_world import OPTIONS, World, a_manifest
 from hortator.operator import names
+from hortator.operator.options import Images, Options
 from hortator.operator.plan import Apply
 
 NODES = {f"n-{index}": {"gpus": 8} for index in range(10)}
@@ -475,6 +476,31 @@ def test_a_shape_that_changed_while_suspended_is_not_held_back():
     world.edit({"suspend": False, "rollout": {"paused": True}, "roles": [role]})
     world.until(lambda: len(available(world)) == 2)
     assert {one["spec"]["replicas"] for one in world.statefulsets().values()} == {3}
+
+
+def test_an_operator_of_another_version_moves_no_group_and_goes_on_with_a_rollout_as_it_was_begun():
+    world = settled(aggregated=3)
+    world.options = Options(images=Images.of_version("9.9.9"), log_level="DEBUG")
+    stuck(world)
+    assert set(epochs(world).values()) == {1}
+    world.crash("demo-a-0-0")
+    rolled(world)
+    assert templates(world) == {"hortator-worker:1.2.3 INFO"}
+    world.options = OPTIONS
+    world.edit(NEW_IMAGE)
+    world.until(lambda: len(moved(world)) == 1)
+    world.options = Options(images=Images.of_version("9.9.9"), log_level="DEBUG")
+    rolled(world)
+    assert templates(world) == {f"{NEW} INFO"}, "the revision is as it was first rendered"
+
+
+def templates(world):
+    """Image and log level of every group's pods."""
+    containers = [one["spec"]["template"]["spec"]["containers"][0] for one in world.statefulsets().values()]
+    return {
+        f"{one['image']} {next(env['value'] for env in one['env'] if env['name'].endswith('LOG_LEVEL'))}"
+        for one in containers
+    }
 
 
 @pytest.mark.parametrize("rollout", [{"maxUnavailable": 2}, {"maxUnavailable": 0, "maxSurge": 2}], ids=str)
