@@ -2,7 +2,7 @@
 
 import pytest
 
-from doubles.kubernetes.kubelets import Wait
+from doubles.kubernetes.kubelets import Finish, Run, Wait
 from doubles.service_world import OPTIONS, World, a_manifest
 from hortator.operator import names
 from hortator.operator.options import Images, Options
@@ -396,15 +396,17 @@ def test_with_surge_as_many_groups_serve_as_are_wanted():
     assert world.status()["replicas"] == 1
 
 
-def test_a_surge_group_carries_no_mark_of_a_role_set():
-    """An autoscaler counts role sets by it."""
+def test_a_surge_group_is_no_role_set():
+    """An autoscaler counts role sets, by the mark on a pod and by status.replicas."""
     world = settled(aggregated=1, rollout={"maxUnavailable": 0, "maxSurge": 1})
     world.edit(NEW_IMAGE)
-    seen = set()
+    seen, counted = set(), set()
     for _ in range(40):
         world.tick()
+        counted.add(world.status()["replicas"])
         seen |= {one["metadata"]["name"] for one in world.api.find("Pod", **{names.LABEL_SCALE_UNIT: "true"})}
     assert seen == {"demo-a-0-0"}
+    assert counted == {1}
 
 
 TWO_NODES = {f"n-{index}": {"gpus": 8} for index in range(2)}
@@ -492,6 +494,41 @@ def test_an_operator_of_another_version_moves_no_group_and_goes_on_with_a_rollou
     world.options = Options(images=Images.of_version("9.9.9"), log_level="DEBUG")
     rolled(world)
     assert templates(world) == {f"{NEW} INFO"}, "the revision is as it was first rendered"
+
+
+MODEL = {"uri": "hf://deepseek-ai/DeepSeek-V3", "cache": {"create": {"size": "1Ti"}}}
+
+
+def test_no_group_that_serves_is_taken_before_the_new_model_is_there():
+    world = settled(model=MODEL, rollout={"progressDeadline": "1m"})
+    world.acts[names.COMPONENT_CACHE] = Run()
+    world.edit({"model": MODEL | {"revision": "v2"}})
+    stuck(world, ticks=90)
+    assert epochs(world) == {"demo-a-0": 1, "demo-a-1": 1}
+    assert world.condition("Ready")["reason"] == "ModelDownloading"
+    assert world.condition("Available")["status"] == "True"
+    progressing = world.condition("Progressing")
+    assert (progressing["status"], progressing["reason"]) == ("True", "RollingUpdate")
+    assert "it waits until the model is in the cache" in progressing["message"]
+    world.crash("demo-a-0-0")
+    stuck(world)
+    assert available(world) == {"demo-a-0", "demo-a-1"}, "its own model is still there"
+    assert epochs(world) == {"demo-a-0": 2, "demo-a-1": 1}
+    del world.acts[names.COMPONENT_CACHE]
+    least, _ = rolled(world)
+    assert least == 1
+    assert epochs(world) == {"demo-a-0": 3, "demo-a-1": 2}
+    assert "Warning ProgressDeadlineExceeded" not in world.events
+
+
+def test_a_service_whose_model_never_came_moves_to_the_right_one_at_once():
+    world = World(a_manifest(nodes=1, model=MODEL), nodes=NODES)
+    world.acts[names.COMPONENT_CACHE] = Finish(exit_code=1)
+    world.until(lambda: world.condition("Ready").get("reason") == "ModelDownloadFailed")
+    del world.acts[names.COMPONENT_CACHE]
+    world.edit({"model": MODEL | {"revision": "v2"}})
+    rolled(world)
+    assert world.is_ready()
 
 
 def templates(world):

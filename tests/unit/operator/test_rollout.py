@@ -202,6 +202,16 @@ def test_a_surge_group_of_one_role_does_not_stand_in_for_another():
     assert shortfall(groups, taken={"d1"}) == 2
 
 
+def test_while_the_model_is_downloaded_nothing_goes_that_serves_or_could_serve():
+    spec = RolloutSpec()
+    groups = [*map(standing, ("a0 old", "a1 old broken"))]
+    found = decisions(groups, spec, is_model_there=False)
+    assert set(reasons(found).values()) == {Reason.MODEL_DOWNLOADING}
+    never_served = [*map(standing, ("a0 old broken", "a1 old broken"))]
+    found = decisions(never_served, spec, is_model_there=False)
+    assert {one.turn for one in found.values()} == {Turn.MOVES}
+
+
 STATES = ("old", "old broken", "old draining", "new", "new broken", "absent")
 
 

@@ -56,7 +56,7 @@ ANNOTATION_ADMITTED_AT = PREFIX + "admitted-at"
 ANNOTATION_MOVED_AT = PREFIX + "moved-at"
 ANNOTATION_RESTART_OBSERVED = PREFIX + "restart-observed"
 ANNOTATION_GENERATION = PREFIX + "generation"
-"""On the ControllerRevision of a pod template: metadata.generation of the LLMService that first asked for it."""
+"""On the ControllerRevision of a pod template: the LLMService's generation that first asked for it."""
 ANNOTATION_DRAIN_REQUESTED = PREFIX + "drain-requested"
 """Written by people on a group's StatefulSet: the epoch that is to be drained and followed by the next."""
 

@@ -2,8 +2,10 @@
 
     updated     wanted groups that run, or start with, what spec asks for
     moving      groups that drain for it, or have been started with it and were not ready since
-    last step   the latest of: the spec was accepted, a group began to move, a moved group became ready
-    deadline    last step + spec.rollout.progressDeadline, while a group moves or waits for one that does
+    last step   the latest of: the spec was accepted, the model was in the cache, a group began to move, a
+                group that has moved became ready
+    deadline    last step + spec.rollout.progressDeadline, while a group moves or waits for one that does; not
+                while all wait for a download
 
 Everything is read from objects that are there, so neither a lost status nor another operator sets the clock
 back. A group that fails again and again makes no step, whatever it does meanwhile.
@@ -22,6 +24,7 @@ from hortator.operator.rollout import Decision, Turn
 from hortator.operator.situation import Situation, View
 from hortator.operator.status.reasons import Reason, blame
 
+_ENDS_BY_ITSELF = {Reason.ROLLING_UPDATE, Reason.MODEL_DOWNLOADING}
 Phase = Literal["Complete", "Rolling", "Waiting", "Paused", "Partition"]
 
 
@@ -35,7 +38,7 @@ class Progress:
     moving: tuple[View, ...]
     """Those beside the wanted ones too."""
     blocked_by: Decision | None
-    """Why no group moves, in the phases Waiting, Paused and Partition."""
+    """Why no group moves now; None when one does."""
     deadline: datetime | None
     """When it has taken too long; None: nothing is on its way."""
 
@@ -54,25 +57,26 @@ def progress_of(situation: Situation) -> Progress:
         key=lambda one: blame(one.reason or Reason.ROLLING_UPDATE),
         default=None,
     )
-    is_coming = any(one.reason is Reason.ROLLING_UPDATE for one in waiting)
+    is_coming = any(one.reason in _ENDS_BY_ITSELF for one in waiting)
     phase: Phase
     if situation.spec.suspend and (moving or staying):
         phase, blocking = "Waiting", None
     elif moving or is_coming:
-        phase, blocking = "Rolling", None
+        phase, blocking = "Rolling", None if moving else blocking
     elif waiting:
         phase = "Waiting"
     elif staying:
         phase = "Paused" if situation.spec.rollout.paused else "Partition"
     else:
         phase = "Complete"
+    is_clocked = blocking is None or blocking.reason is not Reason.MODEL_DOWNLOADING
     return Progress(
         phase=phase,
         num_updated=sum(view.is_updated for view in views),
         num_groups=len(views),
         moving=moving,
         blocked_by=blocking,
-        deadline=_deadline(situation) if phase == "Rolling" else None,
+        deadline=_deadline(situation) if phase == "Rolling" and is_clocked else None,
     )
 
 
@@ -89,6 +93,11 @@ def _deadline(situation: Situation) -> datetime:
 def _steps(situation: Situation) -> Iterator[datetime]:
     record = situation.observed.objects.get(ref_of(situation.desired.record), {})
     yield instant(record, "metadata", "creationTimestamp") or situation.now
+    if situation.desired.prefetch is not None:
+        job = situation.observed.objects.get(ref_of(situation.desired.prefetch), {})
+        completed = instant(job, "status", "completionTime")
+        if completed is not None:
+            yield completed
     for view in situation.all_views:
         memory = view.group.memory
         if view.turn is Turn.MOVES and memory.drain_started_at is not None:

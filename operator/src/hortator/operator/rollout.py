@@ -9,12 +9,12 @@ For a group that runs another revision than spec asks for, the first of these ru
 1. paused, or its index is below the partition: HELD. It stays at what it runs, also when it fails.
 2. It has begun to drain in order to move: MOVES.
 3. It serves nobody (broken, stalled, closed, still starting): MOVES, before any that serves and whatever else
-   is away, while fewer than maxUnavailable groups are moving or no other group of its revision serves. Else
-   it WAITS, and starts again as it was: a new revision that never gets ready takes no group more than
-   allowed with it, while an old one that never worked holds nothing up.
-4. It serves: MOVES while the shortfall without it is at most maxUnavailable, unless it is the last available
-   group of its role (allowOutage), or its role is more than maxSkew ahead of its share. The role that has
-   moved the smaller part goes first, in it the highest index.
+   is away, while the model is in the cache and fewer than maxUnavailable groups are moving, or if no other
+   group of its revision serves. Else it WAITS, and starts again as it was: a new revision that never gets
+   ready takes no group more than allowed with it, while an old one that never worked holds nothing up.
+4. It serves: MOVES while the model is in the cache and the shortfall without it is at most maxUnavailable,
+   unless it is the last available group of its role (allowOutage), or its role is more than maxSkew ahead of
+   its share. The role that has moved the smaller part goes first, in it the highest index.
 
 Nothing is remembered: the answer follows from what is there, so it is the same for an operator that starts in
 the middle.
@@ -22,7 +22,8 @@ the middle.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -77,17 +78,32 @@ _CURRENT = Decision(turn=Turn.CURRENT)
 _MOVES = Decision(turn=Turn.MOVES)
 
 
-def decisions(standings: Sequence[Standing], rollout: RolloutSpec) -> dict[str, Decision]:
-    """The decision for every group, by name. Total."""
+def decisions(
+    standings: Sequence[Standing], rollout: RolloutSpec, *, is_model_there: bool = True
+) -> dict[str, Decision]:
+    """The decision for every group, by name; `is_model_there` is about the one that spec asks for. Total."""
+    tally = _Tally(rollout=rollout, is_model_there=is_model_there)
     found: dict[str, Decision] = {}
+    broken, serving = [], []
     for one in standings:
-        found[one.name] = _of_itself(one, rollout)
-    undecided = [one for one in standings if found[one.name].turn is Turn.WAITS]
-    tally = _Tally(standings=standings, rollout=rollout, decided=found)
-    for one in sorted((one for one in undecided if not one.is_available), key=_highest_first):
-        found[one.name] = tally.of_broken(one)
-    for one in tally.in_order([one for one in undecided if one.is_available]):
-        found[one.name] = tally.of_serving(one)
+        tally.see(one)
+        decision = _of_itself(one, rollout)
+        if decision.turn is not Turn.WAITS:
+            found[one.name] = tally.note(one, decision)
+        elif one.is_available:
+            serving.append(one)
+        else:
+            broken.append(one)
+    for one in sorted(broken, key=_highest_first):
+        found[one.name] = tally.note(one, tally.of_broken(one))
+    waiting: dict[RoleName, list[Standing]] = {}
+    for one in sorted(serving, key=_highest_first, reverse=True):
+        waiting.setdefault(one.role, []).append(one)
+    while waiting:  # each time the next of the role that has moved the smaller part
+        role = min(waiting, key=lambda name: (tally.part(name), *_highest_first(waiting[name][-1])))
+        one = waiting[role].pop()
+        found[one.name] = tally.note(one, tally.of_serving(one))
+        waiting = {name: rest for name, rest in waiting.items() if rest}
     return found
 
 
@@ -131,29 +147,59 @@ def _of_itself(one: Standing, rollout: RolloutSpec) -> Decision:
 
 @dataclass(slots=True, kw_only=True)
 class _Tally:
-    """The groups with what has been decided so far."""
+    """What has been decided so far, counted: a service may have thousands of groups."""
 
-    standings: Sequence[Standing]
     rollout: RolloutSpec
-    decided: Mapping[str, Decision]
-    taken: set[str] = field(default_factory=set)
-    """Groups that serve and have got their turn just now."""
+    is_model_there: bool
+    missing: Counter[RoleName] = field(default_factory=Counter)
+    """Wanted groups less available ones."""
+    serving: Counter[tuple[RoleName, str]] = field(default_factory=Counter)
+    """Available groups of a role and a revision."""
+    may: Counter[RoleName] = field(default_factory=Counter)
+    """Groups that are not held."""
+    moved: Counter[RoleName] = field(default_factory=Counter)
+    """Those of them that have moved, or are on their way."""
+    coming: dict[RoleName, list[Standing]] = field(default_factory=dict)
+    """On their way to the wanted revision, and not there yet."""
+    away: list[str] = field(default_factory=list)
+
+    def see(self, one: Standing) -> None:
+        """Count a group as it is."""
+        self.missing[one.role] += (0 if one.is_surge else 1) - (1 if one.is_available else 0)
+        self.serving[one.role, one.revision] += one.is_available
+        self.may[one.role] += not one.is_surge and not is_held(one.index, self.rollout)
+        if not one.is_available:
+            self.away.append(one.name)
+
+    def note(self, one: Standing, decision: Decision) -> Decision:
+        """Count a decision."""
+        if decision.turn is Turn.MOVES and one.is_available:
+            self.missing[one.role] += 1
+            self.serving[one.role, one.revision] -= 1
+            self.away.append(one.name)
+        if decision.turn is Turn.MOVES or (decision.turn is Turn.CURRENT and not one.is_available):
+            self.coming.setdefault(one.role, []).append(one)
+        if decision.turn in {Turn.MOVES, Turn.CURRENT}:
+            self.moved[one.role] += not one.is_surge and not is_held(one.index, self.rollout)
+        return decision
 
     def of_broken(self, one: Standing) -> Decision:
         """Rule 3."""
-        moving = [other.name for other in self.standings if self._is_moving(other) and not other.is_surge]
-        is_proven = any(
-            other.is_available and other.role == one.role and other.revision == one.revision
-            for other in self.standings
-        )
-        if len(moving) < max(1, self.rollout.max_unavailable) or not is_proven:
+        if self.serving[one.role, one.revision] == 0:
+            return _MOVES
+        if not self.is_model_there:
+            return _waits_for_model(one)
+        moving = [other.name for role in self.coming for other in self.coming[role] if not other.is_surge]
+        if len(moving) < max(1, self.rollout.max_unavailable):
             return _MOVES
         return _waits(one, Reason.ROLLING_UPDATE, f"until {_named(moving)} can be used")
 
     def of_serving(self, one: Standing) -> Decision:
         """Rule 4."""
-        if not self.rollout.allow_outage and not self._has_another(one):
-            coming = [other.name for other in self.standings if self._is_beside(one, other)]
+        if not self.is_model_there:
+            return _waits_for_model(one)
+        if not self.rollout.allow_outage and self._num_serving(one.role) <= 1:
+            coming = [other.name for other in self.coming.get(one.role, ())]
             if coming:
                 return _waits(one, Reason.ROLLING_UPDATE, f"until {_named(coming)} can be used")
             message = (
@@ -161,68 +207,38 @@ class _Tally:
                 f"last available group of role {one.role}, and spec.rollout.allowOutage is false"
             )
             return Decision(turn=Turn.WAITS, reason=Reason.LAST_AVAILABLE_GROUP, message=message)
-        ahead_of = self._ahead_of(one)
+        ahead_of = self._ahead_of(one.role)
         if ahead_of is not None:
             return _waits(one, Reason.ROLLOUT_SKEW, f"for role {ahead_of} (spec.rollout.maxSkew)")
-        if shortfall(self.standings, taken={*self.taken, one.name}) > self.rollout.max_unavailable:
-            away = [
-                other.name for other in self.standings if not other.is_available or other.name in self.taken
-            ]
-            return _waits(one, Reason.ROLLING_UPDATE, f"until {_named(away)} can be used")
-        self.taken.add(one.name)
+        short = sum(max(0, number + (role == one.role)) for role, number in self.missing.items())
+        if short > self.rollout.max_unavailable:
+            return _waits(one, Reason.ROLLING_UPDATE, f"until {_named(self.away)} can be used")
         return _MOVES
 
-    def in_order(self, serving: Sequence[Standing]) -> Iterable[Standing]:
-        """Those that serve, each time the next of the role that has moved the smaller part."""
-        rest = sorted(serving, key=_highest_first)
-        while rest:
-            one = min(rest, key=lambda other: (self._part(other.role), *_highest_first(other)))
-            rest.remove(one)
-            yield one
+    def part(self, role: RoleName) -> float:
+        """How much of a role has moved."""
+        return self.moved[role] / self.may[role] if self.may[role] else 1.0
 
-    def _is_moving(self, one: Standing) -> bool:
-        """On its way to the wanted revision, and not there yet."""
-        turn = self.decided[one.name].turn
-        return turn is Turn.MOVES or (turn is Turn.CURRENT and not one.is_available)
+    def _num_serving(self, role: RoleName) -> int:
+        return sum(number for (other, _), number in self.serving.items() if other == role)
 
-    def _has_another(self, one: Standing) -> bool:
-        return any(
-            other.is_available and other.role == one.role and other.name not in {one.name, *self.taken}
-            for other in self.standings
-        )
-
-    def _is_beside(self, one: Standing, other: Standing) -> bool:
-        """Of the same role, and about to serve."""
-        return other.role == one.role and other.name != one.name and self._is_moving(other)
-
-    def _part(self, role: RoleName) -> float:
-        moved, total = self._moved(role)
-        return moved / total if total else 1.0
-
-    def _moved(self, role: RoleName) -> tuple[int, int]:
-        """Groups of a role that have moved or are on their way, of those that may."""
-        may = [
-            one
-            for one in self.standings
-            if one.role == role and not one.is_surge and not is_held(one.index, self.rollout)
-        ]
-        moved = [one for one in may if self.decided[one.name].turn in {Turn.CURRENT, Turn.MOVES}]
-        return len(moved), len(may)
-
-    def _ahead_of(self, one: Standing) -> RoleName | None:
+    def _ahead_of(self, role: RoleName) -> RoleName | None:
         """The role that must move first."""
-        moved, total = self._moved(one.role)
-        for role in sorted({other.role for other in self.standings} - {one.role}):
-            theirs, of_them = self._moved(role)
-            share = -(-theirs * total // of_them) if of_them else total
-            if moved + 1 > share + self.rollout.max_skew:
-                return role
+        for other in sorted(self.may.keys() - {role}):
+            total, of_them = self.may[role], self.may[other]
+            share = -(-self.moved[other] * total // of_them) if of_them else total
+            if self.moved[role] + 1 > share + self.rollout.max_skew:
+                return other
         return None
 
 
 def _waits(one: Standing, reason: Reason, until: str) -> Decision:
     message = f"group {one.name} still runs revision {one.revision}, wanted is {one.update}: it waits {until}"
     return Decision(turn=Turn.WAITS, reason=reason, message=message)
+
+
+def _waits_for_model(one: Standing) -> Decision:
+    return _waits(one, Reason.MODEL_DOWNLOADING, "until the model is in the cache")
 
 
 def _named(groups: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ from hortator.api.v1alpha1 import LLMService, LLMServiceSpec, RoleName
 from hortator.operator import names
 from hortator.operator.desired import Desired, DesiredGroup
 from hortator.operator.lifecycle import Assessment, Stage, assess, is_lost, takes_requests
-from hortator.operator.objects import Ref
+from hortator.operator.objects import Ref, ref_of
 from hortator.operator.observed import GroupFacts, Memory, Meta, Observed
 from hortator.operator.observed.reading import number, seconds_later, texts
 from hortator.operator.revision import has_shape, hash_of
@@ -131,7 +131,11 @@ def situation_of(
         *(_seen(service, wanted, observed, now, is_surge=False) for wanted in desired.groups),
         *(_seen(service, wanted, observed, now, is_surge=True) for wanted in desired.surge),
     ]
-    decided = decisions([one.standing for one in seen], service.spec.rollout)
+    decided = decisions(
+        [one.standing for one in seen],
+        service.spec.rollout,
+        is_model_there=is_model_there(desired, observed),
+    )
     views = tuple(_view(service, one, decided[one.wanted.name], observed, now) for one in seen)
     base, beside = views[: len(desired.groups)], views[len(desired.groups) :]
     surge = tuple(view for view in beside if _is_rolling(view.wanted.role, base) and not service.spec.suspend)
@@ -151,6 +155,16 @@ def situation_of(
         surge=surge,
         surplus=surplus,
     )
+
+
+def is_model_there(desired: Desired, observed: Observed) -> bool:
+    """Whether the cache is full, or nobody fills one. A Job for another model says nothing."""
+    if desired.prefetch is None:
+        return True
+    ref = ref_of(desired.prefetch)
+    live, job = observed.objects.get(ref), observed.jobs.get(ref.name)
+    is_it = live is not None and ref not in observed.leftovers and hash_of(live) == hash_of(desired.prefetch)
+    return is_it and job is not None and job.is_complete
 
 
 def members_of(group: GroupFacts) -> int:

@@ -21,7 +21,7 @@ from hortator.operator.situation import Situation, View
 from hortator.operator.waiting import (
     device_group_being_placed,
     memory_of_next_start,
-    model_wait,
+    model_wait_of,
     next_start,
     room_in,
 )
@@ -29,11 +29,11 @@ from hortator.operator.waiting import (
 
 def admissions(situation: Situation) -> Iterator[Item]:
     """Start what may start: every group without devices, and at most one with."""
-    if situation.spec.suspend or model_wait(situation) is not None:
+    if situation.spec.suspend:
         return
     is_taken = device_group_being_placed(situation) is not None
     for view in sorted(situation.all_views, key=lambda view: (view.wanted.role_set, view.wanted.index)):
-        if view.stage is not Stage.CLOSED or view.group.pods:
+        if view.stage is not Stage.CLOSED or view.group.pods or model_wait_of(situation, view) is not None:
             continue
         memory = memory_of_next_start(view)
         start = next_start(situation, view)

@@ -27,7 +27,7 @@ from hortator.operator.status.reasons import Reason, known
 from hortator.operator.waiting import (
     deadline,
     lacking,
-    model_wait,
+    model_wait_of,
     need_for,
     next_start,
     num_unplaced,
@@ -136,7 +136,7 @@ def _closed(situation: Situation, view: View) -> tuple[str, Finding | None]:
     leaving = _leaving(situation, group)
     if leaving is not None:
         return "Restarting", leaving
-    model = model_wait(situation)
+    model = model_wait_of(situation, view)
     if model is not None:
         return "Waiting", model
     refused = why_not(situation, view)

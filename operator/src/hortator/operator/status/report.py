@@ -161,10 +161,13 @@ def _role(situation: Situation, role: RoleSpec, reports: Sequence[GroupReport]) 
 
 
 def _num_sets(situation: Situation) -> int:
-    """Role sets of which a group exists, those that are going among them."""
+    """Role sets of which a group exists, those that are going among them; surge groups make none."""
     sets = {view.wanted.role_set for view in situation.views if view.group.exists}
     by_name = {role.name: role for role in situation.spec.roles}
+    surge = {one.name for one in situation.desired.surge}
     for group, _ in situation.surplus:
+        if group.name in surge:
+            continue
         role = by_name.get(group.role)
         if group.exists and role is not None and role.replicas > 0:
             sets.add(topology.role_set(role, group.index))
