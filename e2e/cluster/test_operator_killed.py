@@ -93,6 +93,7 @@ class Stage:
             sample(
                 self.namespace,
                 drain={"timeout": "1s"},
+                rollout={"allowOutage": True},  # its only decode group gets another image too
                 restart={"baseDelay": "0s", "maxDelay": "0s", "maxRestarts": 100},
             )
         )

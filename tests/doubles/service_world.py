@@ -110,12 +110,16 @@ class World:
         """Second boots of a rank in an epoch."""
         self.acts: dict[str, Act | None] = {}
         """By pod name: what its engine does instead of joining; None: it ends in every epoch."""
+        self.acts_of_images: dict[str, Act] = {}
+        """By image of an engine container, in the same way."""
         self.in_flight: dict[str, int] = {}
         self.draining: dict[str, str] = {}
         """worker id -> boot id that was told to drain."""
         self.is_scheduler_answering = True
         self.is_traffic_on = False
         self.is_allowed_to_see_nodes = True
+        self.options = OPTIONS
+        """Those of the operator that looks next: another version of it has others."""
         self.num_writes = 0
         self.kills_always = False
         """The operator dies after every write."""
@@ -238,12 +242,16 @@ class World:
 
     def _wanted(self, kept: Accepted, uid: str) -> Desired:
         revisions = self.api.find("ControllerRevision")
-        key = kept.generation, tuple(one["metadata"]["uid"] for one in revisions)
+        key = kept.generation, self.options, tuple(one["metadata"]["uid"] for one in revisions)
         if self._desired is None or self._desired[0] != key:
             self._desired = (
                 key,
                 desired(
-                    kept.service, uid=uid, options=OPTIONS, generation=kept.generation, revisions=revisions
+                    kept.service,
+                    uid=uid,
+                    options=self.options,
+                    generation=kept.generation,
+                    revisions=revisions,
                 ),
             )
         return self._desired[1]
@@ -366,6 +374,9 @@ class World:
             return self.acts.get(component) or Run()
         if name in self.acts:
             return self.acts[name] or End()
+        image = pod["spec"]["containers"][0]["image"]
+        if image in self.acts_of_images:
+            return self.acts_of_images[image]
         group, ordinal = name.rpartition("-")[0], int(name.rpartition("-")[2])
         number = int(pod["metadata"]["labels"][names.LABEL_EPOCH])
         epoch = self.epochs.setdefault((group, _incarnation(pod), number), Epoch())

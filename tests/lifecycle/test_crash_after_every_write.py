@@ -12,6 +12,7 @@ import re
 
 import pytest
 
+from doubles.kubernetes.kubelets import Wait
 from doubles.service_world import World, a_manifest
 from hortator.operator import names
 
@@ -61,6 +62,28 @@ def new_image(world):
     world.is_traffic_on = True
     world.tick()
     world.edit({"engine": {"image": "registry.example/worker:2"}})
+
+
+def rollout_is_paused_half_way(world):
+    new_image(world)
+    world.until(lambda: num_moved(world) == 1)
+    world.edit({"rollout": {"paused": True}})
+    world.crash("demo-a-0-0")
+
+
+def rollout_is_taken_back(world):
+    """The first group has moved and never gets ready."""
+    world.acts_of_images["registry.example/worker:2"] = Wait(reason="ImagePullBackOff")
+    new_image(world)
+    world.until(lambda: num_moved(world) == 1)
+    world.edit({"engine": {"image": None}})
+
+
+def num_moved(world):
+    images = [
+        one["spec"]["template"]["spec"]["containers"][0]["image"] for one in world.statefulsets().values()
+    ]
+    return images.count("registry.example/worker:2")
 
 
 def suspend(world):
@@ -126,6 +149,12 @@ SCENARIOS = {
     "a node is removed": (node_is_removed, a_manifest(backend="TensorRTLLM", gpus_per_node=8, **SMALL)),
     "restart on request": (restart_on_request, a_manifest(**SMALL)),
     "new image": (new_image, a_manifest(**SMALL)),
+    "new image with a group beside": (
+        new_image,
+        a_manifest(aggregated=1, nodes=2, rollout={"maxUnavailable": 0, "maxSurge": 1}),
+    ),
+    "a rollout is paused half way": (rollout_is_paused_half_way, a_manifest(**SMALL)),
+    "a rollout is taken back": (rollout_is_taken_back, a_manifest(**SMALL)),
     "suspend": (suspend, a_manifest(**SMALL)),
     "resume": (resume, a_manifest(**SMALL)),
     "resume with other nodes": (resume_with_other_nodes, a_manifest(**SMALL)),

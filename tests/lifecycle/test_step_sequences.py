@@ -131,8 +131,8 @@ def test_a_new_image_rolls_one_group_after_the_other():
     one = [
         "demo-a-{} x2 epoch 1 ['admitted-at', 'drain-reason', 'drain-started-at', 'members']",
         "StartDrain aggregated-{}",
-        "demo-a-{} x0 epoch 2 []",
-        "demo-a-{} x2 epoch 2 ['admitted-at']",
+        "demo-a-{} x0 epoch 2 ['moved-at']",  # already of the new revision: its turn is taken
+        "demo-a-{} x2 epoch 2 ['admitted-at', 'moved-at']",
         "demo-a-{} x2 epoch 2 ['admitted-at', 'members']",
     ]
     first = [step.format(1) for step in one]  # the highest index first

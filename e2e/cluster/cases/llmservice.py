@@ -137,6 +137,7 @@ SIMULATED = "only with backend Simulated"
 TORCH_URI = "must start with builtin:// or file:// with backend TorchMoE"
 TRT_URI = "must start with hf://, pvc://, oci://, s3:// or file:// with backend TensorRTLLM"
 CLAIM = "exactly one of claimName and create is needed"
+STEPS = "maxUnavailable and maxSurge must not both be 0"
 DELAYS = "baseDelay must not be above maxDelay"
 TOLERATION = "operator Exists has no value, operator Equal needs a key"
 WHILE = "may change only while suspend is true before and after"
@@ -252,6 +253,9 @@ def _rules() -> list[Case]:
     add("cache-claim", "claimName alone", {"spec.model.cache": {"claimName": "weights"}})
     add("cache-claim", "both", {"spec.model.cache.claimName": "weights"}, CLAIM, "spec.model.cache")
     add("cache-claim", "neither", {"spec.model.cache": {}}, CLAIM, "spec.model.cache")
+    none_away = {"spec.rollout.maxUnavailable": 0}
+    add("rollout-steps", "maxSurge alone", none_away | {"spec.rollout.maxSurge": 1})
+    add("rollout-steps", "neither", none_away, STEPS, "spec.rollout.maxUnavailable")
     delays = {"spec.restart.baseDelay": "10m", "spec.restart.maxDelay": "10m"}
     add("restart-delays", "equal", delays)
     add(

@@ -130,6 +130,8 @@ class Controllers:
             status: dict[str, Any] = {"succeeded": succeeded, "failed": failed}
             if succeeded >= owner["spec"]["completions"]:
                 status["conditions"] = [{"type": "Complete", "status": "True"}]
+                before = owner.get("status", {}).get("completionTime")
+                status["completionTime"] = before or self.api.timestamp()
             elif failed > owner["spec"]["backoffLimit"]:
                 message = "Job has reached the specified backoff limit"
                 status["conditions"] = [

@@ -47,6 +47,8 @@ def test_a_field_that_does_not_do_all_it_says_is_named(sample, changed, name, va
     ("name", "values", "path"),
     [
         ("simulated-64", {"spec.roles.1.replicas": 2}, "spec.roles[1].replicas"),
+        ("simulated-64", {"spec.rollout": {"maxSurge": 1}}, "spec.roles[1].replicas"),
+        ("simulated-64", {"spec.rollout": {"allowOutage": True}}, "spec.roles[1].replicas"),
         ("simulated-64", {"spec.scheduler.replicas": 1}, "spec.scheduler.replicas"),
         ("h800-16", {"spec.model.revision": "abc"}, "spec.model.revision"),
         ("h800-16", {"spec.roles.0.shmSize": "64Gi"}, "spec.roles[0].shmSize"),

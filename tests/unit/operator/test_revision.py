@@ -163,7 +163,7 @@ def test_a_group_can_start_anew_with_the_revision_it_ran(sample, changed, wanted
     first = sample("simulated-64")
     known = wanted(first).revisions
     now = wanted(changed(first, {"spec.engine.image": "mine:2"}), revisions=known)
-    again = now.groups[0].statefulset(epoch=2, replicas=2, annotations={}, revision=known[0])
+    again = now.groups[0].at(known[0]).statefulset(epoch=2, replicas=2, annotations={})
     template = again["spec"]["template"]
     assert template["spec"]["containers"][0]["image"] == "hortator-worker:1.2.3"
     assert template["metadata"]["labels"][names.LABEL_REVISION] == wanted(first).groups[0].revision

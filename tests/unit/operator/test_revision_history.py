@@ -4,12 +4,13 @@ from datetime import UTC, datetime
 
 import pytest
 
+from hortator.api.v1alpha1 import RolloutSpec
 from hortator.operator import names
 from hortator.operator.objects import ref_of
 from hortator.operator.observed import Meta, observe
 from hortator.operator.plan import Delete, plan
-from hortator.operator.plan.shared import REVISION_HISTORY
 
+REVISION_HISTORY = RolloutSpec().revision_history_limit
 META = Meta(namespace="default", name="simulated", uid="uid-1", generation=1)
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
 LABELS = names.group_labels("simulated", "Prefill", 0) | {names.LABEL_REVISION: "abc"}

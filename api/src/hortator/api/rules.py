@@ -123,6 +123,12 @@ def _restart_delays(service: LLMService) -> Iterator[Found]:
         yield "spec.restart.baseDelay", f"{restart.base_delay_s:g} s and {restart.max_delay_s:g} s"
 
 
+def _rollout_steps(service: LLMService) -> Iterator[Found]:
+    rollout = service.spec.rollout
+    if rollout.max_unavailable == 0 and rollout.max_surge == 0:
+        yield "spec.rollout.maxUnavailable", "0 and maxSurge 0"
+
+
 def _toleration(service: LLMService) -> Iterator[Found]:
     for number, role in enumerate(service.spec.roles):
         for index, toleration in enumerate(role.tolerations):
@@ -231,6 +237,14 @@ RULES: tuple[Rule, ...] = (
         cel="has(self.claimName) != has(self.create)",
         message="exactly one of claimName and create is needed",
         find=_cache_claim,
+    ),
+    Rule(
+        name="rollout-steps",
+        at="spec.rollout",
+        field="maxUnavailable",
+        cel="self.maxUnavailable > 0 || self.maxSurge > 0",
+        message="maxUnavailable and maxSurge must not both be 0: no group could ever move",
+        find=_rollout_steps,
     ),
     Rule(
         name="restart-delays",

@@ -73,11 +73,12 @@ def _groups(service: LLMService) -> Iterator[Problem]:
             yield Problem(
                 path=f"spec.roles[{index}].replicas", message=f"no {role.name} group: nothing is served"
             )
-        if groups == 1:
+        rollout = service.spec.rollout
+        if groups == 1 and not rollout.max_surge and not rollout.allow_outage:
             yield Problem(
                 path=f"spec.roles[{index}].replicas",
-                message=f"one {role.name} group: it cannot be updated or restarted without an outage "
-                "(two groups can take turns)",
+                message=f"one {role.name} group: it does not move to another image or model by itself (two "
+                "groups can take turns; else set rollout.maxSurge or rollout.allowOutage)",
             )
 
 

@@ -14,7 +14,7 @@ groups.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hortator.api.parse import Parsed
 from hortator.api.v1alpha1 import LLMService, RoleName
@@ -25,7 +25,7 @@ from hortator.operator.manifests.metadata import Owner
 from hortator.operator.objects import Obj
 from hortator.operator.observed.reading import text
 from hortator.operator.options import Options
-from hortator.operator.revision import Revision, hash_of, revision_of, template_of
+from hortator.operator.revision import Revision, hash_of, revision_of, role_of, template_of
 
 __all__ = ["Desired", "DesiredGroup", "Options", "desired"]
 
@@ -42,7 +42,7 @@ class DesiredGroup:
     worker_id: str
     """What the scheduler calls it."""
     revision: str
-    """The revision that it should run."""
+    """The revision that it is made from."""
     num_members: int
     num_ranks: int
     role_set: int
@@ -75,20 +75,18 @@ class DesiredGroup:
         replicas: int,
         annotations: Mapping[str, str],
         domain: tuple[str, str] | None = None,
-        revision: Obj | None = None,
         uid: str = "",
     ) -> Obj:
         """The whole object as it is applied: what is left out of `annotations` goes.
 
         `replicas` is 0 until the group is admitted, then `num_members`; `domain` binds all members to a node
-        label. `revision` is the ControllerRevision of another revision than the desired one, for a group that
-        still runs it. `uid` is that of the StatefulSet, which its members know each other by.
+        label. `uid` is that of the StatefulSet, which its members know each other by.
         """
         return group.statefulset(
             self.group,
             owner=self.owner,
-            template=self.template if revision is None else template_of(revision),
-            revision=self.revision if revision is None else hash_of(revision),
+            template=self.template,
+            revision=self.revision,
             epoch=epoch,
             replicas=replicas,
             drain_timeout_s=self.drain_timeout_s,
@@ -96,6 +94,10 @@ class DesiredGroup:
             domain=domain,
             uid=uid,
         )
+
+    def at(self, revision: Obj) -> DesiredGroup:
+        """The same group as it is made from another ControllerRevision."""
+        return replace(self, revision=hash_of(revision), template=template_of(revision))
 
     def pdb(self, *, is_open: bool) -> Obj:
         """The PodDisruptionBudget: closed, or open for all members."""
@@ -113,6 +115,8 @@ class Desired:
     """Of the LLMService when it said this."""
     groups: tuple[DesiredGroup, ...]
     """Role by role, by index."""
+    surge: tuple[DesiredGroup, ...]
+    """Groups that may stand beside these while they move to another revision (spec.rollout.maxSurge)."""
     shared: tuple[Obj, ...]
     """Service account, scheduler, gateway, cache claim: applied as they are, in this order."""
     prefetch: Obj | None
@@ -126,6 +130,10 @@ class Desired:
     def group(self, role: RoleName, index: int) -> DesiredGroup | None:
         """The group of that name; None when it is not wanted any more."""
         return next((one for one in self.groups if one.role == role and one.index == index), None)
+
+    def update_revision(self, role: RoleName) -> str:
+        """The revision that the groups of a role should run."""
+        return next((hash_of(obj) for obj in self.revisions if role_of(obj) == role), "")
 
     def objects(self, *, epoch: int = 1) -> Iterator[Obj]:
         """Every object of a service whose groups are all admitted: what `hortator plan` prints."""
@@ -166,8 +174,14 @@ def desired(
     ControllerRevisions that exist, whose templates win.
     """
     owner = Owner.of(service, uid)
+
+    def group_of(one: topology.Group) -> DesiredGroup:
+        return _group(service, one, wanted[one.role_name], owner=owner)
+
     wanted = {
-        role.name: revision_of(service, role, owner=owner, options=options, known=revisions)
+        role.name: revision_of(
+            service, role, owner=owner, options=options, generation=generation, known=revisions
+        )
         for role in service.spec.roles
     }
     claim = cache.claim(service, owner=owner)
@@ -175,9 +189,8 @@ def desired(
         owner=owner,
         generation=generation,
         record=record_of(service, generation=generation, owner=owner),
-        groups=tuple(
-            _group(service, one, wanted[one.role_name], owner=owner) for one in topology.groups(service)
-        ),
+        groups=tuple(map(group_of, topology.groups(service))),
+        surge=tuple(map(group_of, topology.surge_groups(service))),
         shared=(
             accounts.account(owner),
             *([claim] if claim else []),

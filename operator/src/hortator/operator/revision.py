@@ -29,7 +29,7 @@ from hortator.operator.digest import digest
 from hortator.operator.manifests import cache, engine
 from hortator.operator.manifests.metadata import Owner, child
 from hortator.operator.objects import Obj
-from hortator.operator.observed.reading import is_owned_by
+from hortator.operator.observed.reading import is_owned_by, mapping
 from hortator.operator.options import Options
 
 
@@ -68,11 +68,18 @@ def revision_hash(service: LLMService, role: RoleSpec) -> str:
 
 
 def revision_of(
-    service: LLMService, role: RoleSpec, *, owner: Owner, options: Options, known: Iterable[Obj] = ()
+    service: LLMService,
+    role: RoleSpec,
+    *,
+    owner: Owner,
+    options: Options,
+    generation: int = 1,
+    known: Iterable[Obj] = (),
 ) -> Revision:
     """The revision that a role's groups should run.
 
     `known` are the ControllerRevisions that exist: the one of this hash wins over what would be rendered now.
+    `generation` is noted on a new one: revisions of several roles that one change made go back together.
     """
     hashed = revision_hash(service, role)
     name = names.revision_name(owner.name, role.name, hashed)
@@ -85,10 +92,20 @@ def revision_of(
         names.LABEL_ROLE: names.role_label(role.name),
         names.LABEL_REVISION: hashed,
     }
-    obj = child("apps/v1", "ControllerRevision", name, owner=owner, labels=labels)
+    noted = {names.ANNOTATION_GENERATION: str(generation)}
+    obj = child("apps/v1", "ControllerRevision", name, owner=owner, labels=labels, annotations=noted)
     obj["revision"] = 1 + max((int(one.get("revision", 0)) for one in ours), default=0)
     obj["data"] = {"fields": pod_fields(service, role), "template": template}
     return Revision(role=role.name, hash=hashed, template=template, obj=obj)
+
+
+_SHAPE = ("nodes", "gpusPerNode", "gpuResourceName", "parallelism")
+
+
+def has_shape(obj: Obj, role: RoleSpec) -> bool:
+    """Whether groups of a ControllerRevision have as many pods, GPUs and ranks as the role has now."""
+    was, now = mapping(obj, "data", "fields", "role"), _pruned(_dump(role))
+    return bool(mapping(obj, "data", "template")) and all(was.get(key) == now.get(key) for key in _SHAPE)
 
 
 def template_of(obj: Obj) -> Obj:

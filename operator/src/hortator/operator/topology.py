@@ -74,6 +74,14 @@ def groups(service: LLMService) -> Iterator[Group]:
             yield Group(role=role, index=index, is_scale_unit=is_unit)
 
 
+def surge_groups(service: LLMService) -> Iterator[Group]:
+    """EP groups that may stand beside the wanted ones during a rollout: they go on where these end."""
+    for role in service.spec.roles:
+        number = num_groups(service, role)
+        for index in range(number, number + (service.spec.rollout.max_surge if number else 0)):
+            yield Group(role=role, index=index, is_scale_unit=False)
+
+
 def role_set(role: RoleSpec, index: int) -> int:
     """The role set that a group belongs to."""
     return index // role.replicas

@@ -16,7 +16,7 @@ from hortator.operator.lifecycle import Assessment, takes_requests
 from hortator.operator.observed import GroupFacts, Memory
 from hortator.operator.observed.pods import is_device
 from hortator.operator.observed.reading import seconds_later
-from hortator.operator.situation import Situation, View, fresh
+from hortator.operator.situation import Situation, View, fresh, is_model_there
 from hortator.operator.status.evidence import Finding, of_device, of_job
 from hortator.operator.status.reasons import Reason
 
@@ -89,18 +89,23 @@ def deadline(situation: Situation, group: GroupFacts) -> datetime | None:
 def model_wait(situation: Situation) -> Finding | None:
     """Why no group may start before the model is there; None when it is, or nobody waits for it."""
     prefetch = situation.desired.prefetch
-    if prefetch is None:
+    if prefetch is None or is_model_there(situation.desired, situation.observed):
         return None
     name = prefetch["metadata"]["name"]
     job = situation.observed.jobs.get(name)
-    if job is None:
+    if job is None or job.is_complete:
         return Finding(reason=Reason.MODEL_DOWNLOADING, message=f"Job {name} is being created")
-    return None if job.is_complete else of_job(job)
+    return of_job(job)
+
+
+def model_wait_of(situation: Situation, view: View) -> Finding | None:
+    """The same for one group: the model of one that stays at an earlier revision has been there since."""
+    return model_wait(situation) if view.wanted.revision == view.standing.update else None
 
 
 def device_group_being_placed(situation: Situation) -> View | None:
     """A started group with devices that has pods without a node."""
-    for view in situation.views:
+    for view in situation.all_views:
         is_started = view.group.exists and view.group.replicas > 0
         if is_started and need_for(situation, view).has_devices and num_unplaced(view) > 0:
             return view

@@ -24,7 +24,13 @@ from hortator.api.v1alpha1.engine import (
     SimulatedPreset,
     SimulatedSpec,
 )
-from hortator.api.v1alpha1.lifecycle import DisruptionSpec, DrainSpec, RestartPolicy, RestartSpec
+from hortator.api.v1alpha1.lifecycle import (
+    DisruptionSpec,
+    DrainSpec,
+    RestartPolicy,
+    RestartSpec,
+    RolloutSpec,
+)
 from hortator.api.v1alpha1.model import (
     MODEL_URI_SCHEMES,
     CacheClaimSpec,
@@ -64,6 +70,7 @@ from hortator.api.v1alpha1.status import (
     MemberStatus,
     RestartStatus,
     RoleStatus,
+    RolloutStatus,
     SchedulerStatus,
     Timeline,
 )
@@ -113,6 +120,8 @@ __all__ = [
     "RoleName",
     "RoleSpec",
     "RoleStatus",
+    "RolloutSpec",
+    "RolloutStatus",
     "SchedulerSpec",
     "SchedulerStatus",
     "SecretKeyRef",

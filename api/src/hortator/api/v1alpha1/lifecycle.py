@@ -1,4 +1,4 @@
-"""How a running service changes: restarts of groups, drains, disruptions that are allowed."""
+"""How a running service changes: rollouts, restarts of groups, drains, disruptions that are allowed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,29 @@ from hortator.api.v1alpha1.base import Model
 from hortator.api.v1alpha1.text import Between, Time
 
 RestartPolicy = Literal["Group", "None"]
+
+
+class RolloutSpec(Model):
+    """How EP groups move when a field changes that their pods depend on: drained, then started anew."""
+
+    max_unavailable: Annotated[int, Field(ge=0, le=1024)] = 1
+    """EP groups of the service that may be away at a time. 0 needs maxSurge: more comes before any goes."""
+    max_surge: Annotated[int, Field(ge=0, le=64)] = 0
+    """EP groups of each role that are started beside the wanted ones while it rolls, on free nodes."""
+    partition: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Groups of each role with a lower index stay as they are: a trial on the highest ones."""
+    paused: bool = False
+    """True: no group moves. One that fails meanwhile starts again as it was."""
+    max_skew: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Groups by which a role may be ahead of its share of what the other role has moved."""
+    progress_deadline_s: Annotated[float, Between(low="1m", high="168h")] = Field(
+        default=3600.0, alias="progressDeadline"
+    )
+    """Without a step for so long, condition Progressing is False; nothing is stopped or taken back by it."""
+    revision_history_limit: Annotated[int, Field(ge=0, le=100)] = 5
+    """Revisions of each role that are kept beside those in use, to go back to."""
+    allow_outage: bool = False
+    """True: the last available group of a role may be taken too; nobody is served until it is back."""
 
 
 class RestartSpec(Model):

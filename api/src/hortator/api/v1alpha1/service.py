@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 
 from hortator.api.v1alpha1.base import Model, Texts
 from hortator.api.v1alpha1.engine import EngineSpec
-from hortator.api.v1alpha1.lifecycle import DisruptionSpec, DrainSpec, RestartSpec
+from hortator.api.v1alpha1.lifecycle import DisruptionSpec, DrainSpec, RestartSpec, RolloutSpec
 from hortator.api.v1alpha1.lists import ListMap
 from hortator.api.v1alpha1.model import ModelSpec
 from hortator.api.v1alpha1.placement import PlacementSpec
@@ -64,6 +64,7 @@ class LLMServiceSpec(Model):
     placement: PlacementSpec = Field(default_factory=PlacementSpec)
     scheduler: SchedulerSpec = Field(default_factory=SchedulerSpec)
     gateway: GatewaySpec = Field(default_factory=GatewaySpec)
+    rollout: RolloutSpec = Field(default_factory=RolloutSpec)
     restart: RestartSpec = Field(default_factory=RestartSpec)
     drain: DrainSpec = Field(default_factory=DrainSpec)
     disruption: DisruptionSpec = Field(default_factory=DisruptionSpec)

@@ -65,6 +65,10 @@ class RoleStatus(Model):
     """All ranks joined, and the scheduler takes their reports."""
     updated: int = 0
     """Run what spec says."""
+    current_revision: str = ""
+    """That groups run which have not moved; the same as updateRevision when all have."""
+    update_revision: str = ""
+    """That spec asks for: `hortator k8s rollout history` lists them."""
     ready_ranks: int = 0
     """DP ranks of the ready groups."""
     desired_ranks: int = 0
@@ -165,6 +169,21 @@ class GroupStatus(Model):
     """When the drain gives up on what is in flight."""
 
 
+class RolloutStatus(Model):
+    """How far the move to what spec says is."""
+
+    phase: Literal["", "Complete", "Rolling", "Waiting", "Paused", "Partition"] = ""
+    """Waiting: no group can move. Partition: all have moved but those below spec.rollout.partition."""
+    updated_groups: int = 0
+    """EP groups that run what spec says."""
+    total_groups: int = 0
+    """EP groups that spec asks for."""
+    moving: Annotated[tuple[str, ...], Field(strict=False, max_length=16)] = ()
+    """Groups on their way now, or the first 16: drained, or started and not ready yet."""
+    message: str = ""
+    """Which group is rolled and what it waits for, or why none moves."""
+
+
 class SchedulerStatus(Model):
     """The scheduler as it is observed."""
 
@@ -213,6 +232,7 @@ class LLMServiceStatus(Model):
     ] = ()
     """Every EP group, or the first 64."""
     scheduler: SchedulerStatus = Field(default_factory=SchedulerStatus)
+    rollout: RolloutStatus = Field(default_factory=RolloutStatus)
     restart: RestartStatus = Field(default_factory=RestartStatus)
     endpoints: Annotated[tuple[Endpoint, ...], Field(strict=False, max_length=8), ListMap("name")] = ()
     """Where clients connect."""

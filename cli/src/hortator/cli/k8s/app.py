@@ -9,7 +9,16 @@ from typing import Annotated, NoReturn
 import typer
 
 from hortator.cli.entry import run_app
-from hortator.cli.k8s.options import ClusterOptions
+from hortator.cli.k8s.options import (
+    ClusterOptions,
+    ContextOption,
+    JsonOption,
+    KubeconfigOption,
+    NameArgument,
+    NamespaceOption,
+    WaitOption,
+)
+from hortator.cli.k8s.rollout_app import app as rollout_app
 
 app = typer.Typer(
     name="k8s",
@@ -31,27 +40,11 @@ app = typer.Typer(
     hortator k8s logs my-llm --group decode-0 --rank 17 --previous
 
     hortator k8s doctor               [dim]# is the cluster itself fit?[/dim]
+
+    [b]When it moves to another image or model:[/b] hortator k8s rollout --help
     """,
 )
-
-NameArgument = Annotated[
-    str | None,
-    typer.Argument(help="The LLMService; may be left out if the namespace has one.", show_default=False),
-]
-NamespaceOption = Annotated[
-    str | None, typer.Option("--namespace", "-n", help="Default: that of the context.")
-]
-ContextOption = Annotated[
-    str | None, typer.Option("--context", help="Of the kubeconfig; default: the current one.")
-]
-KubeconfigOption = Annotated[
-    Path | None, typer.Option("--kubeconfig", metavar="FILE", help="Instead of KUBECONFIG.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
-WaitOption = Annotated[
-    float | None,
-    typer.Option("--wait", metavar="SECONDS", help="Wait until it is done; exit code 1 if it is not."),
-]
+app.add_typer(rollout_app, name="rollout")
 
 
 @app.command()

@@ -5,6 +5,7 @@
     last-failure       why the group was closed last without being asked to, or that its budget is gone
     drain-started-at   since when, and drain-reason why, it goes away on purpose
     admitted-at        when replicas went from 0 to N for this epoch
+    moved-at           since when it is to run its revision without having been ready in it, after a rollout
     restart-observed   the spec.restart.requestedAt that this group has carried out
 
 The epoch is not here: it lives in the label of the pod template. An annotation that cannot be read counts as
@@ -39,6 +40,7 @@ ANNOTATIONS = (
     names.ANNOTATION_DRAIN_STARTED_AT,
     names.ANNOTATION_DRAIN_REASON,
     names.ANNOTATION_ADMITTED_AT,
+    names.ANNOTATION_MOVED_AT,
     names.ANNOTATION_RESTART_OBSERVED,
 )
 MAX_MESSAGE = 512
@@ -84,6 +86,7 @@ class Memory:
     drain_started_at: datetime | None = None
     drain_reason: str = ""
     admitted_at: datetime | None = None
+    moved_at: datetime | None = None
     restart_observed: str = ""
 
 
@@ -102,6 +105,7 @@ def read_memory(annotations: Mapping[str, str]) -> Memory:
         drain_started_at=parse_time(annotations.get(names.ANNOTATION_DRAIN_STARTED_AT, "")),
         drain_reason=annotations.get(names.ANNOTATION_DRAIN_REASON, ""),
         admitted_at=parse_time(annotations.get(names.ANNOTATION_ADMITTED_AT, "")),
+        moved_at=parse_time(annotations.get(names.ANNOTATION_MOVED_AT, "")),
         restart_observed=annotations.get(names.ANNOTATION_RESTART_OBSERVED, ""),
     )
 
@@ -125,6 +129,8 @@ def write_memory(memory: Memory) -> dict[str, str]:
         written[names.ANNOTATION_DRAIN_REASON] = memory.drain_reason
     if memory.admitted_at is not None:
         written[names.ANNOTATION_ADMITTED_AT] = format_time(memory.admitted_at)
+    if memory.moved_at is not None:
+        written[names.ANNOTATION_MOVED_AT] = format_time(memory.moved_at)
     if memory.restart_observed:
         written[names.ANNOTATION_RESTART_OBSERVED] = memory.restart_observed
     return written

@@ -21,7 +21,7 @@ from hortator.operator.situation import Situation, View
 from hortator.operator.waiting import (
     device_group_being_placed,
     memory_of_next_start,
-    model_wait,
+    model_wait_of,
     next_start,
     room_in,
 )
@@ -29,11 +29,11 @@ from hortator.operator.waiting import (
 
 def admissions(situation: Situation) -> Iterator[Item]:
     """Start what may start: every group without devices, and at most one with."""
-    if situation.spec.suspend or model_wait(situation) is not None:
+    if situation.spec.suspend:
         return
     is_taken = device_group_being_placed(situation) is not None
-    for view in sorted(situation.views, key=lambda view: (view.wanted.role_set, view.wanted.index)):
-        if view.stage is not Stage.CLOSED or view.group.pods:
+    for view in sorted(situation.all_views, key=lambda view: (view.wanted.role_set, view.wanted.index)):
+        if view.stage is not Stage.CLOSED or view.group.pods or model_wait_of(situation, view) is not None:
             continue
         memory = memory_of_next_start(view)
         start = next_start(situation, view)
@@ -51,8 +51,10 @@ def admissions(situation: Situation) -> Iterator[Item]:
 def _admitted(situation: Situation, view: View, memory: Memory, room: Room | None) -> Iterator[Item]:
     key = situation.spec.placement.topology_key
     domain = (key, room.domain) if key and room is not None and room.domain else None
+    is_other = view.group.revision != view.wanted.revision
     noted = replace(
         memory,
+        moved_at=situation.now if is_other else memory.moved_at,
         admitted_at=situation.now,
         restart_observed=situation.requested_restart or memory.restart_observed,
         members={},

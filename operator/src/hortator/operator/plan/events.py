@@ -11,6 +11,8 @@ from hortator.operator.plan.actions import Emit
 _GOOD = {"Ready", "Available", "Accepted", "ModelReady", "Scheduled", "WorkersReady", "SchedulerReady"}
 _BAD = {"Degraded", "Stalled"}
 _TOLD = ("Ready", "Accepted", "Stalled", "Suspended")
+_TOLD_OF_A_ROLLOUT = {"ProgressDeadlineExceeded", "RolloutPaused", "LastAvailableGroup"}
+"""Reasons of Progressing that nothing but a person ends."""
 
 
 def transitions(before: Obj, after: Obj) -> Iterator[Emit]:
@@ -19,13 +21,14 @@ def transitions(before: Obj, after: Obj) -> Iterator[Emit]:
     for entry in items(after, "conditions"):
         kind, status, reason = text(entry, "type"), text(entry, "status"), text(entry, "reason")
         old = past.get(kind)
-        if kind not in _TOLD or old is None:
+        if old is None or not (kind in _TOLD or (kind == "Progressing" and reason in _TOLD_OF_A_ROLLOUT)):
             continue
         is_new_status = text(old, "status") != status
-        is_new_reason = kind == "Ready" and text(old, "reason") != reason
+        is_other = text(old, "reason") != reason
+        is_new_reason = is_other and (kind == "Ready" or reason in _TOLD_OF_A_ROLLOUT)
         if is_new_status or is_new_reason:
             is_bad = (kind in _GOOD and status != "True" and _is_error(reason)) or (
-                kind in _BAD and status == "True"
+                (kind in _BAD and status == "True") or reason == "ProgressDeadlineExceeded"
             )
             yield Emit(
                 type="Warning" if is_bad else "Normal",
@@ -51,6 +54,9 @@ _EXPECTED = {
     "NotReady",
     "Draining",
     "RollingUpdate",
+    "RolloutPaused",
+    "RolloutPartition",
+    "RolloutSkew",
     "RestartRequested",
     "NodeCordoned",
     "ScaleDown",

@@ -22,6 +22,7 @@ from hortator.operator.observed.reading import at, seconds_later
 from hortator.operator.plan import drains, rendering, restarts
 from hortator.operator.plan.actions import Apply, Create, Delete, Item, PatchLabels, emitted, wake
 from hortator.operator.plan.drift import needs_apply
+from hortator.operator.rollout import Turn
 from hortator.operator.situation import Situation, View, fresh, kept
 from hortator.operator.status.reasons import Reason, known
 from hortator.operator.waiting import is_drained, num_unplaced
@@ -93,7 +94,8 @@ def _admitted(situation: Situation, view: View) -> Iterator[Item]:
     elif not view.takes_requests and situation.spec.suspend:
         yield from _closed(situation, view, Reason.SUSPENDING)
     elif not view.takes_requests and view.is_outdated:
-        yield from _closed(situation, view, Reason.ROLLING_UPDATE)
+        reason = Reason.ROLLING_UPDATE if view.turn is Turn.MOVES else Reason.RESTART_REQUESTED
+        yield from _closed(situation, view, reason)
     elif view.stage is Stage.FAILED and failure is not None:
         yield from restarts.after_failure(situation, view, failure)
     elif view.takes_requests and situation.spec.suspend:
@@ -122,8 +124,13 @@ def _closed(situation: Situation, view: View, reason: Reason) -> Iterator[Item]:
         memory = fresh(group.memory)
     else:
         memory = kept(group.memory, now=situation.now, window_s=situation.spec.restart.window_s)
-    why = f"group {group.name} is closed: {reason}"
-    yield Apply(obj=rendering.closed(group, memory=memory), why=why)
+    if view.turn is Turn.MOVES and not situation.spec.suspend:
+        why = f"group {group.name} moves from revision {group.revision} to {view.wanted.revision}"
+        obj = rendering.moved(group, view.wanted, memory=replace(memory, moved_at=situation.now))
+    else:
+        why = f"group {group.name} is closed: {reason}"
+        obj = rendering.closed(group, memory=memory)
+    yield Apply(obj=obj, why=why)
     yield emitted(reason, why)
 
 
@@ -137,7 +144,12 @@ def _starting(situation: Situation, view: View) -> Iterator[Item]:
     if are_all_ready(group, view.assessment.num_members):
         failure = memory.failure
         is_over = failure is not None and failure.reason == Reason.GANG_TIMEOUT
-        noted = replace(memory, members=_members(group.current_pods), failure=None if is_over else failure)
+        noted = replace(
+            memory,
+            members=_members(group.current_pods),
+            failure=None if is_over else failure,
+            moved_at=None,
+        )
         num = view.assessment.num_members
         why = f"all {num} members of group {group.name} are ready in epoch {group.epoch}"
         yield Apply(obj=rendering.noted(group, memory=noted), why=why)

@@ -24,13 +24,14 @@ from hortator.api.v1alpha1 import LLMService
 from hortator.operator.desired import Desired
 from hortator.operator.objects import Obj
 from hortator.operator.observed import Meta, Observed
-from hortator.operator.plan.actions import Action, Emit, Item, Plan, Wake
+from hortator.operator.plan.actions import Action, Emit, Item, Plan, Wake, wake
 from hortator.operator.plan.admission import admissions
 from hortator.operator.plan.disruption import voluntary_drains
 from hortator.operator.plan.events import transitions
 from hortator.operator.plan.groups import next_step
 from hortator.operator.plan.removal import removals
 from hortator.operator.plan.shared import shared_objects
+from hortator.operator.progress import progress_of
 from hortator.operator.situation import Situation, situation_of
 from hortator.operator.status.report import invalid_status, is_same, status_of, unknown_status
 
@@ -62,10 +63,18 @@ def plan(
 def _items(situation: Situation) -> Iterator[Item]:
     yield from shared_objects(situation)
     yield from removals(situation)
-    for view in situation.views:
+    for view in situation.all_views:
         yield from next_step(situation, view)
     yield from admissions(situation)
     yield from voluntary_drains(situation)
+    yield from _deadline(situation)
+
+
+def _deadline(situation: Situation) -> Iterator[Item]:
+    """Look again when a rollout begins to take too long: time alone changes what is said of it."""
+    deadline = progress_of(situation).deadline
+    if deadline is not None:
+        yield from wake(situation.now, deadline)
 
 
 def _plan(items: Iterable[Item], *, meta: Meta, status: Obj, now: datetime) -> Plan:

@@ -1,6 +1,7 @@
 """Writing a group's StatefulSet: always the whole object, so that what is left out goes.
 
-    created, admitted   from `desired`: the template that the spec asks for now
+    created, admitted   from what is wanted of the group now (`View.wanted`)
+    moved               the same, without pods: closing and the next revision are one write
     everything else     from the live object: a note or a new epoch changes nothing else of a group that runs
 
 The second is why neither a new version of the operator nor a changed spec touches a running template before
@@ -30,7 +31,7 @@ def created(wanted: DesiredGroup, *, memory: Memory) -> Obj:
 def admitted(
     group: GroupFacts, wanted: DesiredGroup, *, memory: Memory, domain: tuple[str, str] | None
 ) -> Obj:
-    """All pods at once, in the epoch that the closed group names, by the template that the spec asks for."""
+    """All pods at once, in the epoch that the closed group names, by the template of what is wanted."""
     obj = wanted.statefulset(
         epoch=max(group.epoch, FIRST_EPOCH),
         replicas=wanted.num_members,
@@ -54,6 +55,14 @@ def resized(group: GroupFacts, *, replicas: int) -> Obj:
 def closed(group: GroupFacts, *, memory: Memory) -> Obj:
     """No pods, and the next epoch: in one write, before any pod of the old one is gone."""
     return _live(group, memory=memory, epoch=next_epoch(group), replicas=0)
+
+
+def moved(group: GroupFacts, wanted: DesiredGroup, *, memory: Memory) -> Obj:
+    """Closed, and of another revision: whoever plans next sees that its turn was taken."""
+    obj = wanted.statefulset(
+        epoch=next_epoch(group), replicas=0, annotations=write_memory(memory), uid=group.uid
+    )
+    return _over(group, obj)
 
 
 def next_epoch(group: GroupFacts) -> int:

@@ -3,24 +3,24 @@
 The record of the spec comes first: whatever is done is done for a spec that is kept (`accepted`). Each object
 is applied when it is missing or says something else, in the order of `desired.shared`. Records, revisions and
 the prefetch Job never change: they are created, and a Job of another revision is deleted first. Records of
-earlier specs go when that of this one is there; revisions that nothing runs any more are kept up to a limit,
-for a look at what was.
+earlier specs go when that of this one is there; revisions that nothing runs any more are kept up to a limit
+per role (spec.rollout.revisionHistoryLimit), to go back to.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
+from hortator.api.v1alpha1 import RoleName
 from hortator.operator import names
 from hortator.operator.accepted import is_record
 from hortator.operator.objects import Obj, Ref, ref_of
 from hortator.operator.observed.reading import number, text, texts
 from hortator.operator.plan.actions import Create, Delete, Item
 from hortator.operator.plan.groups import applied
+from hortator.operator.revision import role_of
 from hortator.operator.situation import Situation
-
-REVISION_HISTORY = 5
-"""ControllerRevisions kept beside those in use, per service."""
 
 
 def shared_objects(situation: Situation) -> Iterator[Item]:
@@ -75,8 +75,12 @@ def _old_revisions(situation: Situation) -> Iterator[Item]:
         if ref.name not in in_use and not is_record(obj := observed.objects[ref])
     ]
     unused.sort(key=lambda entry: (-entry[0], entry[1].name))
-    for _, ref in unused[REVISION_HISTORY:]:
-        yield from _deleted(situation, ref, "is older than the history that is kept")
+    seen: Counter[RoleName | None] = Counter()
+    for _, ref in unused:
+        role = role_of(observed.objects[ref])
+        seen[role] += 1
+        if seen[role] > situation.spec.rollout.revision_history_limit:
+            yield from _deleted(situation, ref, "is older than the history that is kept")
 
 
 def _old_records(situation: Situation) -> Iterator[Item]:

@@ -24,6 +24,7 @@ from hortator.operator import names
 from hortator.operator.lifecycle import Stage
 from hortator.operator.objects import Obj
 from hortator.operator.observed.reading import format_time, instant, items, text
+from hortator.operator.progress import Progress, is_overdue, progress_of
 from hortator.operator.situation import Situation
 from hortator.operator.status import evidence
 from hortator.operator.status.evidence import Finding
@@ -43,6 +44,8 @@ OBSERVED = (
     "Suspended",
 )
 """The conditions that follow from what is there, not from what the object says."""
+MAX_TOLD = 3
+"""Groups on the move that a message names."""
 _MOVING = {"Waiting", "Starting", "Restarting", "Draining"}
 
 
@@ -56,8 +59,10 @@ class Verdict:
     message: str = ""
 
 
-def verdicts(situation: Situation, reports: Sequence[GroupReport]) -> list[Verdict]:
-    """Every condition of an accepted LLMService."""
+def verdicts(
+    situation: Situation, reports: Sequence[GroupReport], beside: Sequence[GroupReport] = ()
+) -> list[Verdict]:
+    """Every condition of an accepted LLMService; `beside` are the groups that only a rollout wants."""
     workers = _first(said.finding for said in reports)
     serving = _serving_processes(situation)
     model = model_wait(situation)
@@ -67,8 +72,8 @@ def verdicts(situation: Situation, reports: Sequence[GroupReport]) -> list[Verdi
         _scheduled(situation, reports),
         _of("WorkersReady", workers, Reason.ALL_GROUPS_READY),
         _of("SchedulerReady", serving, Reason.SCHEDULER_READY, message=_standbys(situation)),
-        _available(situation, reports, serving),
-        _progressing(situation, reports),
+        _available(situation, reports, serving, beside),
+        _progressing(situation, reports, beside),
         _degraded(reports),
         _stalled(reports),
         _suspended(situation),
@@ -124,7 +129,7 @@ def _ready(situation: Situation, findings: Sequence[Finding | None]) -> Verdict:
 
 def _surplus(situation: Situation) -> Finding | None:
     """A group that is one too many counts against Ready only while it runs an old revision."""
-    current = {view.wanted.role: view.wanted.revision for view in situation.views}
+    current = {view.wanted.role: view.standing.update for view in situation.views}
     for group, _ in situation.surplus:
         if group.replicas > 0 and group.revision != current.get(group.role, group.revision):
             message = f"group {group.name} of revision {group.revision} is still to go"
@@ -178,8 +183,13 @@ def _standbys(situation: Situation) -> str:
     return f"1 scheduler runs, spec.scheduler.replicas is {wanted}: standbys are to come"
 
 
-def _available(situation: Situation, reports: Sequence[GroupReport], serving: Finding | None) -> Verdict:
-    served = {said.view.wanted.role for said in reports if said.view.is_available}
+def _available(
+    situation: Situation,
+    reports: Sequence[GroupReport],
+    serving: Finding | None,
+    beside: Sequence[GroupReport],
+) -> Verdict:
+    served = {said.view.wanted.role for said in (*reports, *beside) if said.view.is_available}
     wanted = {said.view.wanted.role for said in reports}
     running = [
         situation.observed.deployments.get(name)
@@ -201,7 +211,44 @@ def _unknown(reports: Sequence[GroupReport]) -> Finding:
     return Finding(reason=Reason.NOT_READY, message=f"no role set is complete: {names_of}")
 
 
-def _progressing(situation: Situation, reports: Sequence[GroupReport]) -> Verdict:
+def rollout_message(progress: Progress, reports: Sequence[GroupReport]) -> str:
+    """How far a rollout is, which group is rolled and what that waits for."""
+    counted = f"{progress.num_updated} of {progress.num_groups} groups run what spec asks for"
+    if progress.blocked_by is not None:
+        return f"{counted}; {progress.blocked_by.message}"
+    names_of = {view.wanted.name for view in progress.moving}
+    told = [
+        f"{said.view.wanted.name} moves: {said.finding.message}"
+        for said in reports
+        if said.view.wanted.name in names_of and said.finding is not None
+    ]
+    return "; ".join([counted, *told[:MAX_TOLD]])
+
+
+def _rolling(situation: Situation, progress: Progress, reports: Sequence[GroupReport]) -> Verdict | None:
+    """What Progressing says of a rollout that is not complete; None when there is none."""
+    message = rollout_message(progress, reports)
+    if is_overdue(situation, progress):
+        reason = Reason.PROGRESS_DEADLINE_EXCEEDED
+        since = f"no step for {situation.spec.rollout.progress_deadline_s:g} s"
+        return Verdict(type="Progressing", status="False", reason=reason, message=f"{since}: {message}")
+    if progress.phase == "Rolling":
+        return Verdict(type="Progressing", status="True", reason=Reason.ROLLING_UPDATE, message=message)
+    blocked = progress.blocked_by
+    if blocked is not None and blocked.reason is not None:
+        return Verdict(type="Progressing", status="False", reason=blocked.reason, message=message)
+    return None
+
+
+def _progressing(
+    situation: Situation, reports: Sequence[GroupReport], beside: Sequence[GroupReport]
+) -> Verdict:
+    progress = progress_of(situation)
+    rolling = _rolling(situation, progress, [*reports, *beside])
+    is_stopped = progress.phase in {"Waiting", "Paused", "Partition"}
+    is_at_work = any(said.phase in _MOVING for said in reports)
+    if rolling is not None and not situation.spec.suspend and not (is_stopped and is_at_work):
+        return rolling
     moving = _first(
         said.finding
         for said in reports

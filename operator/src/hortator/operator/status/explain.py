@@ -51,7 +51,8 @@ def _invalid(meta: Meta, problems: Sequence[Problem]) -> Iterator[str]:
 
 def _accepted(situation: Situation) -> Iterator[str]:
     reports = [report(situation, view) for view in situation.views]
-    found = verdicts(situation, reports)
+    beside = [report(situation, view) for view in situation.surge]
+    found = verdicts(situation, reports, beside)
     by_type = {verdict.type: verdict for verdict in found}
     ready = by_type["Ready"]
     num_ready = sum(said.is_ready for said in reports)
@@ -65,8 +66,10 @@ def _accepted(situation: Situation) -> Iterator[str]:
     if by_type["Suspended"].status == "True":
         yield f"  fix: {remedy(Reason.SUSPENDED)}"
         return
-    for said in reports:
+    for said in (*reports, *beside):
         yield from _group(said)
+    if by_type["Progressing"].reason is Reason.PROGRESS_DEADLINE_EXCEEDED:
+        yield from _condition(by_type["Progressing"])
     for kind in ("ModelReady", "SchedulerReady"):
         yield from _condition(by_type[kind])
     for group, _ in situation.surplus:

@@ -19,6 +19,7 @@ from hortator.operator.capacity import room_for
 from hortator.operator.lifecycle import Stage, is_lost
 from hortator.operator.observed import Failure, GroupFacts, PodFacts
 from hortator.operator.observed.reading import format_time, seconds_later
+from hortator.operator.rollout import Turn
 from hortator.operator.situation import Situation, View
 from hortator.operator.status import evidence
 from hortator.operator.status.evidence import Finding
@@ -26,7 +27,7 @@ from hortator.operator.status.reasons import Reason, known
 from hortator.operator.waiting import (
     deadline,
     lacking,
-    model_wait,
+    model_wait_of,
     need_for,
     next_start,
     num_unplaced,
@@ -54,8 +55,9 @@ class GroupReport:
 
     @property
     def is_ready(self) -> bool:
-        """Ready, current, and not about to go."""
-        return self.finding is None and self.view.is_available
+        """Ready, and not about to go; one that stays at an earlier revision for now counts."""
+        is_kept = self.view.turn in {Turn.WAITS, Turn.HELD} and not self.view.is_outdated
+        return self.view.is_available and (self.finding is None or is_kept)
 
     @property
     def is_placed(self) -> bool:
@@ -134,7 +136,7 @@ def _closed(situation: Situation, view: View) -> tuple[str, Finding | None]:
     leaving = _leaving(situation, group)
     if leaving is not None:
         return "Restarting", leaving
-    model = model_wait(situation)
+    model = model_wait_of(situation, view)
     if model is not None:
         return "Waiting", model
     refused = why_not(situation, view)
@@ -195,14 +197,17 @@ def _serving(view: View) -> tuple[str, Finding | None]:
     if not view.assessment.is_ready:
         found = evidence.worst(evidence.of_group(group, num_members=view.assessment.num_members))
         return "Ready", found or Finding(reason=Reason.NOT_READY, message=f"group {group.name} is not ready")
+    if view.turn is Turn.MOVES:
+        message = (
+            f"group {group.name} still runs revision {group.revision}, wanted is {view.wanted.revision}: "
+            "its turn has come"
+        )
+        return "Ready", Finding(reason=Reason.ROLLING_UPDATE, message=message)
     if view.is_outdated:
-        if group.revision != view.wanted.revision:
-            message = (
-                f"group {group.name} still runs revision {group.revision}, wanted is {view.wanted.revision}"
-            )
-            return "Ready", Finding(reason=Reason.ROLLING_UPDATE, message=message)
         message = f"group {group.name} is still to restart, as somebody has asked"
         return "Ready", Finding(reason=Reason.RESTART_REQUESTED, message=message)
+    if view.decision.reason is not None:
+        return "Ready", Finding(reason=view.decision.reason, message=view.decision.message)
     return "Ready", None
 
 

@@ -52,7 +52,12 @@ class Reason(StrEnum):
     LOADING_WEIGHTS = "LoadingWeights"
     NOT_READY = "NotReady"
     DRAINING = "Draining"
+    PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
+    LAST_AVAILABLE_GROUP = "LastAvailableGroup"
+    ROLLOUT_PAUSED = "RolloutPaused"
     ROLLING_UPDATE = "RollingUpdate"
+    ROLLOUT_SKEW = "RolloutSkew"
+    ROLLOUT_PARTITION = "RolloutPartition"
     RESTART_REQUESTED = "RestartRequested"
     NODE_CORDONED = "NodeCordoned"
     SCALE_DOWN = "ScaleDown"
@@ -245,9 +250,30 @@ ENTRIES: dict[Reason, Entry] = {
         meaning="A group goes away on purpose: it gets no new requests and finishes those in flight.",
         remedy="Wait, at most spec.drain.timeout.",
     ),
+    Reason.PROGRESS_DEADLINE_EXCEEDED: Entry(
+        meaning="A rollout has made no step for spec.rollout.progressDeadline; nothing was stopped by it.",
+        remedy="Correct what the message names, or go back with `hortator k8s rollout undo`.",
+    ),
+    Reason.LAST_AVAILABLE_GROUP: Entry(
+        meaning="A group must be replaced but is the last of its role that serves, so it goes on as it is.",
+        remedy="Set spec.rollout.maxSurge: 1 where nodes are free, add a group to the role, or accept that "
+        "nothing is served for a while with spec.rollout.allowOutage: true.",
+    ),
+    Reason.ROLLOUT_PAUSED: Entry(
+        meaning="Groups run an earlier revision and stay at it, because spec.rollout.paused is true.",
+        remedy="`hortator k8s rollout resume` when they may move.",
+    ),
     Reason.ROLLING_UPDATE: Entry(
         meaning="Groups move to what spec says now, one after the other.",
         remedy=_WAIT,
+    ),
+    Reason.ROLLOUT_SKEW: Entry(
+        meaning="A role is spec.rollout.maxSkew groups ahead of its share and waits for the other role.",
+        remedy="Look at what the other role waits for, or raise spec.rollout.maxSkew.",
+    ),
+    Reason.ROLLOUT_PARTITION: Entry(
+        meaning="Groups with an index below spec.rollout.partition stay at an earlier revision.",
+        remedy="Lower spec.rollout.partition when the groups that have moved are as they should be.",
     ),
     Reason.RESTART_REQUESTED: Entry(
         meaning="Somebody asked for a restart: of all groups, one after the other "

@@ -15,25 +15,30 @@ from hortator.api.v1alpha1.status import (
     LLMServiceStatus,
     RestartStatus,
     RoleStatus,
+    RolloutStatus,
     SchedulerStatus,
 )
 from hortator.operator import names, topology
 from hortator.operator.objects import Obj
 from hortator.operator.observed import Meta
 from hortator.operator.observed.reading import items, text
-from hortator.operator.situation import Situation
-from hortator.operator.status.conditions import OBSERVED, Verdict, conditions, verdicts
-from hortator.operator.status.groups import GroupReport, group_status, report
+from hortator.operator.progress import progress_of
+from hortator.operator.situation import Situation, current_revision
+from hortator.operator.status.conditions import OBSERVED, Verdict, conditions, rollout_message, verdicts
+from hortator.operator.status.groups import MAX_MESSAGE, GroupReport, group_status, report
 from hortator.operator.status.reasons import Reason
 
 _NOBODY_LOOKS = "no spec that was accepted earlier is known: nothing is observed or done until one is valid"
 
+MAX_MOVING = 16
 _LASTING = {"selector", "endpoints", "restart"}
 
 
 def status_of(situation: Situation) -> Obj:
     """The status to write for an accepted LLMService."""
     reports = [report(situation, view) for view in situation.views]
+    beside = [report(situation, view) for view in situation.surge]
+    rollout = progress_of(situation)
     meta, spec = situation.meta, situation.spec
     ready = [said for said in reports if said.is_ready]
     scheduler = situation.observed.deployments.get(names.scheduler_name(meta.name))
@@ -41,7 +46,10 @@ def status_of(situation: Situation) -> Obj:
     return LLMServiceStatus(
         observed_generation=meta.generation,
         conditions=conditions(
-            verdicts(situation, reports), before=meta.status, generation=meta.generation, now=situation.now
+            verdicts(situation, reports, beside),
+            before=meta.status,
+            generation=meta.generation,
+            now=situation.now,
         ),
         replicas=_num_sets(situation),
         ready_replicas=_num_ready_sets(reports),
@@ -49,14 +57,21 @@ def status_of(situation: Situation) -> Obj:
         display=Display(
             groups=f"{len(ready)}/{len(reports)}",
             ranks=f"{_ranks(ready)}/{_ranks(reports)}",
-            updated=f"{sum(_is_updated(said) for said in reports)}/{len(reports)}",
+            updated=f"{rollout.num_updated}/{rollout.num_groups}",
         ),
-        roles=tuple(_role(role, reports) for role in spec.roles),
-        groups=tuple(group_status(situation, said) for said in reports[:MAX_GROUPS_IN_STATUS]),
+        roles=tuple(_role(situation, role, reports) for role in spec.roles),
+        groups=tuple(group_status(situation, said) for said in (*reports, *beside)[:MAX_GROUPS_IN_STATUS]),
         scheduler=SchedulerStatus(
             ready_replicas=scheduler.ready if scheduler is not None else 0,
             endpoint=f"{names.scheduler_name(meta.name)}.{meta.namespace}.svc:{names.PORT_SCHEDULER}",
             registered_ranks=sum(load.num_ranks for load in loads.values()) if loads else None,
+        ),
+        rollout=RolloutStatus(
+            phase=rollout.phase,
+            updated_groups=rollout.num_updated,
+            total_groups=rollout.num_groups,
+            moving=tuple(view.wanted.name for view in rollout.moving[:MAX_MOVING]),
+            message=rollout_message(rollout, [*reports, *beside])[:MAX_MESSAGE],
         ),
         restart=RestartStatus(observed_requested_at=_observed_request(situation)),
         endpoints=(
@@ -127,30 +142,32 @@ def _ranks(reports: Sequence[GroupReport]) -> int:
     return sum(said.view.wanted.num_ranks for said in reports)
 
 
-def _is_updated(said: GroupReport) -> bool:
-    return said.view.group.exists and said.view.group.replicas > 0 and not said.view.is_outdated
-
-
-def _role(role: RoleSpec, reports: Sequence[GroupReport]) -> RoleStatus:
+def _role(situation: Situation, role: RoleSpec, reports: Sequence[GroupReport]) -> RoleStatus:
     mine = [said for said in reports if said.view.wanted.role == role.name]
     ready = [said for said in mine if said.is_ready]
+    update = situation.desired.update_revision(role.name)
     return RoleStatus(
         name=role.name,
         desired=len(mine),
         created=sum(said.view.group.exists for said in mine),
         scheduled=sum(said.is_placed for said in mine),
         ready=len(ready),
-        updated=sum(_is_updated(said) for said in mine),
+        updated=sum(said.view.is_updated for said in mine),
+        current_revision=current_revision(role.name, update, situation.observed),
+        update_revision=update,
         ready_ranks=_ranks(ready),
         desired_ranks=_ranks(mine),
     )
 
 
 def _num_sets(situation: Situation) -> int:
-    """Role sets of which a group exists, those that are going among them."""
+    """Role sets of which a group exists, those that are going among them; surge groups make none."""
     sets = {view.wanted.role_set for view in situation.views if view.group.exists}
     by_name = {role.name: role for role in situation.spec.roles}
+    surge = {one.name for one in situation.desired.surge}
     for group, _ in situation.surplus:
+        if group.name in surge:
+            continue
         role = by_name.get(group.role)
         if group.exists and role is not None and role.replicas > 0:
             sets.add(topology.role_set(role, group.index))
