@@ -305,6 +305,22 @@ def test_a_group_that_fails_or_is_added_while_it_is_paused_is_as_the_others():
     assert epochs(world) == {"demo-a-0": 2, "demo-a-1": 1, "demo-a-2": 1}
 
 
+def test_members_that_somebody_takes_from_a_held_group_are_missed():
+    world = settled(nodes=2, rollout={"paused": True})
+    world.edit(NEW_IMAGE)
+    world.tick()
+    world.acts["demo-a-0-1"] = Wait(reason="ImagePullBackOff")
+    world.crash("demo-a-0-0")
+    world.until(lambda: world.statefulsets()["demo-a-0"]["spec"]["replicas"] == 0)
+    world.until(lambda: world.statefulsets()["demo-a-0"]["spec"]["replicas"] == 2)
+    del world.acts["demo-a-0-1"]
+    world.api.patch(("apps/v1", "StatefulSet", "default", "demo-a-0"), {"spec": {"replicas": 1}})
+    stuck(world)
+    assert moved(world) == set()
+    assert available(world) == {"demo-a-0", "demo-a-1"}
+    assert world.statefulsets()["demo-a-0"]["spec"]["replicas"] == 2
+
+
 def test_a_service_that_is_created_paused_starts():
     """There is no earlier revision to stay at."""
     world = World(a_manifest(nodes=1, rollout={"paused": True}), nodes=NODES)

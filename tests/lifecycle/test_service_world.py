@@ -1,7 +1,7 @@
 """One LLMService in a world where anything may happen, as often as hypothesis likes; then the faults stop.
 
-Pods are deleted, engines crash, nodes are cordoned and lost and come back, people scale, suspend, edit and ask for
-restarts, somebody scales a StatefulSet by hand, the scheduler goes silent, the operator dies after a write. While that lasts
+Pods are deleted, engines crash, nodes are cordoned and lost and come back, people scale, suspend, edit, pause rollouts,
+begin others that cannot succeed and ask for restarts, somebody scales a StatefulSet by hand, the scheduler goes silent, the operator dies after a write. While that lasts
 the world's own invariants hold (`doubles.service_world`); when it ends the service is as wanted again.
 """
 
@@ -12,6 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from doubles.kubernetes.kubelets import Wait
 from doubles.service_world import NAMESPACE, World, a_manifest
 from hortator.operator import names
 
@@ -40,6 +41,7 @@ class ServiceWorld(RuleBasedStateMachine):
             ),
             nodes=NODES,
         )
+        self.world.acts_of_images["a/worker:none"] = Wait(reason="ImagePullBackOff")
         self.lost: set[str] = set()
 
     @rule(num_ticks=st.integers(1, 12))
@@ -118,6 +120,25 @@ class ServiceWorld(RuleBasedStateMachine):
     def somebody_changes_the_image(self, image):
         self.world.edit({"engine": {"image": image}})
 
+    @rule(
+        rollout=st.fixed_dictionaries(
+            {
+                "maxUnavailable": st.integers(1, 2),
+                "maxSurge": st.integers(0, 1),
+                "partition": st.integers(0, 1),
+                "paused": st.booleans(),
+                "allowOutage": st.booleans(),
+            }
+        )
+    )
+    def somebody_changes_how_groups_move(self, rollout):
+        self.world.edit({"rollout": rollout})
+
+    @rule(image=st.sampled_from(["a/worker:1", "a/worker:2", "a/worker:none"]), num_ticks=st.integers(1, 12))
+    def a_rollout_is_under_way(self, image, num_ticks):
+        self.world.edit({"engine": {"image": image}, "rollout": {"paused": False, "partition": 0}})
+        self.time_passes(num_ticks)
+
     @rule(when=st.sampled_from(TIMES))
     def somebody_asks_for_a_restart(self, when):
         self.world.edit({"restart": {"requestedAt": when}})
@@ -187,6 +208,8 @@ class ServiceWorld(RuleBasedStateMachine):
                 "suspend": False,
                 "drain": {"timeout": "10s"},
                 "disruption": {"maxUnavailableGroups": 1},
+                "engine": {"image": "a/worker:3"},
+                "rollout": {"paused": False, "partition": 0, "maxSurge": 0, "allowOutage": True},
                 "restart": {"requestedAt": "2026-11-26T20:00:00Z"},  # also ends what is stalled
             }
         )

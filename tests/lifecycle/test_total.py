@@ -43,9 +43,15 @@ def _put(value, path, garbage):
 def _a_world():
     world = World(a_manifest(backend="TensorRTLLM", gpus_per_node=8), nodes={f"n-{i}": {} for i in range(4)})
     world.settle()
-    world.crash("demo-a-1-0")
-    world.edit({"replicas": 1})
+    world.edit({"engine": {"image": "a/worker:2"}, "rollout": {"partition": 1, "maxSurge": 1}})
+    world.until(lambda: "demo-a-2" in world.statefulsets())
+    world.crash("demo-a-0-0")  # its next start is of a revision that spec does not ask for
+    world.until(lambda: world.statefulsets()["demo-a-0"]["spec"]["replicas"] == 0 and is_empty(world))
     return world
+
+
+def is_empty(world):
+    return not any(pod["metadata"]["name"].startswith("demo-a-0-") for pod in world.api.find("Pod"))
 
 
 WORLD = _a_world()

@@ -8,7 +8,7 @@ from hortator.operator import names
 from hortator.operator.manifests import engine
 from hortator.operator.observed.reading import is_owned_by
 from hortator.operator.options import Images, Options
-from hortator.operator.revision import pod_fields, revision_hash
+from hortator.operator.revision import has_shape, pod_fields, revision_hash
 
 UPGRADED = Options(images=Images.of_version("9.9.9"), log_level="DEBUG", cluster_domain="example")
 
@@ -184,3 +184,21 @@ def test_a_revision_says_which_fields_it_came_from(sample, wanted):
     assert fields == pod_fields(service, service.spec.roles[1])
     assert fields["role"]["parallelism"] == {"attentionDP": 32, "expert": 32}
     assert "replicas" not in fields["role"]
+
+
+@pytest.mark.parametrize("damage", [None, {}, [], "x", {"spec": {}}, {"metadata": {"labels": {"a": "b"}}}])
+def test_a_damaged_revision_has_no_shape_and_is_made_nothing_from(sample, wanted, damage):
+    service = sample("simulated-64")
+    role, obj = service.spec.roles[0], wanted(service).revisions[0]
+    assert has_shape(obj, role)
+    assert not has_shape(obj | {"data": obj["data"] | {"template": damage}}, role)
+    assert not has_shape(obj | {"data": damage}, role)
+
+
+def test_the_shape_is_that_of_the_pods_alone(sample, changed, wanted):
+    service = sample("simulated-64")
+    obj = wanted(service).revisions[0]
+    same = changed(service, {"spec.roles.0.chunkBudgetTokens": 1, "spec.roles.0.replicas": 9})
+    other = changed(service, {"spec.roles.0.nodes": 4, "spec.roles.0.gpusPerNode": 4})
+    assert has_shape(obj, same.spec.roles[0])
+    assert not has_shape(obj, other.spec.roles[0])

@@ -183,6 +183,12 @@ def test_a_role_that_is_held_as_a_whole_holds_nobody_back():
     assert who_moves("p0 old", "p1 old", "p2 old", "p3 new", "d0 old", partition=1) == {"p2"}
 
 
+def test_a_group_whose_revision_nobody_can_tell_moves_in_its_turn():
+    """Somebody took the label off its template."""
+    assert who_moves("a0 new", "a1") == {"a1"}
+    assert who_moves("a0 new broken", "a1 new", "a2") == set()
+
+
 def test_with_surge_nothing_goes_before_more_is_there():
     spec = {"maxUnavailable": 0, "maxSurge": 1}
     assert who_moves("a0 old", "a1 old", "a2 absent surge", **spec) == set()

@@ -29,7 +29,7 @@ from hortator.operator.digest import digest
 from hortator.operator.manifests import cache, engine
 from hortator.operator.manifests.metadata import Owner, child
 from hortator.operator.objects import Obj
-from hortator.operator.observed.reading import is_owned_by, mapping
+from hortator.operator.observed.reading import is_owned_by, items, mapping
 from hortator.operator.options import Options
 
 
@@ -103,9 +103,14 @@ _SHAPE = ("nodes", "gpusPerNode", "gpuResourceName", "parallelism")
 
 
 def has_shape(obj: Obj, role: RoleSpec) -> bool:
-    """Whether groups of a ControllerRevision have as many pods, GPUs and ranks as the role has now."""
+    """Whether groups of a ControllerRevision have as many pods, GPUs and ranks as the role has now.
+
+    Total: what is no ControllerRevision of ours, or a damaged one, has no shape at all.
+    """
     was, now = mapping(obj, "data", "fields", "role"), _pruned(_dump(role))
-    return bool(mapping(obj, "data", "template")) and all(was.get(key) == now.get(key) for key in _SHAPE)
+    template = mapping(obj, "data", "template")
+    is_template = bool(mapping(template, "metadata", "labels") and items(template, "spec", "containers"))
+    return is_template and all(was.get(key) == now.get(key) for key in _SHAPE)
 
 
 def template_of(obj: Obj) -> Obj:

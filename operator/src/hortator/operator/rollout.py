@@ -49,7 +49,10 @@ class Standing:
     role: RoleName
     index: int
     revision: str
-    """That it runs; of one that is not there what the groups around it run; "": nothing."""
+    """That it runs; "" where somebody took the label away.
+
+    Of a group that is not there: what the groups around it run that it is to be like, "" for none.
+    """
     update: str
     """That spec asks for."""
     exists: bool
@@ -61,8 +64,8 @@ class Standing:
 
     @property
     def is_old(self) -> bool:
-        """It runs another revision than spec asks for, or did the groups around it."""
-        return self.revision not in {"", self.update}
+        """It runs another revision than spec asks for, or one without a name, or the groups around it do."""
+        return self.revision != self.update and (self.exists or self.revision != "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -204,8 +204,8 @@ def _seen(
     if not group.exists and not is_surge and is_held(wanted.index, service.spec.rollout):
         revision = current_revision(wanted.role, wanted.revision, observed)
     stays = _kept_at(wanted, revision, observed) if revision != wanted.revision else None
-    is_other = group.exists and group.revision != wanted.revision
-    num_members = members_of(group) if is_other else wanted.num_members
+    is_unknown = group.exists and group.revision != wanted.revision and stays is None
+    num_members = members_of(group) if is_unknown else wanted.num_members
     assessment = assess(group, num_members=num_members, observed=observed, now=now)
     standing = Standing(
         name=wanted.name,
