@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hortator.cli.bench import result
-from hortator.sim.study import summary
+from hortator.sim.study import paper_page, summary
 from peers import page
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -175,6 +175,36 @@ class TestTheStudy:
         assert document["settings"]["seeds"] == [0, 1, 2, 3, 4]
         assert document["settings"]["min_run_s"] >= 1200
         assert all(row["rejected"] == 0 for row in document["rows"])
+
+
+class TestThePapersTable:
+    def test_the_page_is_what_the_results_say(self):
+        document = json.loads((ROOT / "benchmarks/sim/paper.json").read_text())
+        assert (ROOT / "benchmarks/sim/paper.md").read_text() == paper_page.page(document)
+
+    def test_it_comes_from_a_clean_commit_and_whole_runs(self):
+        document = json.loads((ROOT / "benchmarks/sim/paper.json").read_text())
+        assert document["is_modified"] is False
+        assert document["settings"]["scale"] == 1
+        points = [row["point"] for row in document["rows"] if "point" in row]
+        assert points
+        assert all(point["rejected"] == 0 for point in points)
+
+    def test_what_the_readme_says_of_it(self):
+        """Throughput at equal p99 TTFT and ITL, and the load within 1.5 s."""
+        document = json.loads((ROOT / "benchmarks/sim/paper.json").read_text())
+        ratios = {
+            (row["setup"], row["policy"]): row["capacity"]["to_baseline"]["mean"]
+            for row in document["rows"]
+            if row.get("capacity", {}).get("to_baseline")
+        }
+        readme = " ".join((ROOT / "README.md").read_text().split())
+        aggregated, apart, limit = (
+            ratios[setup, "staggered-plus"] for setup in ("a", "b-conversation", "ttft-limit")
+        )
+        assert f"{100 * (aggregated - 1):.0f} % more requests in aggregated groups" in readme
+        assert f"{100 * (apart - 1):.0f} % more with prefill and decode apart" in readme
+        assert f"{limit:.2f} times the load with a p99 TTFT within 1.5 s" in readme
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,11 @@ WHY = """\
   Groups that are ready one after another save some of the wait; a part of that is spent again on admitting
   several together, which shortens all other passes: that is where ITL and capacity come from.
 - **p99.** Public sources do not say at what load the published ones are; ours are at the loads given.
+- **Recorded traces.** p99 is what bursts leave there. `staggered-plus` lets the longest prompts of a burst
+  wait, for up to `age_first_s` (5 s), so that all others go sooner: the mean falls most, and a limit on p99
+  alone, of 5 s, is met at lower loads than by policies that keep the order of arrival. With long contexts the
+  limit of 60 s is little more than a prompt of 120,000 tokens takes alone, and p99 is that of a handful of
+  requests: capacities there say little.
 - **Throughput.** Below every capacity all policies serve what is offered. It differs where limits on p99 TTFT
   and ITL are what ends it; those are the capacities.
 """
