@@ -239,6 +239,41 @@ def test_whatever_there_is_no_more_groups_that_serve_go_than_allowed(most_away):
             assert serving - taken, groups
 
 
+@pytest.mark.parametrize(
+    "rollout",
+    [
+        {"maxUnavailable": 0, "maxSurge": 1},
+        {"maxUnavailable": 1, "maxSurge": 1},
+        {"maxUnavailable": 3, "maxSurge": 2, "maxSkew": 4},
+        {"allowOutage": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(("prefill", "decode"), [(1, 1), (4, 1), (1, 3), (5, 3)])
+def test_two_roles_of_any_size_get_to_the_end_and_serve_meanwhile(prefill, decode, rollout):
+    """A group that moves is away for one turn; surge groups are there from the second turn on."""
+    groups = {f"p{index}": "old" for index in range(prefill)} | {f"d{i}": "old" for i in range(decode)}
+    surge = [
+        f"{letter}{first + number}"
+        for letter, first in (("p", prefill), ("d", decode))
+        for number in range(rollout.get("maxSurge", 0))
+    ]
+    groups |= dict.fromkeys(surge, "absent surge")
+    for _ in range(4 * (prefill + decode)):
+        texts = [f"{name} {state}" for name, state in groups.items()]
+        moves = who_moves(*texts, **rollout)
+        taken = [one for one in map(standing, texts) if one.is_available and one.name not in moves]
+        assert rollout.get("allowOutage") or {one.role for one in taken} == {"Prefill", "Decode"}
+        for name, state in groups.items():
+            if name in moves:
+                groups[name] = "new broken"
+            elif state == "new broken":
+                groups[name] = "new"
+            elif state == "absent surge":
+                groups[name] = "new surge"
+    assert {groups[name] for name in groups.keys() - set(surge)} == {"new"}
+
+
 def test_whatever_there_is_a_rollout_gets_to_its_end():
     """From every state of three groups: when each group that moves gets ready, all are new in the end."""
     for states in itertools.product(STATES, repeat=3):

@@ -246,6 +246,8 @@ def _waits_for_model(one: Standing) -> Decision:
 
 def _named(groups: Sequence[str]) -> str:
     """The groups for people: `group a`, `groups a, b and 3 more`."""
+    if not groups:
+        return "another group"
     shown = ", ".join(groups[:2])
     more = f" and {len(groups) - 2} more" if len(groups) > 2 else ""
     return f"group{'s' if len(groups) > 1 else ''} {shown}{more}"

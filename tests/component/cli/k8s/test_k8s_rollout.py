@@ -23,7 +23,7 @@ ROLLING = {
 DONE = {"phase": "Complete", "updatedGroups": 3, "totalGroups": 3, "message": "3 of 3 groups run it"}
 
 
-def a_status(told, *, generation=1, reason="RollingUpdate"):
+def a_status(told, *, generation=1, reason="RollingUpdate", is_ready=False):
     progressing = {
         "type": "Progressing",
         "status": "True",
@@ -32,7 +32,8 @@ def a_status(told, *, generation=1, reason="RollingUpdate"):
         "lastTransitionTime": "2026-11-25T10:00:00Z",
         "observedGeneration": generation,
     }
-    return {"observedGeneration": generation, "conditions": [progressing], "rollout": told}
+    ready = progressing | {"type": "Ready", "status": str(is_ready), "reason": "NotReady"}
+    return {"observedGeneration": generation, "conditions": [progressing, ready], "rollout": told}
 
 
 @pytest.fixture
@@ -99,10 +100,14 @@ async def test_wait_ends_when_it_is_done(api, a_service, here, capsys, monkeypat
     await wait_until(has_told)
     assert not waiting.done()
     api.patch(KEY, {"status": a_status(DONE)}, subresource="status")
+    await wait_until(lambda: has_told() and "Complete" in "".join(said))
+    assert not waiting.done(), "a group is not ready yet"
+    api.patch(KEY, {"status": a_status(DONE, is_ready=True)}, subresource="status")
     assert await waiting == 0
     lines = "".join([*said, capsys.readouterr().out])
     assert lines.count("demo: Rolling") == 1, "a line only when there is something new"
-    assert "demo: Complete" in lines
+    assert "demo: Complete: 3 of 3 groups run it; not ready: NotReady" in lines
+    assert "demo: Complete: 3 of 3 groups run it\n" in lines
 
 
 async def test_wait_ends_at_once_when_it_takes_too_long(a_service, here, capsys):

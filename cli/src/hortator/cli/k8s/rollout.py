@@ -122,20 +122,21 @@ def told_of(service: Obj) -> str:
     if not _is_observed(service) or not rollout.get("phase"):
         return f"{name}: the operator has not looked at the latest change yet (hortator k8s doctor)"
     overdue = f" ({OVERDUE})" if is_overdue(service) else ""
-    return f"{name}: {rollout['phase']}{overdue}: {rollout.get('message', '')}"
+    ready = _condition(service, "Ready")
+    is_amiss = rollout["phase"] == "Complete" and ready.get("status") != "True"
+    amiss = f"; not ready: {ready.get('reason', 'unknown')}" if is_amiss else ""
+    return f"{name}: {rollout['phase']}{overdue}: {rollout.get('message', '')}{amiss}"
 
 
 def is_done(service: Obj) -> bool:
-    """All groups run what the present spec asks for."""
-    return _is_observed(service) and _rollout(service).get("phase") == "Complete"
+    """All groups run what the present spec asks for, and serve."""
+    is_complete = _is_observed(service) and _rollout(service).get("phase") == "Complete"
+    return is_complete and _condition(service, "Ready").get("status") == "True"
 
 
 def is_overdue(service: Obj) -> bool:
     """The operator says that it takes too long."""
-    conditions = (service.get("status") or {}).get("conditions") or ()
-    return _is_observed(service) and any(
-        one.get("type") == "Progressing" and one.get("reason") == OVERDUE for one in conditions
-    )
+    return _is_observed(service) and _condition(service, "Progressing").get("reason") == OVERDUE
 
 
 def render(found: list[Revision], *, now: datetime) -> Table:
@@ -197,6 +198,11 @@ def _document(service: Obj) -> Obj:
 def _rollout(service: Obj) -> Obj:
     found: Obj = (service.get("status") or {}).get("rollout") or {}
     return found
+
+
+def _condition(service: Obj, kind: str) -> Obj:
+    conditions = (service.get("status") or {}).get("conditions") or ()
+    return next((one for one in conditions if one.get("type") == kind), {})
 
 
 def _is_observed(service: Obj) -> bool:
