@@ -55,6 +55,9 @@ def test_the_file_wins_over_the_environment(tmp_path, monkeypatch):
         ({"core": {"interval_s": 0}}, ["CORE__INTERVAL_S"]),
         ({"core": {"max_waiting_requests": 0}}, ["CORE__MAX_WAITING_REQUESTS"]),
         ({"core": {"min_fill": -0.1}}, ["CORE__MIN_FILL"]),
+        ({"core": {"tenants": [{"name": "a", "weight": 0}]}}, ["CORE__TENANTS", "'a'", "weight", "above 0"]),
+        ({"core": {"tenants": [{"name": "a"}, {"name": "a"}]}}, ["CORE__TENANTS", "'a'", "once"]),
+        ({"core": {"tenants": [{"name": "a", "wait": 1}]}}, ["CORE__TENANTS", "WAIT"]),
         ({"heartbeat_interval_s": 0}, ["HEARTBEAT_INTERVAL_S"]),
     ],
 )

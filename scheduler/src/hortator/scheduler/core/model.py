@@ -124,6 +124,16 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TenantSettings:
+    """A tenant that is not like the others."""
+
+    name: str
+    """As requests carry it; empty: those that name no tenant."""
+    weight: float = 1.0
+    """Its share of the service beside the weights of the other tenants that wait; others weigh 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerSettings:
     """Every knob of the core. Times in seconds, defaults measured in virtual time (see sbs.md in docs)."""
 
@@ -145,6 +155,8 @@ class SchedulerSettings:
     """Prompt tokens of all waiting requests; newcomers beyond it are refused on arrival."""
     queue_timeout_s: float = 30.0
     """How long a request may wait for a placement."""
+    tenants: tuple[TenantSettings, ...] = ()
+    """Tenants that are not like the others, each once: a list of objects with `name` and `weight`."""
     decode_reservation: bool = True
     """Release a prefill only with KV blocks reserved on a decode rank (False: prefill-only studies)."""
     decode_window_s: float = 0.002
@@ -171,3 +183,7 @@ class SchedulerSettings:
     """`staggered-plus`: quantiles of the waiting lengths that pass lengths are made of."""
     num_starts: int = 4
     """`staggered-plus`: quantiles of the waiting lengths that windows begin at."""
+
+    def tenant_weights(self) -> dict[str, float]:
+        """By name, of those that are not like the others."""
+        return {tenant.name: tenant.weight for tenant in self.tenants}
