@@ -40,6 +40,13 @@ class _Core(BaseModel):
             raise ValueError(f"allowed: {', '.join(POLICY_NAMES)}")
         return policy
 
+    @field_validator("max_tenant_share", check_fields=False)
+    @classmethod
+    def _is_share(cls, share: float) -> float:
+        if not 0.0 < share <= 1.0:
+            raise ValueError("allowed: above 0, at most 1")
+        return share
+
     @field_validator("tenants", check_fields=False)
     @classmethod
     def _sound_tenants(cls, tenants: tuple[TenantSettings, ...]) -> tuple[TenantSettings, ...]:
@@ -51,6 +58,9 @@ class _Core(BaseModel):
             if not 0.0 < tenant.weight <= MAX_WEIGHT:
                 allowed = f"above 0, at most {MAX_WEIGHT:g}"
                 raise ValueError(f"{tenant.name!r}: weight: got {tenant.weight:g} (allowed: {allowed})")
+            share = tenant.queue_share
+            if share is not None and not 0.0 < share <= 1.0:
+                raise ValueError(f"{tenant.name!r}: queue_share: got {share:g} (allowed: above 0, at most 1)")
         return tenants
 
     def to_core(self) -> SchedulerSettings:

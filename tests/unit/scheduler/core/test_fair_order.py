@@ -146,3 +146,11 @@ def test_tenants_that_come_once_do_not_pile_up(a_request):
             queue.take(request)
     (level,) = queue._levels.values()
     assert len(level.fairly._ends) <= 64
+
+
+def test_only_tenants_that_are_asked_for_are_counted(a_request):
+    """Names that clients choose are no labels; one with nothing waiting counts as nothing."""
+    queue = WaitingQueue()
+    queue.add(a_request(30, tenant="a"))
+    queue.add(a_request(50, tenant="b"))
+    assert queue.loads_of(["a", "c"]) == {"a": (1, 30), "c": (0, 0)}

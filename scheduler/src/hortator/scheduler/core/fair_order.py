@@ -35,20 +35,21 @@ _MIN_PRUNE = 64
 class Lane:
     """The waiting requests of one tenant, oldest first."""
 
-    __slots__ = ("requests", "seq", "start", "tenant", "weight")
+    __slots__ = ("num_tokens", "requests", "seq", "start", "tenant", "weight")
 
     def __init__(self, tenant: str, *, weight: float, start: float, seq: int) -> None:
         self.tenant = tenant
         self.weight = weight
         self.start = start
         self.seq = seq  # of the request that it began with; breaks ties
+        self.num_tokens = 0  # prompt tokens of them all
         self.requests: OrderedDict[str, RequestState] = OrderedDict()
 
 
 class FairOrder:
     """Requests of one priority. It ends, and all service is forgotten, when nobody waits any more."""
 
-    __slots__ = ("_by_start", "_ends", "_lanes", "_prune_at", "_weights")
+    __slots__ = ("_by_start", "_ends", "_lanes", "_prune_at", "_weight_of_lanes", "_weights")
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         self._weights = weights
@@ -56,11 +57,13 @@ class FairOrder:
         self._by_start: list[tuple[float, int, Lane]] = []
         self._ends: dict[str, float] = {}  # of lanes that are empty now
         self._prune_at = _MIN_PRUNE
+        self._weight_of_lanes = 0.0
 
     def add(self, request: RequestState) -> None:
         """Append to the tenant's lane."""
         lane = self._lanes.get(request.tenant) or self._open(request)
         lane.requests[request.request_id] = request
+        lane.num_tokens += request.num_prompt_tokens
 
     def put_back(self, request: RequestState) -> None:
         """Undo `take`: into the lane by order of arrival, the service given back."""
@@ -74,11 +77,13 @@ class FairOrder:
         else:
             self._move(lane, -request.cost_tokens)
         insert_by_arrival(lane.requests, request)
+        lane.num_tokens += request.num_prompt_tokens
 
     def take(self, request: RequestState) -> None:
         """Remove a request that is placed: its tenant has had that service."""
         lane = self._lanes[request.tenant]
         del lane.requests[request.request_id]
+        lane.num_tokens -= request.num_prompt_tokens
         self._move(lane, request.cost_tokens)
         if not lane.requests:
             self._close(lane)
@@ -87,8 +92,14 @@ class FairOrder:
         """Remove a request that is not placed."""
         lane = self._lanes[request.tenant]
         del lane.requests[request.request_id]
+        lane.num_tokens -= request.num_prompt_tokens
         if not lane.requests:
             self._close(lane)
+
+    def tokens_before_newcomer(self, tenant: str) -> float:
+        """Prompt tokens that go before a newcomer: its lane, and what of the others takes turns with that."""
+        lane = self._lanes.get(tenant)
+        return 0.0 if lane is None else lane.num_tokens * (self._weight_of_lanes / lane.weight)
 
     def __iter__(self) -> Iterator[RequestState]:
         """In order of turn; O(log lanes) each."""
@@ -107,12 +118,14 @@ class FairOrder:
         start = max(least, self._ends.pop(tenant, 0.0))
         lane = Lane(tenant, weight=self._weight(tenant), start=start, seq=request.seq)
         self._lanes[tenant] = lane
+        self._weight_of_lanes += lane.weight
         insort(self._by_start, (start, lane.seq, lane))
         return lane
 
     def _close(self, lane: Lane) -> None:
         del self._by_start[self._place_of(lane)]
         del self._lanes[lane.tenant]
+        self._weight_of_lanes -= lane.weight
         self._ends[lane.tenant] = lane.start
         if len(self._ends) >= self._prune_at and self._by_start:
             least = self._by_start[0][0]

@@ -195,7 +195,7 @@ class SchedulerMachine:
                     attempt=event.attempt,
                     gateway_id=event.gateway_id,
                     reason=reason,
-                    retry_after_s=self._admission.retry_after_s(),
+                    retry_after_s=self._admission.retry_after_s(event),
                     message=message,
                 )
             )
@@ -640,6 +640,7 @@ class SchedulerMachine:
             num_waiting_decode=len(self._decode_ready),
             oldest_wait_s=self.waiting.oldest_wait_s(now),
             num_in_flight=len(self.requests) - len(self.waiting) - len(self._decode_ready),
+            waiting_by_tenant=self.waiting.loads_of(tenant.name for tenant in self.settings.tenants),
             groups=tuple(snapshot_group(group, now) for group in self.fleet.groups.values()),
         )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from hortator.scheduler.core.fair_order import FairOrder, insert_by_arrival
@@ -19,11 +19,12 @@ _NO_WEIGHTS: Mapping[str, float] = MappingProxyType({})
 class _Level:
     """The waiting requests of one priority."""
 
-    __slots__ = ("by_arrival", "fairly")
+    __slots__ = ("by_arrival", "fairly", "num_tokens")
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         self.by_arrival: OrderedDict[str, RequestState] = OrderedDict()
         self.fairly = FairOrder(weights)
+        self.num_tokens = 0
 
 
 class TenantLoad:
@@ -92,6 +93,7 @@ class WaitingQueue:
         if level is None:
             level = self._levels[request.priority] = _Level(self._weights)
             insort(self._order, -request.priority)
+        level.num_tokens += request.num_prompt_tokens
         return level
 
     def _discount(self, request: RequestState, level: _Level) -> None:
@@ -102,9 +104,26 @@ class WaitingQueue:
         load.num_tokens -= request.num_prompt_tokens
         if not load.num_requests:
             del self.tenants[request.tenant]
+        level.num_tokens -= request.num_prompt_tokens
         if not level.by_arrival:
             del self._levels[request.priority]
             self._order.remove(-request.priority)
+
+    def loads_of(self, tenants: Iterable[str]) -> dict[str, tuple[int, int]]:
+        """Waiting requests and prompt tokens of each of the tenants."""
+        loads = {tenant: self.tenants.get(tenant) or TenantLoad() for tenant in tenants}
+        return {tenant: (load.num_requests, load.num_tokens) for tenant, load in loads.items()}
+
+    def tokens_ahead(self, tenant: str, priority: int) -> float:
+        """Prompt tokens that would be served before a newcomer; O(priorities)."""
+        num_tokens = 0.0
+        for negated in self._order:
+            level = self._levels[-negated]
+            if -negated > priority:
+                num_tokens += level.num_tokens
+            elif -negated == priority:
+                num_tokens += min(level.num_tokens, level.fairly.tokens_before_newcomer(tenant))
+        return num_tokens
 
     def __iter__(self) -> Iterator[RequestState]:
         """Highest priority first, in order of turn."""
