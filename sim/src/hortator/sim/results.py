@@ -6,7 +6,8 @@ pass. Busy is the share of time in passes; the bubble ratio is the share of rank
 that ranks spend waiting for the fullest one. In-engine queueing runs from dispatch to the start of the first
 pass that runs some of the prompt; the depth of the engines' queues is what that makes in the mean over the
 run. ITL is over all gaps between consecutive tokens from the second one on; the first gap, in which KV may
-move to another group, stands for itself. Goodput counts requests that keep every limit of an SLO.
+move to another group, stands for itself. Goodput counts requests that keep every limit of an SLO. Where
+requests have tenants, TTFT is there for each of them as well.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from hortator.scheduler.core.model import GroupSpec
 from hortator.sim.records import RequestRecord, RequestRows, RequestTable
 from hortator.sim.slo import Slo
+from hortator.sim.workload import tenant_name
 from hortator.worker.engines.simulated.group_model import GroupModel
 
 
@@ -143,7 +145,20 @@ def summarize(recorder: Recorder, *, num_groups: int) -> dict[str, object]:
         figures["slo"] = limits
         figures["goodput_rps"] = num_good / max(1e-9, recorder.ended_at - recorder.warmup_s)
         figures["slo_attainment"] = _ratio(num_good, len(counted.arrived_at))
+    if counted.tenant.any():
+        figures["tenants"] = {
+            tenant_name(int(tenant)): _of_tenant(counted.where(counted.tenant == tenant))
+            for tenant in np.unique(counted.tenant)
+        }
     return figures
+
+
+def _of_tenant(requests: RequestTable) -> dict[str, object]:
+    return {
+        "requests": len(requests.arrived_at),
+        "rejected": int(requests.is_rejected.sum()),
+        "ttft_s": percentiles(requests.ttft_s[~np.isnan(requests.ttft_s)]),
+    }
 
 
 def percentiles(values: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:

@@ -19,6 +19,9 @@ from hortator.scheduler.core.waiting import TenantLoad, WaitingQueue
 MIN_RETRY_AFTER_S = 0.05
 MAX_RETRY_AFTER_S = 30.0
 
+PACKING = 0.85
+"""The prediction takes passes to be full, which they never are: a limit counts this share of itself."""
+
 Refusal = tuple[RejectReason, str]
 
 
@@ -110,7 +113,7 @@ class Admission:
             return RejectReason.PREDICTED_WAIT, f"predicted wait {wait_s:.3f} s is beyond the deadline"
         settings = self._fleet.settings
         limit_s = settings.queue_timeout_s if settings.max_wait_s is None else settings.max_wait_s
-        if may_be_too_long and wait_s > limit_s:
+        if may_be_too_long and wait_s > PACKING * limit_s:
             return RejectReason.PREDICTED_WAIT, f"predicted wait {wait_s:.3f} s; the limit is {limit_s:g} s"
         return None
 
