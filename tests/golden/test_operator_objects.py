@@ -45,6 +45,16 @@ ROLE = {
     "runtimeClassName": "nvidia",
     "resources": {"cpu": "64", "memory": "1Ti"},
 }
+SCHEDULER = {
+    "queue": {
+        "maxRequests": 10000,
+        "maxTokens": 20000000,
+        "timeout": "30s",
+        "maxWait": "5s",
+        "tenantShare": 0.5,
+    },
+    "tenants": [{"name": "acme", "weight": 3, "queueShare": 0.8}, {"name": "batch", "weight": 0.2}],
+}
 
 
 def with_every_field():
@@ -52,6 +62,7 @@ def with_every_field():
     document = yaml.safe_load((ROOT / "manifests/samples/llmservice-h800-16.yaml").read_text())
     document["spec"] |= EVERYTHING
     document["spec"]["roles"][0] |= ROLE
+    document["spec"]["scheduler"] |= SCHEDULER
     return LLMService.model_validate(document, by_alias=True, by_name=False)
 
 

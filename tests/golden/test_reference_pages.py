@@ -43,6 +43,8 @@ def test_every_metric_says_what_it_is_and_is_named_for_its_component(fresh):
 
 
 LABELS_OF_THE_SCHEDULER = {
+    "tenant_waiting_requests": "`tenant`",
+    "tenant_waiting_tokens": "`tenant`",
     "aborts_total": "`reason`",
     "balance_ratio": "`phase`",
     "batches_total": "`phase`",

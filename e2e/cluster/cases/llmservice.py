@@ -62,7 +62,11 @@ BASE: Obj = {
         "replicas": 1,
         "roles": [ROLE],
         "placement": {"topologyKey": "topology.kubernetes.io/zone", "mode": "Required"},
-        "scheduler": {"image": "registry.example/s:1", "resources": {"cpu": 1, "memory": "1Gi"}},
+        "scheduler": {
+            "image": "registry.example/s:1",
+            "resources": {"cpu": 1, "memory": "1Gi"},
+            "tenants": [{"name": "acme", "weight": 2.0, "queueShare": 0.5}],
+        },
         "gateway": {"image": "registry.example/g:1", "resources": {"cpu": 1, "memory": "1Gi"}},
         "restart": {"requestedAt": "2026-11-26T10:00:00Z"},
         "suspend": False,

@@ -269,6 +269,7 @@ async def test_a_full_queue_says_when_to_come_back(cluster):
         (scheduling_pb2.REJECT_REASON_QUEUE_FULL_REQUESTS, grpc.StatusCode.RESOURCE_EXHAUSTED),
         (scheduling_pb2.REJECT_REASON_PREDICTED_WAIT, grpc.StatusCode.RESOURCE_EXHAUSTED),
         (scheduling_pb2.REJECT_REASON_QUEUE_TIMEOUT, grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (scheduling_pb2.REJECT_REASON_TENANT_QUOTA, grpc.StatusCode.RESOURCE_EXHAUSTED),
         (scheduling_pb2.REJECT_REASON_DEADLINE, grpc.StatusCode.DEADLINE_EXCEEDED),
         (scheduling_pb2.REJECT_REASON_NO_WORKER, grpc.StatusCode.UNAVAILABLE),
         (scheduling_pb2.REJECT_REASON_DRAINING, grpc.StatusCode.UNAVAILABLE),

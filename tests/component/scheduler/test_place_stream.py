@@ -60,6 +60,19 @@ async def test_a_full_queue_refuses_at_arrival_with_a_time_to_come_back(start_sc
     assert "2" in rejection.message
 
 
+async def test_a_tenant_that_floods_is_refused_by_name_and_the_others_come_in(start_scheduler):
+    core = {"max_waiting_requests": 4, "tenants": [{"name": "loud", "queue_share": 0.5}]}
+    bench = await start_scheduler(core=core)
+    gateway = await bench.gateway()
+    await gateway.announce("r1", "r2", "r3", tenant="loud")
+    await gateway.announce("r4", tenant="calm")
+    (rejection,) = await gateway.wait_rejections(1)
+    assert (rejection.request_id, rejection.reason) == ("r3", pb.REJECT_REASON_TENANT_QUOTA)
+    assert rejection.message == "tenant 'loud': 2 requests wait; the limit is 2"
+    assert rejection.retry_after_s > 0
+    await bench.until(lambda: bench.snapshot().num_waiting == 3)
+
+
 async def test_a_deadline_that_passes_while_waiting_is_told_in_time(bench):
     gateway = await bench.gateway()
     await gateway.announce("r1", timeout_s=0.05)

@@ -296,8 +296,9 @@ class SchedulerWorld(RuleBasedStateMachine):
         priority=st.sampled_from([0, 0, 0, 1]),
         critical=st.sampled_from([False, False, False, True]),
         patience_s=st.sampled_from([None, None, None, 0.05, 1.0]),
+        tenant=st.sampled_from(["", "", "a", "b"]),
     )
-    def announce(self, prompt, num_output_tokens, gateway, priority, critical, patience_s):
+    def announce(self, prompt, num_output_tokens, gateway, priority, critical, patience_s, tenant):
         if self.again:
             request = self.again.pop(next(iter(self.again)))
             request_id, attempt, prompt = request.request_id, request.attempt + 1, request.prompt
@@ -323,6 +324,7 @@ class SchedulerWorld(RuleBasedStateMachine):
                 num_prompt_tokens=prompt,
                 max_output_tokens=32,
                 priority=priority,
+                tenant=tenant,
                 latency_class=LatencyClass.CRITICAL if critical else LatencyClass.STANDARD,
                 deadline_at=deadline_at,
             )
@@ -335,7 +337,7 @@ class SchedulerWorld(RuleBasedStateMachine):
     def announce_many(self, prompts, num_output_tokens):
         """A burst at one instant."""
         for prompt in prompts:
-            self.announce(prompt, num_output_tokens, "g0", 0, False, None)
+            self.announce(prompt, num_output_tokens, "g0", 0, False, None, "a")
 
     @rule(pick=st.integers(0, 30), prompt=st.integers(1, BUDGET))
     @precondition(lambda self: self.live)

@@ -173,13 +173,14 @@ def test_rows_have_every_request_and_nothing_where_it_never_got_there(recorder, 
     recorder.records[1].started_at = 10.5
     recorder.records[1].dp_rank = 3
     recorder.records[1].prefill_group = "prefill-0"
+    recorder.records[3].tenant = 2
     write_rows(tmp_path, "first", recorder.records[1:2])
     write_rows(tmp_path, "second", recorder.records[3:4])
     join_rows(tmp_path / "rows.csv", tmp_path, ["first", "second"])
     assert (tmp_path / "rows.csv").read_text().splitlines() == [
         ",".join(COLUMNS),
-        "first,r1,10.000000,100,5,prefill-0,3,0.000000,0.500000,1.000000,2.000000,1.000000,5.000000,",
-        "second,r3,12.000000,100,1,,,,,,,,,queue_full_requests",
+        "first,r1,,10.000000,100,5,prefill-0,3,0.000000,0.500000,1.000000,2.000000,1.000000,5.000000,",
+        "second,r3,tenant-2,12.000000,100,1,,,,,,,,,queue_full_requests",
     ]
 
 
@@ -293,3 +294,14 @@ def test_gaps_that_were_summed_are_told_as_those_that_were_kept(recorder):
     figures = summarize(recorder, num_groups=2)
     assert figures["itl_s"] == pytest.approx(exact, rel=figures["percentile_error"])
     assert figures["itl_s"]["max"] == exact["max"]
+
+
+def test_ttft_is_there_by_tenant_where_requests_have_one(recorder):
+    assert "tenants" not in summarize(recorder, num_groups=1)
+    for record in recorder.records:
+        record.tenant = 1 + (record.rejected != "")
+    found = summarize(recorder, num_groups=1)
+    assert found["tenants"].keys() == {"tenant-1", "tenant-2"}
+    assert found["tenants"]["tenant-1"]["ttft_s"] == found["ttft_s"]
+    assert found["tenants"]["tenant-2"]["rejected"] == found["tenants"]["tenant-2"]["requests"] == 1
+    assert found["tenants"]["tenant-1"]["requests"] == found["requests"] - 1

@@ -48,9 +48,9 @@ _ENGINES: dict[Backend, str] = {
 
 
 def scheduler_core(service: LLMService) -> Values:
-    """The settings of the scheduler's core: policy, hold and queue."""
+    """The settings of the scheduler's core: policy, hold, queue and, where any is given, tenants."""
     spec = service.spec.scheduler
-    return {
+    values: dict[str, object] = {
         "policy": spec.policy,
         "interval_s": spec.interval_s,
         "max_hold_s": spec.max_hold_s,
@@ -58,6 +58,13 @@ def scheduler_core(service: LLMService) -> Values:
         "max_waiting_tokens": spec.queue.max_tokens,
         "queue_timeout_s": spec.queue.timeout_s,
     }
+    if spec.queue.max_wait_s is not None:
+        values["max_wait_s"] = spec.queue.max_wait_s
+    if spec.queue.tenant_share != 1.0:
+        values["max_tenant_share"] = spec.queue.tenant_share
+    if spec.tenants:
+        values["tenants"] = [tenant.model_dump() for tenant in spec.tenants]
+    return values
 
 
 def engine(

@@ -362,6 +362,14 @@ def simulate(
     prefill_only: PrefillOnlyOption = False,
     seed: SeedOption = 0,
     skip_bad: SkipBadOption = False,
+    tenants: Annotated[
+        int | None,
+        typer.Option(metavar="NUMBER", help="Give requests to so many tenants; TTFT of each."),
+    ] = None,
+    flood: Annotated[
+        float | None,
+        typer.Option(metavar="FACTOR", help="Tenant 1 asks for so many times its share."),
+    ] = None,
     slo: Annotated[
         str,
         typer.Option(
@@ -401,6 +409,8 @@ def simulate(
             peak_to_mean=peak_to_mean,
             lengths=lengths,
             skip_bad=skip_bad,
+            tenants=tenants,
+            flood=flood,
         ),
         prefill_only=prefill_only,
         seed=seed,

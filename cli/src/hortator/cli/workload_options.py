@@ -12,6 +12,7 @@ from hortator.cli.errors import CommandError
 from hortator.sim.arrivals import ArrivalMode, Arrivals
 from hortator.sim.load import LoadedTrace
 from hortator.sim.simulate import generated_workload, trace_workload
+from hortator.sim.tenants import Tenants, with_tenants
 from hortator.sim.workload import LENGTHS, TraceRequest
 
 MAX_LOAD = 2.0
@@ -20,6 +21,8 @@ MAX_MINUTES = 7 * 24 * 60.0
 DEFAULT_LENGTHS = "conversation"
 _OPTIONS = {"cv": "--burstiness", "peak_to_mean": "--peak-to-mean", "period_s": "--period"}
 """Of the parameters of Arrivals."""
+_TENANCY = {"count": "--tenants", "flood": "--flood"}
+"""Of the fields of Tenants."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,9 @@ class WorkloadOptions:
     peak_to_mean: float | None = None
     lengths: str | None = None
     skip_bad: bool = False
+    tenants: int | None = None
+    flood: float | None = None
+    """How many times its share the first tenant asks for."""
 
     def at(self, load: float) -> WorkloadOptions:
         """The same at another load."""
@@ -61,10 +67,27 @@ class WorkloadOptions:
         self._refuse_what_has_no_effect(mode, has_trace=has_trace)
         if self.lengths is not None and self.lengths not in LENGTHS:
             raise CommandError(f"--lengths: got {self.lengths!r} (allowed: {', '.join(LENGTHS)})")
+        self.tenancy()
         arrivals = self._arrivals(mode)
         if mode is ArrivalMode.DIURNAL:
             self._check_period(arrivals.period_s)
         return arrivals
+
+    def tenancy(self) -> Tenants | None:
+        """Whose the requests are; None: nobody's in particular.
+
+        Raises:
+            CommandError: an option is out of range, or has no effect.
+        """
+        if self.tenants is None:
+            if self.flood is not None:
+                raise CommandError("--flood: no effect without tenants (allowed with --tenants NUMBER)")
+            return None
+        try:
+            return Tenants(count=self.tenants, flood=1.0 if self.flood is None else self.flood)
+        except ValueError as error:
+            field, _, problem = str(error).partition(": ")
+            raise CommandError(f"{_TENANCY[field]}: {problem}") from None
 
     def _refuse_what_has_no_effect(self, mode: ArrivalMode, *, has_trace: bool) -> None:
         for name, value, owner in (
@@ -128,9 +151,10 @@ def make_workload(
         CommandError: the trace has no rate, or nothing arrives at such a load.
     """
     min_run_s = 60 * options.minutes
+    tenants = options.tenancy()
     try:
         if requests is None:
-            return generated_workload(
+            workload = generated_workload(
                 service,
                 load=options.load,
                 lengths=options.lengths or DEFAULT_LENGTHS,
@@ -138,11 +162,13 @@ def make_workload(
                 seed=seed,
                 min_run_s=min_run_s,
             )
-        return trace_workload(
-            service, requests, load=options.load, arrivals=arrivals, seed=seed, min_run_s=min_run_s
-        )
+        else:
+            workload = trace_workload(
+                service, requests, load=options.load, arrivals=arrivals, seed=seed, min_run_s=min_run_s
+            )
     except ValueError as error:
         raise CommandError(str(error)) from None
+    return workload if tenants is None else with_tenants(workload, tenants, seed=seed)
 
 
 def workload_document(workload: LoadedTrace) -> dict[str, Any]:

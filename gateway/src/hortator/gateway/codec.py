@@ -47,6 +47,7 @@ _REJECT_REASONS = {
     scheduling_pb2.REJECT_REASON_QUEUE_TIMEOUT: RejectReason.QUEUE_TIMEOUT,
     scheduling_pb2.REJECT_REASON_PROMPT_TOO_LONG: RejectReason.PROMPT_TOO_LONG,
     scheduling_pb2.REJECT_REASON_DRAINING: RejectReason.DRAINING,
+    scheduling_pb2.REJECT_REASON_TENANT_QUOTA: RejectReason.TENANT_QUOTA,
 }
 _RETRACT_REASONS = {
     scheduling_pb2.RETRACT_REASON_WORKER_LOST: RetractReason.WORKER_LOST,

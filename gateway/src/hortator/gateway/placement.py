@@ -25,6 +25,7 @@ class RejectReason(Enum):
     QUEUE_TIMEOUT = "queue_timeout"
     PROMPT_TOO_LONG = "prompt_too_long"
     DRAINING = "draining"
+    TENANT_QUOTA = "tenant_quota"
     OTHER = "other"
 
 

@@ -65,7 +65,7 @@ GAP = -1
 
 _REFUSAL_BACKOFF_S = 0.05
 _MAX_REFUSAL_BACKOFF_S = 1.0
-_PASSING = frozenset({RejectReason.QUEUE_FULL, RejectReason.PREDICTED_WAIT})
+_PASSING = frozenset({RejectReason.QUEUE_FULL, RejectReason.PREDICTED_WAIT, RejectReason.TENANT_QUOTA})
 
 
 class State(Enum):
@@ -408,7 +408,9 @@ def _rejection_error(rejection: Rejection) -> GatewayError:
         case RejectReason.QUEUE_FULL:
             kind, fallback = ErrorKind.QUEUE_FULL, "the queue is full"
         case RejectReason.PREDICTED_WAIT:
-            kind, fallback = ErrorKind.QUEUE_FULL, "the predicted wait is beyond the deadline"
+            kind, fallback = ErrorKind.QUEUE_FULL, "the predicted wait is too long"
+        case RejectReason.TENANT_QUOTA:
+            kind, fallback = ErrorKind.QUEUE_FULL, "the tenant holds as much of the queue as it may"
         case RejectReason.QUEUE_TIMEOUT:
             kind, fallback = ErrorKind.QUEUE_TIMEOUT, "waited too long for a worker"
         case RejectReason.DEADLINE:

@@ -3,7 +3,7 @@
 - Counters and histograms come from (event, commands), gauges from a snapshot taken about once a second
   (`refresh`), so that a scrape never touches the machine.
 - Labels are few: `ep_group`, `dp_rank`, `phase`, `policy`, `outcome`, `reason`, `state`, `event`; never a
-  request id.
+  request id, and of the tenants only those that the settings name (the others are names that clients choose).
 - TTFT, TPOT, E2E and first gap are what gateways report when a request finishes: all four describe the same
   requests. ITL is seen from the workers: between the ends of two consecutive passes of a group every
   sequence that ran in both waits exactly that long for its next token.
@@ -60,6 +60,12 @@ class SchedulerMetrics:
 
         self._waiting = gauge("waiting_requests", "Requests waiting for a placement.", "phase")
         self._waiting_tokens = gauge("waiting_tokens", "Prompt tokens waiting for a prefill placement.")
+        self._tenant_requests = gauge(
+            "tenant_waiting_requests", "Waiting requests of each tenant that the settings name.", "tenant"
+        )
+        self._tenant_tokens = gauge(
+            "tenant_waiting_tokens", "Waiting prompt tokens of each tenant that the settings name.", "tenant"
+        )
         self._oldest_wait = gauge("oldest_wait_seconds", "Age of the oldest waiting request.")
         self._in_flight = gauge("in_flight_requests", "Requests placed and not finished.")
         self._rank_prefill = gauge(
@@ -153,6 +159,9 @@ class SchedulerMetrics:
         self._waiting.labels("prefill").set(snapshot.num_waiting)
         self._waiting.labels("decode").set(snapshot.num_waiting_decode)
         self._waiting_tokens.set(snapshot.waiting_tokens)
+        for tenant, (num_requests, num_tokens) in snapshot.waiting_by_tenant.items():
+            self._tenant_requests.labels(tenant).set(num_requests)
+            self._tenant_tokens.labels(tenant).set(num_tokens)
         self._oldest_wait.set(snapshot.oldest_wait_s)
         self._in_flight.set(snapshot.num_in_flight)
         self._gateways.set(num_gateways)

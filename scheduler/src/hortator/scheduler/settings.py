@@ -18,9 +18,10 @@ from pydantic_settings import SettingsConfigDict
 
 from hortator.runtime.logs import LogFormat
 from hortator.runtime.settings import Settings
-from hortator.scheduler.core.model import SchedulerSettings
+from hortator.scheduler.core.model import SchedulerSettings, TenantSettings
 from hortator.scheduler.core.policies.registry import POLICY_NAMES
 
+MAX_WEIGHT = 1e6
 _MUST_BE_POSITIVE = frozenset(
     {"max_carry", "max_waiting_requests", "max_waiting_tokens", "queue_timeout_s", "watchdog_min_s"}
     | {"watchdog_factor", "expected_output_tokens", "num_levels", "num_starts"}
@@ -39,9 +40,32 @@ class _Core(BaseModel):
             raise ValueError(f"allowed: {', '.join(POLICY_NAMES)}")
         return policy
 
+    @field_validator("max_tenant_share", check_fields=False)
+    @classmethod
+    def _is_share(cls, share: float) -> float:
+        if not 0.0 < share <= 1.0:
+            raise ValueError("allowed: above 0, at most 1")
+        return share
+
+    @field_validator("tenants", check_fields=False)
+    @classmethod
+    def _sound_tenants(cls, tenants: tuple[TenantSettings, ...]) -> tuple[TenantSettings, ...]:
+        names: set[str] = set()
+        for tenant in tenants:
+            if tenant.name in names:
+                raise ValueError(f"{tenant.name!r} is there twice (allowed: each name once)")
+            names.add(tenant.name)
+            if not 0.0 < tenant.weight <= MAX_WEIGHT:
+                allowed = f"above 0, at most {MAX_WEIGHT:g}"
+                raise ValueError(f"{tenant.name!r}: weight: got {tenant.weight:g} (allowed: {allowed})")
+            share = tenant.queue_share
+            if share is not None and not 0.0 < share <= 1.0:
+                raise ValueError(f"{tenant.name!r}: queue_share: got {share:g} (allowed: above 0, at most 1)")
+        return tenants
+
     def to_core(self) -> SchedulerSettings:
         """The same values as the core wants them."""
-        return SchedulerSettings(**self.model_dump())
+        return SchedulerSettings(**{name: getattr(self, name) for name in type(self).model_fields})
 
 
 def _core_fields() -> dict[str, Any]:

@@ -45,7 +45,7 @@ from hortator.sim.distribution import Distribution
 from hortator.sim.pass_times import PassTimes
 from hortator.sim.records import RequestRecord
 from hortator.sim.results import Recorder
-from hortator.sim.workload import TraceRequest
+from hortator.sim.workload import TraceRequest, tenant_name
 from hortator.worker.engine import FinishReason, RequestMode
 from hortator.worker.engines.simulated.cost import PassCost
 from hortator.worker.engines.simulated.group_model import GroupConfig, GroupModel
@@ -242,6 +242,7 @@ class VirtualCluster:
             arrived_at=self.now,
             num_prompt_tokens=request.num_prompt_tokens,
             num_output_tokens=request.num_output_tokens,
+            tenant=request.tenant,
             block_hashes=hashes,
         )
         self._recorder.arrive(record)
@@ -254,6 +255,7 @@ class VirtualCluster:
                 num_prompt_tokens=record.num_prompt_tokens,
                 max_output_tokens=max(ANNOUNCED_OUTPUT_TOKENS, record.num_output_tokens),
                 block_hashes=record.block_hashes,
+                tenant=tenant_name(record.tenant),
             )
         )
 

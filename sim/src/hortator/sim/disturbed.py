@@ -81,7 +81,7 @@ from hortator.sim.gateways import (
 from hortator.sim.pass_times import PassTimes
 from hortator.sim.records import RequestRecord
 from hortator.sim.results import Recorder
-from hortator.sim.workload import TraceRequest
+from hortator.sim.workload import TraceRequest, tenant_name
 from hortator.worker.engine import FinishReason, RequestMode, RequestRefusedError
 from hortator.worker.engines.simulated.group_model import GroupModel
 from hortator.worker.engines.simulated.group_request import (
@@ -277,6 +277,7 @@ class DisturbedCluster(VirtualCluster):
                         num_prompt_tokens=held.announced(action.num_prompt_tokens),
                         max_output_tokens=action.max_output_tokens,
                         block_hashes=held.record.block_hashes,
+                        tenant=tenant_name(held.record.tenant),
                     )
                     self._say_later(held, action.attempt, action.delay_s, event)
                 case AnnounceDecode():

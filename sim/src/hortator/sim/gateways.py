@@ -48,6 +48,7 @@ REJECT_REASONS = {
     RejectReason.QUEUE_TIMEOUT: GatewayRejectReason.QUEUE_TIMEOUT,
     RejectReason.PROMPT_TOO_LONG: GatewayRejectReason.PROMPT_TOO_LONG,
     RejectReason.DRAINING: GatewayRejectReason.DRAINING,
+    RejectReason.TENANT_QUOTA: GatewayRejectReason.TENANT_QUOTA,
 }
 
 

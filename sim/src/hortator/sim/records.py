@@ -1,6 +1,6 @@
 """Requests of a virtual run: one record while it lives, a row of numbers afterwards.
 
-`RequestRows` keeps 80 bytes of each that has ended, and gives them away when they have become many (`tally`
+`RequestRows` keeps 88 bytes of each that has ended, and gives them away when they have become many (`tally`
 says how many). The figures are made of columns, whichever way the requests were kept.
 """
 
@@ -29,6 +29,7 @@ class RequestRecord:
     arrived_at: float
     num_prompt_tokens: int
     num_output_tokens: int
+    tenant: int = 0
     block_hashes: tuple[int, ...] = ()
     dispatched_at: float = float("nan")
     started_at: float = float("nan")
@@ -90,6 +91,8 @@ class RequestTable(NamedTuple):
     num_late_gaps: Floats
     is_rejected: Floats
     """1 or 0."""
+    tenant: Floats
+    """Its number."""
 
     @classmethod
     def of(cls, records: Iterable[RequestRecord]) -> Self:
@@ -173,6 +176,7 @@ class RequestRows:
                 record.num_output_tokens,
                 record.num_late_gaps,
                 1.0 if record.rejected else 0.0,
+                record.tenant,
             )
         )
 

@@ -6,7 +6,8 @@ pass. Busy is the share of time in passes; the bubble ratio is the share of rank
 that ranks spend waiting for the fullest one. In-engine queueing runs from dispatch to the start of the first
 pass that runs some of the prompt; the depth of the engines' queues is what that makes in the mean over the
 run. ITL is over all gaps between consecutive tokens from the second one on; the first gap, in which KV may
-move to another group, stands for itself. Goodput counts requests that keep every limit of an SLO.
+move to another group, stands for itself. Goodput counts requests that keep every limit of an SLO. Where
+requests have tenants, TTFT is there for each of them as well.
 
 Of a run with more requests or gaps than are kept as such, percentiles are within PERCENTILE_ERROR of the true
 ones, which the figure `percentile_error` then says, and stability is told from bins of time: see `tally`.
@@ -25,7 +26,16 @@ from hortator.sim.distribution import PERCENTILE_ERROR, Distribution
 from hortator.sim.queue_bins import MIN_ARRIVALS, keeps_up
 from hortator.sim.records import RequestRecord, RequestRows, RequestTable
 from hortator.sim.slo import Slo
-from hortator.sim.tally import CHUNK_REQUESTS, MAX_EXACT_REQUESTS, RequestSums, Tally, durations
+from hortator.sim.tally import (
+    CHUNK_REQUESTS,
+    MAX_EXACT_REQUESTS,
+    RequestSums,
+    Tally,
+    TenantTally,
+    by_tenant,
+    durations,
+)
+from hortator.sim.workload import tenant_name
 from hortator.worker.engines.simulated.group_model import GroupModel
 
 MAX_EXACT_GAPS = 1 << 20
@@ -184,6 +194,15 @@ def summarize(recorder: Recorder, *, num_groups: int) -> dict[str, object]:
         figures["slo"] = limits
         figures["goodput_rps"] = tally.num_good / max(1e-9, recorder.ended_at - recorder.warmup_s)
         figures["slo_attainment"] = _ratio(tally.num_good, tally.num_requests)
+    if tally.tenants:
+        figures["tenants"] = {
+            tenant_name(number): {
+                "requests": found.num_requests,
+                "rejected": found.num_rejected,
+                "ttft_s": found.ttft_s,
+            }
+            for number, found in sorted(tally.tenants.items())
+        }
     if recorder.sums is not None or recorder.gap_sums is not None:
         figures["percentile_error"] = PERCENTILE_ERROR
     return figures
@@ -203,6 +222,14 @@ def _exact_tally(everyone: RequestTable, *, warmup_s: float, slo: Slo) -> Tally:
         prefill_tokens=float(everyone.num_prompt_tokens[has_first_token].sum()),
         output_tokens=float(everyone.num_output_tokens[everyone.is_finished].sum()),
         is_stable=is_stable(everyone),
+        tenants={
+            number: TenantTally(
+                num_requests=len(theirs.arrived_at),
+                num_rejected=int(theirs.is_rejected.sum()),
+                ttft_s=percentiles(theirs.ttft_s[~np.isnan(theirs.ttft_s)]),
+            )
+            for number, theirs in by_tenant(counted)
+        },
     )
 
 

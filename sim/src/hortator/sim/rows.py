@@ -8,10 +8,12 @@ from math import isnan
 from pathlib import Path
 
 from hortator.sim.records import RequestRecord
+from hortator.sim.workload import tenant_name
 
 COLUMNS = (
     "policy",
     "request_id",
+    "tenant",
     "arrived_s",
     "prompt_tokens",
     "output_tokens",
@@ -37,6 +39,7 @@ def write_rows(folder: Path, policy: str, records: Iterable[RequestRecord]) -> N
                 (
                     policy,
                     record.request_id,
+                    tenant_name(record.tenant),
                     _text(record.arrived_at),
                     record.num_prompt_tokens,
                     record.num_output_tokens,

@@ -17,7 +17,7 @@ from hortator.api import processes
 from hortator.api.v1alpha1 import LLMService, RoleSpec
 from hortator.scheduler.core.commands import Command
 from hortator.scheduler.core.events import Event
-from hortator.scheduler.core.model import GroupSpec, Phase, SchedulerSettings
+from hortator.scheduler.core.model import GroupSpec, Phase, SchedulerSettings, TenantSettings
 from hortator.sim.arrivals import POISSON, RECORDED, ArrivalMode, Arrivals
 from hortator.sim.cluster import GroupPlan, OnPass, VirtualCluster
 from hortator.sim.disturbances import Disturbances
@@ -172,6 +172,7 @@ def scheduler_settings(study: Study, policy: str) -> SchedulerSettings:
         "decode_reservation": not study.prefill_only,
     }
     values.update(study.settings)
+    values["tenants"] = tuple(TenantSettings(**tenant) for tenant in values.get("tenants", ()))
     return SchedulerSettings(**values)
 
 

@@ -8,7 +8,8 @@ chunk: counts, sums, means and maxima stay exact, percentiles and stability then
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,6 +21,16 @@ from hortator.sim.slo import Slo
 MAX_EXACT_REQUESTS = 1 << 19
 """42 MB of rows; twenty minutes of conversations at load 0.95 on 64 ranks are 490 000."""
 CHUNK_REQUESTS = 1 << 14
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantTally:
+    """Of one tenant's requests that arrived after the warm-up."""
+
+    num_requests: int
+    num_rejected: int
+    ttft_s: dict[str, float]
+    """mean, p50, p90, p99, max."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +52,8 @@ class Tally:
     """Everyone's with a last token."""
     is_stable: bool
     """Over everyone."""
+    tenants: Mapping[int, TenantTally] = field(default_factory=dict)
+    """By number; empty where nobody has one."""
 
 
 def durations(done: RequestTable) -> dict[str, Floats]:
@@ -56,6 +69,35 @@ def durations(done: RequestTable) -> dict[str, Floats]:
     }
 
 
+def by_tenant(requests: RequestTable) -> Iterator[tuple[int, RequestTable]]:
+    """The requests of each tenant, if any has one."""
+    if requests.tenant.any():
+        for number in np.unique(requests.tenant):
+            yield int(number), requests.where(requests.tenant == number)
+
+
+class _TenantSums:
+    """Of one tenant."""
+
+    __slots__ = ("num_rejected", "num_requests", "ttft_s")
+
+    def __init__(self) -> None:
+        self.num_requests = self.num_rejected = 0
+        self.ttft_s = Distribution()
+
+    def add(self, requests: RequestTable) -> None:
+        self.num_requests += len(requests.arrived_at)
+        self.num_rejected += int(requests.is_rejected.sum())
+        self.ttft_s.add(requests.ttft_s[~np.isnan(requests.ttft_s)])
+
+    def tally(self) -> TenantTally:
+        return TenantTally(
+            num_requests=self.num_requests,
+            num_rejected=self.num_rejected,
+            ttft_s=self.ttft_s.percentiles(),
+        )
+
+
 class RequestSums:
     """Sums over requests that were added as rows, in any order; about 1.5 MB."""
 
@@ -69,6 +111,7 @@ class RequestSums:
         "_prefill_tokens",
         "_queue",
         "_slo",
+        "_tenants",
         "_warmup_s",
     )
 
@@ -79,6 +122,7 @@ class RequestSums:
         self._engine_queue_s = self._prefill_tokens = self._output_tokens = 0.0
         self._distributions: dict[str, Distribution] = {}
         self._queue = QueueBins()
+        self._tenants: dict[int, _TenantSums] = {}
 
     def add(self, everyone: RequestTable) -> None:
         """Add some requests; each once, when nothing of it changes any more."""
@@ -88,6 +132,8 @@ class RequestSums:
         self._num_good += int(counted.keeps(self._slo).sum())
         for name, values_s in durations(counted.where(counted.is_finished)).items():
             self._distributions.setdefault(name, Distribution()).add(values_s)
+        for number, theirs in by_tenant(counted):
+            self._tenants.setdefault(number, _TenantSums()).add(theirs)
         self._engine_queue_s += float(np.nansum(everyone.engine_queue_s))
         self._prefill_tokens += float(everyone.num_prompt_tokens[~np.isnan(everyone.first_token_at)].sum())
         self._output_tokens += float(everyone.num_output_tokens[everyone.is_finished].sum())
@@ -106,4 +152,5 @@ class RequestSums:
             prefill_tokens=self._prefill_tokens,
             output_tokens=self._output_tokens,
             is_stable=self._queue.is_stable(),
+            tenants={number: found.tally() for number, found in self._tenants.items()},
         )

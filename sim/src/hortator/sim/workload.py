@@ -54,6 +54,8 @@ class TraceRequest:
     """One per block of `prefix_block_tokens` prompt tokens, the last of which may be partial. Equal ids mean
     an equal prompt up to the end of that block. Empty: nothing is known of the content."""
     prefix_block_tokens: int = 0
+    tenant: int = 0
+    """Whose it is; see `tenant_name`."""
 
     def prefix_hashes(self, tokens_per_block: int) -> tuple[int, ...]:
         """Ids of the full prompt blocks at another block size, equal where prefixes are equal.
@@ -72,6 +74,11 @@ class TraceRequest:
         return tuple(
             self.prefix_block_ids[index // parts] * parts + index % parts for index in range(num_full)
         )
+
+
+def tenant_name(tenant: int) -> str:
+    """What the scheduler is told: empty for 0, as where requests name no tenant."""
+    return f"tenant-{tenant}" if tenant else ""
 
 
 def generate(*, lengths: Lengths, arrivals: ArrivalTimes, seed: int) -> tuple[TraceRequest, ...]:

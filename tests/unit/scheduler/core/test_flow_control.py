@@ -4,7 +4,7 @@ import pytest
 
 from hortator.scheduler.core.commands import Reject
 from hortator.scheduler.core.events import AdmissionStopped, PlacementRefused, RequestCancelled
-from hortator.scheduler.core.model import RejectReason
+from hortator.scheduler.core.model import LatencyClass, RejectReason, TenantSettings
 
 
 def test_the_queue_holds_at_most_max_waiting_requests(machine, rejected):
@@ -163,3 +163,89 @@ def test_a_reject_names_the_attempt_and_its_gateway(machine):
     (reject,) = s.arrive("a", now=5.0, attempt=2, gateway_id="gw-7", deadline_at=5.0)
     assert isinstance(reject, Reject)
     assert (reject.request_id, reject.attempt, reject.gateway_id) == ("a", 2, "gw-7")
+
+
+def test_a_tenant_holds_at_most_its_share_of_the_queue(machine, rejected):
+    """Half of four requests, a tenth of 10 000 tokens for b; the refusal names who and what, others come in."""
+    s = machine(
+        max_waiting_requests=4,
+        max_waiting_tokens=10_000,
+        max_tenant_share=0.5,
+        tenants=(TenantSettings(name="b", queue_share=0.1), TenantSettings(name="c", queue_share=1.0)),
+    )
+    assert rejected(s.arrive("a1", tenant="a") + s.arrive("a2", tenant="a")) == {}
+    (reject,) = s.arrive("a3", tenant="a")
+    assert (reject.reason, reject.message) == (
+        RejectReason.TENANT_QUOTA,
+        "tenant 'a': 2 requests wait; the limit is 2",
+    )
+    assert reject.retry_after_s > 0.0
+    (reject,) = s.arrive("b1", 1001, tenant="b")
+    assert reject.message == "tenant 'b': 0 prompt tokens wait; the limit is 1000"
+    assert rejected(s.arrive("b2", 1000, tenant="b")) == {}
+    assert rejected(s.arrive("c1", tenant="c")) == {}
+    assert rejected(s.arrive("c2", tenant="c")) == {"c2": "queue_full_requests"}
+    s.at(0.0, RequestCancelled(request_id="a1"))
+    assert rejected(s.arrive("a3", tenant="a")) == {}
+
+
+def test_a_share_of_the_queue_does_not_turn_away_what_has_begun(machine, rejected):
+    """As with the limits of the whole queue."""
+    s = machine(max_waiting_requests=4, max_tenant_share=0.25)
+    assert rejected(s.arrive("a", tenant="t")) == {}
+    assert rejected(s.arrive("b", tenant="t", attempt=1)) == {}
+    assert rejected(s.arrive("c", tenant="t")) == {"c": "tenant_quota"}
+
+
+def _trained(machine, **settings):
+    """One group of 2000 tokens per pass of about 0.2 s, in a pass that began at 2.0."""
+    s = machine(**settings)
+    s.join()
+    for i in range(6):
+        s.run_pass(start=0.2 * i, end=0.2 * i + 0.2, ran=(1000, 1000))
+    s.start_pass(now=2.0)
+    return s
+
+
+def test_a_newcomer_that_would_wait_too_long_is_refused_on_arrival(machine, rejected):
+    """Twenty prompts of 1000 are about 2 s of work: more than 1.5 s; with none set the queue's timeout counts."""
+    for settings, refused in (
+        ({"max_wait_s": 1.5}, True),
+        ({"max_wait_s": 3.0}, False),
+        ({"queue_timeout_s": 1.5}, True),
+        ({"queue_timeout_s": 1.5, "max_wait_s": 3.0}, False),
+    ):
+        s = _trained(machine, **({"queue_timeout_s": 30.0} | settings))
+        for i in range(20):
+            s.arrive(f"r{i}", 1000, now=2.0, attempt=1)
+        commands = s.arrive("late", now=2.0)
+        assert rejected(commands) == ({"late": "predicted_wait"} if refused else {})
+        assert rejected(s.arrive("begun", now=2.0, attempt=1)) == {}
+        assert rejected(s.arrive("critical", now=2.0, latency_class=LatencyClass.CRITICAL)) == {}
+        if refused:
+            (reject,) = commands
+            assert "the limit is 1.5 s" in reject.message
+            assert reject.retry_after_s > 1.5
+
+
+def test_the_wait_is_predicted_for_the_tenant(machine, rejected):
+    """The flood has 2 s of work waiting; who takes turns with it has little before it."""
+    s = _trained(machine, max_wait_s=1.5)
+    for i in range(20):
+        s.arrive(f"r{i}", 1000, now=2.0, attempt=1, tenant="flood")
+    s.arrive("own", 1000, now=2.0, tenant="calm")
+    assert s.machine.waiting.tokens_ahead("calm", 0) == 2000
+    assert s.machine.waiting.tokens_ahead("other", 0) == 0
+    assert s.machine.waiting.tokens_ahead("flood", 0) == 21_000
+    assert rejected(s.arrive("a", now=2.0, tenant="calm")) == {}
+    assert rejected(s.arrive("b", now=2.0, tenant="flood")) == {"b": "predicted_wait"}
+
+
+def test_what_has_a_lower_priority_is_not_waited_for(machine, rejected):
+    """An urgent newcomer goes before a long queue, and waits for what is urgent."""
+    s = _trained(machine, max_wait_s=1.5)
+    for i in range(20):
+        s.arrive(f"r{i}", 1000, now=2.0, attempt=1)
+    assert rejected(s.arrive("urgent", 1000, now=2.0, priority=5)) == {}
+    assert s.machine.waiting.tokens_ahead("", 5) == 1000
+    assert s.machine.waiting.tokens_ahead("", 0) == 21_000

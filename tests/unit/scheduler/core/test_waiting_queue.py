@@ -48,8 +48,8 @@ def test_refused_requests_go_back_in_their_order_of_arrival(a_request):
     requests = [a_request() for _ in range(4)]
     queue.add(requests[1])
     queue.add(requests[3])
-    queue.add_front(requests[2])
-    queue.add_front(requests[0])
+    queue.put_back(requests[2])
+    queue.put_back(requests[0])
     assert _ids(queue) == ["r1", "r2", "r3", "r4"]
 
 
@@ -66,6 +66,6 @@ def test_a_refused_request_counts_from_its_arrival_for_the_oldest_wait(a_request
     """Two refusals in the wrong order do not hide the older one."""
     queue = WaitingQueue()
     older, newer = a_request(now=1.0), a_request(now=2.0)
-    queue.add_front(older)
-    queue.add_front(newer)
+    queue.put_back(older)
+    queue.put_back(newer)
     assert queue.oldest_wait_s(5.0) == 4.0

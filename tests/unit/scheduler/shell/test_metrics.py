@@ -172,6 +172,7 @@ def a_snapshot(*groups):
         num_waiting_decode=2,
         oldest_wait_s=1.5,
         num_in_flight=4,
+        waiting_by_tenant={"acme": (2, 250)},
         groups=groups,
     )
 
@@ -191,6 +192,8 @@ def test_the_gauges_show_the_last_snapshot_and_forget_ranks_that_are_gone(bench)
     assert bench.value("waiting_requests", phase="prefill") == 3
     assert bench.value("waiting_requests", phase="decode") == 2
     assert bench.value("waiting_tokens") == 300
+    assert bench.value("tenant_waiting_requests", tenant="acme") == 2
+    assert bench.value("tenant_waiting_tokens", tenant="acme") == 250
     assert bench.value("oldest_wait_seconds") == 1.5
     assert bench.value("gateways") == 2
     assert bench.value("workers", phase="aggregated", state="running") == 1

@@ -7,7 +7,7 @@ import pytest
 
 from hortator.runtime.settings import SettingsError
 from hortator.scheduler.__main__ import main
-from hortator.scheduler.core.model import SchedulerSettings
+from hortator.scheduler.core.model import SchedulerSettings, TenantSettings
 from hortator.scheduler.settings import CoreSettings, SchedulerProcessSettings
 
 
@@ -37,6 +37,15 @@ def test_a_file_sets_process_and_core(tmp_path):
     )
 
 
+def test_tenants_come_from_a_file_or_the_environment(tmp_path, monkeypatch):
+    tenants = [{"name": "acme", "weight": 3}, {"name": "", "queue_share": 0.1}]
+    path = a_file(tmp_path, core={"tenants": tenants})
+    expected = (TenantSettings(name="acme", weight=3.0), TenantSettings(name="", queue_share=0.1))
+    assert SchedulerProcessSettings.load_file(path).core_settings().tenants == expected
+    monkeypatch.setenv("HORTATOR_SCHEDULER_CORE__TENANTS", json.dumps(tenants))
+    assert SchedulerProcessSettings.load_file(None).core_settings().tenants == expected
+
+
 def test_the_file_wins_over_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("HORTATOR_SCHEDULER_PORT", "1")
     monkeypatch.setenv("HORTATOR_SCHEDULER_CORE__MAX_HOLD_S", "0.5")
@@ -55,6 +64,14 @@ def test_the_file_wins_over_the_environment(tmp_path, monkeypatch):
         ({"core": {"interval_s": 0}}, ["CORE__INTERVAL_S"]),
         ({"core": {"max_waiting_requests": 0}}, ["CORE__MAX_WAITING_REQUESTS"]),
         ({"core": {"min_fill": -0.1}}, ["CORE__MIN_FILL"]),
+        ({"core": {"tenants": [{"name": "a", "weight": 0}]}}, ["CORE__TENANTS", "'a'", "weight", "above 0"]),
+        (
+            {"core": {"tenants": [{"name": "a", "queue_share": 2}]}},
+            ["CORE__TENANTS", "queue_share", "at most 1"],
+        ),
+        ({"core": {"max_tenant_share": 0}}, ["CORE__MAX_TENANT_SHARE", "above 0"]),
+        ({"core": {"tenants": [{"name": "a"}, {"name": "a"}]}}, ["CORE__TENANTS", "'a'", "once"]),
+        ({"core": {"tenants": [{"name": "a", "wait": 1}]}}, ["CORE__TENANTS", "WAIT"]),
         ({"heartbeat_interval_s": 0}, ["HEARTBEAT_INTERVAL_S"]),
     ],
 )

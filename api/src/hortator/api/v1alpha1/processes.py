@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from hortator.api.v1alpha1.base import Model
+from hortator.api.v1alpha1.lists import ListMap
 from hortator.api.v1alpha1.resources import ResourcesSpec
 from hortator.api.v1alpha1.text import Between, ImageName, Interval
 
@@ -32,6 +33,21 @@ class QueueSpec(Model):
     """Prompt tokens of all waiting requests."""
     timeout_s: Annotated[float, Between(low="1ms", high="24h")] = Field(default=30.0, alias="timeout")
     """How long a request may wait for a placement."""
+    max_wait_s: Annotated[float, Between(low="1ms", high="24h")] | None = Field(default=None, alias="maxWait")
+    """New requests whose predicted wait is longer are refused on arrival. Absent: `timeout`."""
+    tenant_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of maxRequests and of maxTokens that one tenant may hold; 1: all of it."""
+
+
+class TenantSpec(Model):
+    """A tenant that is not like the others."""
+
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    """As its requests name it."""
+    weight: Annotated[float, Field(gt=0, le=1_000_000)] = 1.0
+    """Its share of the service beside the weights of the other tenants that wait; others weigh 1."""
+    queue_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of maxRequests and of maxTokens that it may hold. Absent: `queue.tenantShare`."""
 
 
 class SchedulerSpec(Model):
@@ -44,6 +60,8 @@ class SchedulerSpec(Model):
     max_hold_s: Annotated[float, Between(low="0s", high="1h")] = Field(default=2.0, alias="maxHold")
     """Bounds voluntary hold only, not the wait for capacity."""
     queue: QueueSpec = Field(default_factory=QueueSpec)
+    tenants: Annotated[tuple[TenantSpec, ...], Field(strict=False, max_length=256), ListMap("name")] = ()
+    """Tenants that are not like the others; requests say whose they are."""
     replicas: Annotated[int, Field(ge=1, le=16)] = 1
     """Scheduler processes. Above 1: standbys, which this version does not run yet: one runs all the same."""
     image: ImageName | None = None

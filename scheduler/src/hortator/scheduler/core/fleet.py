@@ -9,6 +9,7 @@ from hortator.scheduler.core.estimates import ArrivalRate, Smoothed
 from hortator.scheduler.core.group import GroupState
 from hortator.scheduler.core.model import Phase, SchedulerSettings
 from hortator.scheduler.core.request import RequestState
+from hortator.scheduler.core.tenant_rates import TenantRates
 
 
 class Fleet:
@@ -25,6 +26,7 @@ class Fleet:
         """Heap of (when, entry group, forward pass): running passes whose end is predicted."""
         self.output_tokens = Smoothed(float(settings.expected_output_tokens))
         self.arrivals = ArrivalRate()
+        self.asked = TenantRates(settings.tenant_weights())
 
     def add(self, group: GroupState) -> None:
         """A group joined."""
@@ -36,6 +38,16 @@ class Fleet:
         """A group left."""
         for collection in (self.groups, self.entry, self.decode, self.ready):
             collection.pop(group_id, None)
+
+    def observe_arrival(self, tenant: str, num_tokens: int, now: float) -> None:
+        """A request was accepted. For the load a tenant counts with no more than its share."""
+        asked = self.asked
+        asked.observe(tenant, num_tokens, now)
+        if asked.num_tenants > 1:
+            num_shares = asked.num_shares(tenant, now, tokens_per_s=self.tokens_per_s())
+            if num_shares > 1.0:
+                num_tokens = int(num_tokens / num_shares)
+        self.arrivals.observe(num_tokens, now)
 
     def refresh_ready(self, group: GroupState, now: float) -> None:
         """Keep `ready` true after anything about a group changed."""

@@ -22,6 +22,12 @@ def check(
     _require(len(queued) == len(waiting), "a request waits twice")
     tokens = sum(request.num_prompt_tokens for request in waiting)
     _require(tokens == waiting.num_tokens, "waiting tokens are miscounted")
+    by_tenant: dict[str, list[int]] = {}
+    for request in waiting:
+        by_tenant.setdefault(request.tenant, []).append(request.num_prompt_tokens)
+    loads = {tenant: (load.num_requests, load.num_tokens) for tenant, load in waiting.tenants.items()}
+    expected = {tenant: (len(prompts), sum(prompts)) for tenant, prompts in by_tenant.items()}
+    _require(loads == expected, "what tenants have waiting is miscounted")
     placed: dict[str, str] = {}
     for group_id, group in fleet.groups.items():
         for request_id in group.in_flight:

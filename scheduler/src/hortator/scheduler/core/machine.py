@@ -74,7 +74,7 @@ class SchedulerMachine:
         self.settings = settings
         self.epoch = epoch
         self.fleet = Fleet(settings)
-        self.waiting = WaitingQueue()
+        self.waiting = WaitingQueue(settings.tenant_weights())
         self.requests: dict[str, RequestState] = {}
         self._by_gateway: dict[str, dict[str, None]] = {}
         self._decode_ready: dict[str, RequestState] = {}
@@ -195,7 +195,7 @@ class SchedulerMachine:
                     attempt=event.attempt,
                     gateway_id=event.gateway_id,
                     reason=reason,
-                    retry_after_s=self._admission.retry_after_s(),
+                    retry_after_s=self._admission.retry_after_s(event),
                     message=message,
                 )
             )
@@ -217,7 +217,7 @@ class SchedulerMachine:
             critical=event.latency_class is LatencyClass.CRITICAL,
             deadline_at=event.deadline_at,
         )
-        self.fleet.arrivals.observe(prompt, now)
+        self.fleet.observe_arrival(event.tenant, prompt, now)
         self._remember(request)
         self._wait(request)
 
@@ -371,7 +371,7 @@ class SchedulerMachine:
         self._by_gateway.setdefault(request.gateway_id, {})[request.request_id] = None
 
     def _wait(self, request: RequestState, *, front: bool = False) -> None:
-        (self.waiting.add_front if front else self.waiting.add)(request)
+        (self.waiting.put_back if front else self.waiting.add)(request)
         if request.critical:
             self._critical[request.request_id] = request
         self._watch_wait(request)
@@ -520,7 +520,7 @@ class SchedulerMachine:
         shares: list[DispatchedShare] = []
         members: list[tuple[RequestState, int, int]] = []
         for request, rank, tokens, blocks in planned.seats:
-            self.waiting.remove(request)
+            self.waiting.take(request)
             if request.critical:
                 self._critical.pop(request.request_id, None)
             shares.append((rank, tokens, blocks))
@@ -640,6 +640,7 @@ class SchedulerMachine:
             num_waiting_decode=len(self._decode_ready),
             oldest_wait_s=self.waiting.oldest_wait_s(now),
             num_in_flight=len(self.requests) - len(self.waiting) - len(self._decode_ready),
+            waiting_by_tenant=self.waiting.loads_of(tenant.name for tenant in self.settings.tenants),
             groups=tuple(snapshot_group(group, now) for group in self.fleet.groups.values()),
         )
 

@@ -36,6 +36,7 @@ class RejectReason(Enum):
     QUEUE_TIMEOUT = "queue_timeout"
     PROMPT_TOO_LONG = "prompt_too_long"
     DRAINING = "draining"
+    TENANT_QUOTA = "tenant_quota"
 
 
 class AbortReason(Enum):
@@ -124,6 +125,18 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TenantSettings:
+    """A tenant that is not like the others."""
+
+    name: str
+    """As requests carry it; empty: those that name no tenant."""
+    weight: float = 1.0
+    """Its share of the service beside the weights of the other tenants that wait; others weigh 1."""
+    queue_share: float | None = None
+    """Share of the queue that it may hold; None: `max_tenant_share`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerSettings:
     """Every knob of the core. Times in seconds, defaults measured in virtual time (see sbs.md in docs)."""
 
@@ -145,6 +158,12 @@ class SchedulerSettings:
     """Prompt tokens of all waiting requests; newcomers beyond it are refused on arrival."""
     queue_timeout_s: float = 30.0
     """How long a request may wait for a placement."""
+    tenants: tuple[TenantSettings, ...] = ()
+    """Tenants that are not like the others, each once: objects with `name`, `weight` and `queue_share`."""
+    max_tenant_share: float = 1.0
+    """Share of `max_waiting_requests` and `max_waiting_tokens` that one tenant may hold; 1: all of it."""
+    max_wait_s: float | None = None
+    """Newcomers whose predicted wait is longer are refused on arrival; None: `queue_timeout_s`."""
     decode_reservation: bool = True
     """Release a prefill only with KV blocks reserved on a decode rank (False: prefill-only studies)."""
     decode_window_s: float = 0.002
@@ -169,3 +188,7 @@ class SchedulerSettings:
     """`staggered-plus`: quantiles of the waiting lengths that pass lengths are made of."""
     num_starts: int = 4
     """`staggered-plus`: quantiles of the waiting lengths that windows begin at."""
+
+    def tenant_weights(self) -> dict[str, float]:
+        """By name, of those that are not like the others."""
+        return {tenant.name: tenant.weight for tenant in self.tenants}

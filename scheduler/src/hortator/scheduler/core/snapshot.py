@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from hortator.scheduler.core.group import GroupState
 from hortator.scheduler.core.model import GroupSpec, RankLoads
@@ -36,6 +37,8 @@ class SchedulerSnapshot:
     num_waiting_decode: int
     oldest_wait_s: float
     num_in_flight: int
+    waiting_by_tenant: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Requests and prompt tokens of each tenant that the settings name."""
     groups: tuple[GroupSnapshot, ...]
 
 

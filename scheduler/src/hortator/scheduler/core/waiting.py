@@ -1,68 +1,145 @@
-"""The waiting queue: FIFO within a priority, higher priorities first, O(1) add and remove."""
+"""The waiting queue: higher priorities first, tenants fairly within a priority, each tenant's oldest first.
+
+With a single tenant it is first in, first out within a priority. See `fair_order` for what fair means.
+"""
 
 from __future__ import annotations
 
 from bisect import insort
 from collections import OrderedDict
-from collections.abc import Iterator
-from itertools import takewhile
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 
+from hortator.scheduler.core.fair_order import FairOrder, insert_by_arrival
 from hortator.scheduler.core.request import RequestState
 
+_NO_WEIGHTS: Mapping[str, float] = MappingProxyType({})
 
-class WaitingQueue:
-    """Requests that want a placement, oldest first within each priority."""
 
-    __slots__ = ("_by_priority", "_order", "num_requests", "num_tokens")
+class _Level:
+    """The waiting requests of one priority."""
+
+    __slots__ = ("by_arrival", "fairly", "num_tokens")
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self.by_arrival: OrderedDict[str, RequestState] = OrderedDict()
+        self.fairly = FairOrder(weights)
+        self.num_tokens = 0
+
+
+class TenantLoad:
+    """What one tenant has waiting, over all priorities."""
+
+    __slots__ = ("num_requests", "num_tokens")
 
     def __init__(self) -> None:
-        self._by_priority: dict[int, OrderedDict[str, RequestState]] = {}
-        self._order: list[int] = []  # negated priorities, ascending
         self.num_requests = 0
         self.num_tokens = 0
 
-    def add(self, request: RequestState) -> None:
-        """Append a request to its priority."""
-        queue = self._by_priority.get(request.priority)
-        if queue is None:
-            queue = self._by_priority[request.priority] = OrderedDict()
-            insort(self._order, -request.priority)
-        queue[request.request_id] = request
-        self.num_requests += 1
-        self.num_tokens += request.num_prompt_tokens
 
-    def add_front(self, request: RequestState) -> None:
-        """Put a request that was placed before back into its priority, by its order of arrival."""
-        self.add(request)
-        queue = self._by_priority[request.priority]
-        older = list(takewhile(lambda other: other.seq < request.seq, queue.values()))
-        for moved in (request, *reversed(older)):
-            queue.move_to_end(moved.request_id, last=False)
+class WaitingQueue:
+    """Requests that want a placement.
+
+    Args:
+        weights: by tenant; a tenant that is not named weighs 1.
+    """
+
+    __slots__ = ("_levels", "_order", "_weights", "num_requests", "num_tokens", "tenants")
+
+    def __init__(self, weights: Mapping[str, float] = _NO_WEIGHTS) -> None:
+        self._weights = weights
+        self._levels: dict[int, _Level] = {}
+        self._order: list[int] = []  # negated priorities, ascending
+        self.num_requests = 0
+        self.num_tokens = 0
+        self.tenants: dict[str, TenantLoad] = {}
+        """Those that have something waiting."""
+
+    def add(self, request: RequestState) -> None:
+        """Append a request to its priority, in its tenant's lane."""
+        level = self._count(request)
+        level.by_arrival[request.request_id] = request
+        level.fairly.add(request)
+
+    def put_back(self, request: RequestState) -> None:
+        """Put a request that was taken back into its priority and lane, by its order of arrival."""
+        level = self._count(request)
+        insert_by_arrival(level.by_arrival, request)
+        level.fairly.put_back(request)
+
+    def take(self, request: RequestState) -> None:
+        """Remove a request because it is placed. KeyError when it does not wait."""
+        level = self._levels[request.priority]
+        del level.by_arrival[request.request_id]
+        level.fairly.take(request)
+        self._discount(request, level)
 
     def remove(self, request: RequestState) -> None:
-        """Take a waiting request out. KeyError when it does not wait."""
-        queue = self._by_priority[request.priority]
-        del queue[request.request_id]
-        if not queue:
-            del self._by_priority[request.priority]
-            self._order.remove(-request.priority)
+        """Remove a request that is not placed. KeyError when it does not wait."""
+        level = self._levels[request.priority]
+        del level.by_arrival[request.request_id]
+        level.fairly.remove(request)
+        self._discount(request, level)
+
+    def _count(self, request: RequestState) -> _Level:
+        self.num_requests += 1
+        self.num_tokens += request.num_prompt_tokens
+        load = self.tenants.get(request.tenant)
+        if load is None:
+            load = self.tenants[request.tenant] = TenantLoad()
+        load.num_requests += 1
+        load.num_tokens += request.num_prompt_tokens
+        level = self._levels.get(request.priority)
+        if level is None:
+            level = self._levels[request.priority] = _Level(self._weights)
+            insort(self._order, -request.priority)
+        level.num_tokens += request.num_prompt_tokens
+        return level
+
+    def _discount(self, request: RequestState, level: _Level) -> None:
         self.num_requests -= 1
         self.num_tokens -= request.num_prompt_tokens
+        load = self.tenants[request.tenant]
+        load.num_requests -= 1
+        load.num_tokens -= request.num_prompt_tokens
+        if not load.num_requests:
+            del self.tenants[request.tenant]
+        level.num_tokens -= request.num_prompt_tokens
+        if not level.by_arrival:
+            del self._levels[request.priority]
+            self._order.remove(-request.priority)
+
+    def loads_of(self, tenants: Iterable[str]) -> dict[str, tuple[int, int]]:
+        """Waiting requests and prompt tokens of each of the tenants."""
+        loads = {tenant: self.tenants.get(tenant) or TenantLoad() for tenant in tenants}
+        return {tenant: (load.num_requests, load.num_tokens) for tenant, load in loads.items()}
+
+    def tokens_ahead(self, tenant: str, priority: int) -> float:
+        """Prompt tokens that would be served before a newcomer; O(priorities)."""
+        num_tokens = 0.0
+        for negated in self._order:
+            level = self._levels[-negated]
+            if -negated > priority:
+                num_tokens += level.num_tokens
+            elif -negated == priority:
+                num_tokens += min(level.num_tokens, level.fairly.tokens_before_newcomer(tenant))
+        return num_tokens
 
     def __iter__(self) -> Iterator[RequestState]:
-        """Highest priority first, oldest first."""
+        """Highest priority first, in order of turn."""
         for negated in self._order:
-            yield from self._by_priority[-negated].values()
+            yield from self._levels[-negated].fairly
 
     def __len__(self) -> int:
         return self.num_requests
 
     def oldest_wait_s(self, now: float) -> float:
-        """Longest wait so far; the heads suffice because each priority is FIFO."""
+        """Longest wait so far; the heads suffice because each priority is kept in order of arrival."""
         return max(
-            (now - next(iter(queue.values())).waiting_since for queue in self._by_priority.values()),
+            (now - next(iter(level.by_arrival.values())).waiting_since for level in self._levels.values()),
             default=0.0,
         )
 
     def __contains__(self, request: RequestState) -> bool:
-        return request.request_id in self._by_priority.get(request.priority, ())
+        level = self._levels.get(request.priority)
+        return level is not None and request.request_id in level.by_arrival

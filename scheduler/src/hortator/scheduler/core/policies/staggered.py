@@ -10,7 +10,8 @@ by itself. Only while the waiting work is under `min_fill` of a full pass, and t
 another rule, see `joint_admission`.
 
 Where: carried-over requests first (oldest first when they have been passed over `max_carry` times), then
-new ones; within each, longest first; each to the rank with the greatest A_d (water-filling).
+new ones; within each, longest first; each to the rank with the greatest A_d (water-filling). A tenant that
+floods rides along under the level of the others, see `hearing`.
 
 Knobs: min_fill, max_hold_s, max_carry, interval_s, first_token_weight. Bad when: prompts are much longer
 than the chunk budget (they occupy ranks for several passes whoever places them).
@@ -22,6 +23,7 @@ from hortator.scheduler.core.fleet import Fleet
 from hortator.scheduler.core.group import GroupState
 from hortator.scheduler.core.model import Phase, SchedulerSettings
 from hortator.scheduler.core.policies.base import PlannedBatch
+from hortator.scheduler.core.policies.hearing import hear
 from hortator.scheduler.core.policies.joint_admission import joint_admission_at
 from hortator.scheduler.core.policies.seating import Seating
 from hortator.scheduler.core.request import RequestState
@@ -93,24 +95,37 @@ class Staggered:
         fleet: Fleet,
         group: GroupState,
         waiting: WaitingQueue,
-        now: float,  # noqa: ARG002
+        now: float,
     ) -> PlannedBatch | None:
         seating = Seating(fleet, group)
         if not seating.has_room():
             return None
         considered = consider(waiting, int(seating.total_free_tokens * LOOKAHEAD), group)
+        hearing = hear(fleet, waiting, considered, seating.total_free_tokens, now)
+        passed_over = self._seat_all(seating, hearing.heard(hearing.considered))
+        if hearing.unheard:
+            rest = [r for r in hearing.considered if r.tenant in hearing.unheard]
+            if seating.seats:
+                level = int(seating.fullest_level)
+                seating.lower_limit(level)
+                rest = [r for r in rest if r.num_prompt_tokens <= level]
+            passed_over += self._seat_all(seating, rest)
+        if not seating.seats:
+            return None
+        return finish(seating, passed_over)
+
+    def _seat_all(self, seating: Seating, requests: list[RequestState]) -> list[RequestState]:
+        """Seat in the order above; those that found no seat."""
         max_carry = self._settings.max_carry
-        mandatory = [r for r in considered if r.carried >= max_carry]
-        carried = [r for r in considered if 0 < r.carried < max_carry]
-        new = [r for r in considered if r.carried == 0]
+        mandatory = [r for r in requests if r.carried >= max_carry]
+        carried = [r for r in requests if 0 < r.carried < max_carry]
+        new = [r for r in requests if r.carried == 0]
         carried.sort(key=_longest_first)
         new.sort(key=_longest_first)
         passed_over = [r for r in mandatory if not seating.seat(r, must=True)]
         passed_over += [r for r in carried if not seating.seat(r)]
         passed_over += [r for r in new if not seating.seat(r)]
-        if not seating.seats:
-            return None
-        return finish(seating, passed_over)
+        return passed_over
 
 
 def consider(waiting: WaitingQueue, num_tokens: int, group: GroupState) -> list[RequestState]:

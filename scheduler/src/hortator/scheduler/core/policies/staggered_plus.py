@@ -19,6 +19,8 @@ If somebody has waited for longer than `age_first_s`, the oldest goes first and 
 length: nobody starves, and a long backlog is still run in passes of like lengths. Of several priorities only
 the highest chooses the window.
 
+A tenant that floods has no say in any of this while others wait: see `hearing`.
+
 Prompts of many passes: see `occupied` for who starts and joins where.
 
 Knobs: backlog_weight (beta: more of it shortens the tail and lengthens the mean), age_first_s, num_levels,
@@ -34,6 +36,7 @@ from hortator.scheduler.core.group import GroupState
 from hortator.scheduler.core.model import Phase, SchedulerSettings
 from hortator.scheduler.core.occupants import Rest
 from hortator.scheduler.core.policies.base import PlannedBatch
+from hortator.scheduler.core.policies.hearing import Hearing, hear
 from hortator.scheduler.core.policies.occupied import rest_s, solo_s, willing
 from hortator.scheduler.core.policies.seating import Seating
 from hortator.scheduler.core.policies.staggered import Staggered, consider, finish
@@ -70,23 +73,36 @@ class StaggeredPlus(Staggered):
         seating = Seating(fleet, group)
         if not seating.has_room():
             return None
-        settings = self._settings
-        considered = consider(waiting, int(seating.total_free_tokens * LOOKAHEAD), group)
-        backlog_s = _backlog_s(fleet, waiting)
+        room = seating.total_free_tokens
+        considered = consider(waiting, int(room * LOOKAHEAD), group)
+        hearing = hear(fleet, waiting, considered, room, now)
+        batch = self._choose(fleet, seating, waiting, hearing, now)
+        if batch is None and hearing.unheard:  # nobody who is heard fits here
+            batch = self._choose(fleet, Seating(fleet, group), waiting, Hearing.of_all(considered), now)
+        return batch
+
+    def _choose(
+        self, fleet: Fleet, seating: Seating, waiting: WaitingQueue, hearing: Hearing, now: float
+    ) -> PlannedBatch | None:
+        settings, group = self._settings, seating.group
+        backlog_s = _backlog_s(fleet, waiting, hearing)
         considered = willing(
             fleet,
             group,
-            considered,
+            hearing.considered,
             backlog_s=backlog_s,
             patience_s=settings.queue_timeout_s / 2,
             now=now,
         )
         if not considered:
             return None
-        starving = self._seat_starving(seating, considered, now)
+        heard = hearing.heard(considered) if hearing.unheard else considered
+        if not heard:
+            return None
+        starving = self._seat_starving(seating, heard, now)
         taken = set() if starving is None else {starving.request_id}
         choice = Windows(
-            [r for r in considered if r.priority == considered[0].priority and r.request_id not in taken],
+            [r for r in heard if r.priority == considered[0].priority and r.request_id not in taken],
             budget=group.spec.chunk_budget_tokens,
             whole_above=self._whole_above,
         ).best(
@@ -104,15 +120,11 @@ class StaggeredPlus(Staggered):
                 break
             if seating.seat(request):
                 taken.add(request.request_id)
-        for request in considered:
-            if not seating.has_room():
-                break
-            if (
-                request.num_prompt_tokens <= choice.level
-                and request.request_id not in taken
-                and seating.seat(request)
-            ):
-                taken.add(request.request_id)
+        _fill_under(choice.level, seating, heard, taken)
+        if len(heard) < len(considered):
+            level = min(choice.level, int(seating.fullest_level))
+            seating.lower_limit(level)
+            _fill_under(level, seating, considered, taken)
         if not seating.seats:
             return None
         return finish(seating, [r for r in considered if r.request_id not in taken])
@@ -136,10 +148,22 @@ class StaggeredPlus(Staggered):
         return self._settings.backlog_weight * load / (1.0 - load) * backlog_s / mean_tokens
 
 
-def _backlog_s(fleet: Fleet, waiting: WaitingQueue) -> float:
-    """Seconds that the cluster needs for what waits."""
+def _fill_under(level: int, seating: Seating, requests: list[RequestState], taken: set[str]) -> None:
+    """Seat what fits under the level, in the order given."""
+    for request in requests:
+        if not seating.has_room():
+            break
+        if request.num_prompt_tokens <= level and request.request_id not in taken and seating.seat(request):
+            taken.add(request.request_id)
+
+
+def _backlog_s(fleet: Fleet, waiting: WaitingQueue, hearing: Hearing) -> float:
+    """Seconds that the cluster needs for what waits; of tenants that are not heard, for nothing."""
     rate = fleet.tokens_per_s()
-    return waiting.num_tokens / rate if rate > 0.0 else 0.0
+    num_tokens = waiting.num_tokens
+    if hearing.unheard:
+        num_tokens = sum(request.num_prompt_tokens for request in hearing.heard(hearing.considered))
+    return num_tokens / rate if rate > 0.0 else 0.0
 
 
 def _durations(group: GroupState, starving: RequestState | None) -> Callable[[int, float], float]:
