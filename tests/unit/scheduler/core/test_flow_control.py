@@ -249,3 +249,29 @@ def test_what_has_a_lower_priority_is_not_waited_for(machine, rejected):
     assert rejected(s.arrive("urgent", 1000, now=2.0, priority=5)) == {}
     assert s.machine.waiting.tokens_ahead("", 5) == 1000
     assert s.machine.waiting.tokens_ahead("", 0) == 21_000
+
+
+def test_who_is_refused_for_flooding_still_floods(machine, rejected):
+    """Refused requests count as asked for; else a limit on its queue would make a flood look harmless."""
+    s = _trained(machine, max_waiting_requests=30, tenants=(TenantSettings(name="flood", queue_share=0.1),))
+    s.arrive("calm", 100, now=2.0, tenant="calm")
+    for i in range(400):
+        s.arrive(f"r{i}", 1000, now=2.0, tenant="flood")
+    assert s.machine.waiting.tenants["flood"].num_requests == 3
+    rate = s.machine.fleet.tokens_per_s()
+    assert s.machine.fleet.asked.asks_too_much("flood", 2.0, tokens_per_s=rate)
+    assert not s.machine.fleet.asked.asks_too_much("calm", 2.0, tokens_per_s=rate)
+
+
+def test_a_flood_cannot_count_on_more_than_its_share(machine, rejected):
+    """Alone in the queue with 1 s of work; the other tenant, who asked a moment ago, is owed the half."""
+    s = _trained(machine, max_wait_s=2.0)
+    s.arrive("calm", 100, now=2.0, tenant="calm")
+    for i in range(200):
+        s.arrive(f"r{i}", 1000, now=2.0, attempt=1, tenant="flood")
+    for request_id in ("calm", *(f"r{i}" for i in range(10, 200))):
+        s.at(2.0, RequestCancelled(request_id=request_id))
+    wait_s = 10_000 / s.machine.fleet.tokens_per_s()
+    assert 0.85 * 2.0 / 2 < wait_s < 0.85 * 2.0
+    assert rejected(s.arrive("late", now=2.0, tenant="flood")) == {"late": "predicted_wait"}
+    assert rejected(s.arrive("calm", now=2.0, tenant="calm")) == {}

@@ -50,3 +50,14 @@ def test_tenants_that_have_gone_leave_their_share_to_the_others():
         rates.observe("a", 10_000, at)
     assert rates.num_shares("a", 21.0, tokens_per_s=RATE) == 0.0
     assert rates.num_tenants == 1
+
+
+def test_who_floods_asks_for_more_than_one_and_a_half_shares():
+    """Of two equals: 750 tokens/s of 1000 is not too much, a little more is."""
+    rates = TenantRates({})
+    rates.observe("b", 1, 1.0)
+    rates.observe("a", 7_500, 1.0)
+    assert not rates.asks_too_much("a", 9.0, tokens_per_s=RATE)
+    rates.observe("a", 1, 1.0)
+    assert rates.asks_too_much("a", 9.0, tokens_per_s=RATE)
+    assert (rates.share("a"), rates.share("b")) == (0.5, 0.5)

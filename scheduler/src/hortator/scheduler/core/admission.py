@@ -6,7 +6,8 @@ is carried through), a prompt that no group can ever hold, a deadline that the p
 prediction refuses nobody before it is trained.
 
 The wait is predicted for the tenant: what waits before a newcomer is its own tenant's queue and as much of
-the others' as take turns with it, so a tenant that floods is refused long before the others are.
+the others' as take turns with it, so a tenant that floods is refused long before the others are. It cannot
+count on more than its share, even while nobody else happens to wait.
 """
 
 from __future__ import annotations
@@ -57,13 +58,15 @@ class Admission:
             return RejectReason.DEADLINE, "the deadline has passed"
         return self._wait_refusal(event, now, is_newcomer=is_newcomer)
 
-    def retry_after_s(self, event: RequestArrived | None = None) -> float:
-        """The time to work off what waits, of an arrival's tenant if that is less, within bounds."""
+    def retry_after_s(self, event: RequestArrived | None = None, now: float = 0.0) -> float:
+        """The time to work off what waits, before an arrival if one is given, within bounds."""
         rate = self._fleet.tokens_per_s()
-        tokens: float = self._waiting.num_tokens
-        if event is not None and event.tenant in self._waiting.tenants:
-            tokens = min(tokens, self._waiting.tokens_ahead(event.tenant, event.priority))
-        wait_s = tokens / rate if rate > 0.0 else 1.0
+        if rate <= 0.0:
+            wait_s = 1.0
+        elif event is not None and event.tenant in self._waiting.tenants:
+            wait_s = self._wait_s(event, now, rate)
+        else:
+            wait_s = self._waiting.num_tokens / rate
         return min(MAX_RETRY_AFTER_S, max(MIN_RETRY_AFTER_S, wait_s))
 
     def _queue_refusal(self, tenant: str, num_prompt_tokens: int) -> Refusal | None:
@@ -106,7 +109,7 @@ class Admission:
         may_be_too_long = is_newcomer and event.latency_class is not LatencyClass.CRITICAL  # it never waits
         if event.deadline_at is None and not (may_be_too_long and self._waiting):
             return None
-        wait_s = self._predicted_wait_s(event)
+        wait_s = self._predicted_wait_s(event, now)
         if wait_s is None:
             return None
         if event.deadline_at is not None and now + wait_s > event.deadline_at:
@@ -127,9 +130,16 @@ class Admission:
             limit = min(limit, max(group.longest_prompt for group in fleet.decode.values()))
         return limit
 
-    def _predicted_wait_s(self, event: RequestArrived) -> float | None:
+    def _predicted_wait_s(self, event: RequestArrived, now: float) -> float | None:
         """Time until an arrival now would be released; None while too little is known."""
         warmup = self._fleet.settings.warmup_passes
         if not any(group.estimator.num_passes > warmup for group in self._fleet.placeable_entry()):
             return None
-        return self._waiting.tokens_ahead(event.tenant, event.priority) / self._fleet.tokens_per_s()
+        return self._wait_s(event, now, self._fleet.tokens_per_s())
+
+    def _wait_s(self, event: RequestArrived, now: float, rate: float) -> float:
+        wait_s = self._waiting.tokens_ahead(event.tenant, event.priority) / rate
+        asked, load = self._fleet.asked, self._waiting.tenants.get(event.tenant)
+        if load is not None and asked.asks_too_much(event.tenant, now, tokens_per_s=rate):
+            wait_s = max(wait_s, load.num_tokens / (rate * asked.share(event.tenant)))
+        return wait_s

@@ -39,15 +39,18 @@ class Fleet:
         for collection in (self.groups, self.entry, self.decode, self.ready):
             collection.pop(group_id, None)
 
-    def observe_arrival(self, tenant: str, num_tokens: int, now: float) -> None:
-        """A request was accepted. For the load a tenant counts with no more than its share."""
+    def observe_asked(self, tenant: str, num_tokens: int, now: float) -> None:
+        """A request arrived, accepted or not. One of several tenants counts for the load up to its share."""
         asked = self.asked
         asked.observe(tenant, num_tokens, now)
         if asked.num_tenants > 1:
             num_shares = asked.num_shares(tenant, now, tokens_per_s=self.tokens_per_s())
-            if num_shares > 1.0:
-                num_tokens = int(num_tokens / num_shares)
-        self.arrivals.observe(num_tokens, now)
+            self.arrivals.observe(num_tokens if num_shares <= 1.0 else int(num_tokens / num_shares), now)
+
+    def observe_accepted(self, num_tokens: int, now: float) -> None:
+        """A request was accepted. A tenant alone counts with that."""
+        if self.asked.num_tenants <= 1:
+            self.arrivals.observe(num_tokens, now)
 
     def refresh_ready(self, group: GroupState, now: float) -> None:
         """Keep `ready` true after anything about a group changed."""

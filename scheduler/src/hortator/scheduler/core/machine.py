@@ -186,6 +186,7 @@ class SchedulerMachine:
             if event.attempt <= known.attempt:
                 return  # announced again after a reconnect: nothing new
             self._forget(known)
+        self.fleet.observe_asked(event.tenant, event.num_prompt_tokens, now)
         refusal = self._admission.refusal(event, now)
         if refusal is not None:
             reason, message = refusal
@@ -195,7 +196,7 @@ class SchedulerMachine:
                     attempt=event.attempt,
                     gateway_id=event.gateway_id,
                     reason=reason,
-                    retry_after_s=self._admission.retry_after_s(event),
+                    retry_after_s=self._admission.retry_after_s(event, now),
                     message=message,
                 )
             )
@@ -217,7 +218,7 @@ class SchedulerMachine:
             critical=event.latency_class is LatencyClass.CRITICAL,
             deadline_at=event.deadline_at,
         )
-        self.fleet.observe_arrival(event.tenant, prompt, now)
+        self.fleet.observe_accepted(prompt, now)
         self._remember(request)
         self._wait(request)
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 MEMORY_S = 10.0
+TOLERANCE = 1.5
+"""Shares that a tenant may ask for before it floods: a burst is no flood."""
 
 
 class TenantRates:
@@ -30,7 +32,7 @@ class TenantRates:
         self._weight = 0.0  # of all in either
 
     def observe(self, tenant: str, num_tokens: int, now: float) -> None:
-        """A request was accepted."""
+        """A request arrived, accepted or not: who is refused for flooding still floods."""
         self._turn(now)
         if tenant not in self._now and tenant not in self._before:
             self._weight += self._weights.get(tenant, 1.0)
@@ -45,6 +47,15 @@ class TenantRates:
         faded = now / MEMORY_S - self._span
         asked = self._now.get(tenant, 0) + (1.0 - faded) * self._before.get(tenant, 0)
         return asked / MEMORY_S / (tokens_per_s * weight / self._weight)
+
+    def asks_too_much(self, tenant: str, now: float, *, tokens_per_s: float) -> bool:
+        """Whether the tenant floods."""
+        return self.num_shares(tenant, now, tokens_per_s=tokens_per_s) > TOLERANCE
+
+    def share(self, tenant: str) -> float:
+        """The tenant's part of all weights; 1 for one that is alone."""
+        weight = self._weights.get(tenant, 1.0)
+        return weight / max(weight, self._weight)
 
     @property
     def num_tenants(self) -> int:

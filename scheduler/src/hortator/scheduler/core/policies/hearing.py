@@ -3,7 +3,7 @@
 The order of turn (see `fair_order`) says whose requests may go next. It does not say how long the pass is to
 be, and that is what a flood does to others once they need not wait behind it: a policy that looks at ages and
 at the backlog sees an old, long queue and fills passes to the brim, and everybody in them waits for their
-end. So, as long as others wait beside it, a tenant that asks for more than `TOLERANCE` times its share:
+end. So, as long as others wait beside it, a tenant that floods (see `tenant_rates`):
 
 - has no say in which pass is run (neither its ages nor its backlog count);
 - rides along with the requests whose turn is not after that of the last one that is heard, in what room the
@@ -27,8 +27,6 @@ from hortator.scheduler.core.fleet import Fleet
 from hortator.scheduler.core.request import RequestState
 from hortator.scheduler.core.waiting import WaitingQueue
 
-TOLERANCE = 1.5
-"""Shares that a tenant may ask for and still be heard: a burst is no flood."""
 MAX_OWED = 0.5
 """Share of a pass that a tenant may be behind in service and not be heard."""
 
@@ -64,7 +62,7 @@ def hear(
     rate = fleet.tokens_per_s()
     tenants = dict.fromkeys(request.tenant for request in considered if request.priority == top)
     unheard = frozenset(
-        tenant for tenant in tenants if fleet.asked.num_shares(tenant, now, tokens_per_s=rate) > TOLERANCE
+        tenant for tenant in tenants if fleet.asked.asks_too_much(tenant, now, tokens_per_s=rate)
     )
     if not unheard or len(unheard) == len(tenants):
         return Hearing.of_all(considered)
