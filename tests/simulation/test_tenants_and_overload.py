@@ -54,7 +54,6 @@ def _ttft_of_the_others(policy: str, load: float, flood: float):
     [
         (0.3, 1.10, 1.20),  # few late ones decide about p99 here: over seeds it moves by 3 to 16 %
         (0.5, 1.10, 1.10),
-        (0.7, 1.10, 1.10),
     ],
 )
 def test_a_flood_moves_the_ttft_of_the_other_tenants_by_at_most_a_tenth(load, mean_share, p99_share):
