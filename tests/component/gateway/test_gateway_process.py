@@ -6,7 +6,7 @@ import asyncio
 import json
 import signal
 import sys
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.request import urlopen
 
 import pytest
@@ -90,9 +90,11 @@ async def test_a_gateway_beside_another_sends_its_clients_there_and_finishes_wha
     beside = {"scheduler_addresses": [scheduler.address]}
     (tmp_path / "other").mkdir()
     async with (
+        AsyncExitStack() as stack,
         a_gateway_process(empty_cluster, tmp_path, drain_delay_s=0.2) as process,
         a_gateway_process(empty_cluster, tmp_path / "other", **beside) as other,
     ):
+        stack.push_async_callback(scheduler.stop)
         addresses = [(await the_ready_line(one))["address"] for one in (process, other)]
         async with GatewayClient(f"ipv4:{','.join(addresses)}") as client:  # the first that answers
             events = client.generate("hello", sampling=Sampling(max_tokens=80))
@@ -103,7 +105,6 @@ async def test_a_gateway_beside_another_sends_its_clients_there_and_finishes_wha
                 await the_text_of(client.generate("and this?", sampling=Sampling(max_tokens=1)))
             assert begun + await rest == expected_text(80)
         assert process.returncode == 0
-    await scheduler.stop()
 
 
 @pytest.mark.parametrize("drain_delay_s", [0, 0.1])

@@ -8,10 +8,14 @@
 
 A generation is a stream of `Delta` that ends with one `Completion`. What goes wrong is a `GenerateError` with
 the status name, the fields at fault, and when to come back. Leaving the loop early cancels the request.
+
+A call that a gateway cancels before it has said anything is made again: one that leaves while others stay
+tells its connections to go, and a call that crosses that word on its way is cancelled by gRPC itself.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -119,6 +123,25 @@ class Model:
 
 
 _NO_SAMPLING = Sampling()
+_RETRIES = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [
+                    {"service": inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name}
+                ],
+                "retryPolicy": {
+                    "maxAttempts": 3,
+                    "initialBackoff": "0.02s",
+                    "maxBackoff": "0.2s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["CANCELLED"],
+                },
+            }
+        ]
+    }
+)
+"""In gRPC's own words; nothing is made again once the first message of an answer has come."""
 _FINISH_REASONS = {
     inference_pb2.FINISH_REASON_STOP: "stop",
     inference_pb2.FINISH_REASON_LENGTH: "length",
@@ -136,7 +159,7 @@ class GatewayClient:
 
     def __post_init__(self) -> None:
         """Prepare to connect; the connection is made by the first call."""
-        self._channel = open_channel(self.address)
+        self._channel = open_channel(self.address, options=[("grpc.service_config", _RETRIES)])
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:
