@@ -205,6 +205,46 @@ def a_node_is_drained(served, witness):
     served.lab.kubectl("uncordon", node)
 
 
+def test_no_request_fails_when_the_service_is_rolled_and_taken_back(served):
+    """Another setting of the engine makes another revision: one group after the other, there and back again."""
+    with served.loaded(served.front(), **LOAD) as witness:
+        there = rolled(served, witness, lambda: served.change({"engine": {"simulated": {"timeScale": 2.5}}}))
+        history = served.hortator("k8s", "rollout", "history", NAME, "-n", served.namespace)
+        assert "timeScale" in history
+        back = rolled(served, witness, lambda: undo(served))
+        witness.end_load()
+        num_requests = assert_all_answered(witness)
+    assert back == there
+    assert served.get()["spec"]["engine"]["simulated"]["timeScale"] == 2.0
+    print(f"{num_requests} requests; the groups moved in the order {there}")
+
+
+def rolled(served, witness, change) -> list[int]:
+    """Change something and wait until all groups have moved, never two at a time; the order in which they did."""
+    epochs, uids_of = ({g: of(g) for g in (0, 1)} for of in (served.epoch, served.members))
+    moved: list[int] = []
+
+    def is_rolled(service) -> bool:
+        away = [g for g in (0, 1) if group(service, g).get("phase") != "Ready"]
+        assert len(away) <= 1, f"groups {away} are away together"
+        for g in (0, 1):
+            if g not in moved and served.epoch(g) > epochs[g]:
+                moved.append(g)
+        return is_complete(service) and len(moved) == 2
+
+    change()
+    served.wait(is_rolled, what="both groups have moved", timeout_s=120)
+    for g in (0, 1):
+        assert served.epoch(g) == epochs[g] + 1
+        assert not set(uids_of[g]) & set(served.members(g))
+        assert_drained(served, witness, g, uids_of[g])
+    return moved
+
+
+def undo(served) -> None:
+    served.hortator("k8s", "rollout", "undo", NAME, "-n", served.namespace)
+
+
 def test_no_request_fails_when_processes_are_killed(served):
     [other] = [pod for pod in served.pods("gateway") if pod["metadata"]["name"] != served.gateway()]
     beside = f"{other['status']['podIP']}:{GATEWAY_PORT}"

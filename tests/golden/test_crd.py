@@ -94,3 +94,14 @@ def test_every_list_and_text_of_a_spec_is_bounded():
              or ("additionalProperties" in node and "maxProperties" not in node))
     ]  # fmt: skip
     assert open_ended == []
+
+
+def test_no_default_holds_an_empty_list():
+    """An object would be stored with it where the types say that it is absent."""
+
+    def lists(value):
+        if isinstance(value, dict):
+            return any(lists(inner) for inner in value.values())
+        return value == []
+
+    assert [path for path, node in nodes(schema()) if "default" in node and lists(node["default"])] == []

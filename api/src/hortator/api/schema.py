@@ -97,9 +97,10 @@ def _kept(source: Schema) -> Schema:
 
 
 def _without_absent(value: Any) -> Any:
+    """Without what is absent; a list that is empty is, in what is stored."""
     if not isinstance(value, dict):
         return value
-    return {key: _without_absent(inner) for key, inner in value.items() if inner is not None}
+    return {key: _without_absent(inner) for key, inner in value.items() if inner not in (None, [])}
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
