@@ -12,7 +12,7 @@ import os
 import random
 import signal
 from collections.abc import Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -36,6 +36,7 @@ from hortator.worker.engine import (
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+LONGER = 20.0
 PATIENCE_S = 30.0
 
 
@@ -362,8 +363,26 @@ async def test_a_batch_submitted_during_a_pass_runs_in_one_later_pass(bench):
     await bench.until(busy, lambda: busy.finished)
 
 
+@contextmanager
+def longer_passes(engine):
+    """A double's passes are shorter than a turn of the event loop on a busy machine: make them longer."""
+    double = getattr(getattr(engine, "llm", None), "_double", None)
+    if double is not None:
+        double.time_scale *= LONGER
+    try:
+        yield
+    finally:
+        if double is not None:
+            double.time_scale /= LONGER
+
+
 async def test_a_batch_submitted_during_a_pass_runs_in_the_next_one_or_as_many_later_as_are_declared(bench):
     """`admission_lead_passes` 1: the next pass was put together when the current one started."""
+    with longer_passes(bench.engine):
+        await its_passes_are_as_declared(bench)
+
+
+async def its_passes_are_as_declared(bench):
     request = bench.a_request(20, max_tokens=400)
     await bench.submit(request)
     expected = found = None
