@@ -264,6 +264,27 @@ def test_more_requests_have_exact_counts_and_means_and_percentiles_within_the_st
     assert 0.0 < exact["slo_attainment"] < 1.0
 
 
+def test_sums_are_kept_by_tenant_from_the_first_request_on():
+    """Those without one come first, fill sums of their own, and are counted under the empty name."""
+    everyone = a_long_run(5000)
+    for number, record in enumerate(everyone.records):
+        record.tenant = 0 if number < 2500 else 1 + number % 2
+    exact = summarize(everyone, num_groups=2)["tenants"]
+    assert set(exact) == {"", "tenant-1", "tenant-2"}
+    summing = Recorder(warmup_s=2.0, slo=Slo(ttft=1.0, itl=0.05), keep_records=False, max_rows=100)
+    for record in everyone.records:
+        summing.arrive(record)
+        if record.rejected or not np.isnan(record.finished_at):
+            summing.finish(record)
+    summing.end(everyone.ended_at)
+    summed = summarize(summing, num_groups=2)["tenants"]
+    assert list(summed) == list(exact)
+    for name, of_all in exact.items():
+        assert summed[name]["requests"] == of_all["requests"]
+        assert summed[name]["rejected"] == of_all["rejected"]
+        assert summed[name]["ttft_s"] == pytest.approx(of_all["ttft_s"], rel=0.001, abs=1e-6)
+
+
 def test_a_table_that_is_wanted_must_be_asked_for_before_rows_become_sums():
     with pytest.raises(ValueError, match="more than 100 requests have ended"):
         a_long_run(200, keep_records=False, max_rows=100).table()

@@ -34,6 +34,7 @@ from hortator.sim.tally import (
     TenantTally,
     by_tenant,
     durations,
+    unless_nameless,
 )
 from hortator.sim.workload import tenant_name
 from hortator.worker.engines.simulated.group_model import GroupModel
@@ -222,14 +223,16 @@ def _exact_tally(everyone: RequestTable, *, warmup_s: float, slo: Slo) -> Tally:
         prefill_tokens=float(everyone.num_prompt_tokens[has_first_token].sum()),
         output_tokens=float(everyone.num_output_tokens[everyone.is_finished].sum()),
         is_stable=is_stable(everyone),
-        tenants={
-            number: TenantTally(
-                num_requests=len(theirs.arrived_at),
-                num_rejected=int(theirs.is_rejected.sum()),
-                ttft_s=percentiles(theirs.ttft_s[~np.isnan(theirs.ttft_s)]),
-            )
-            for number, theirs in by_tenant(counted)
-        },
+        tenants=unless_nameless(
+            {
+                number: TenantTally(
+                    num_requests=len(theirs.arrived_at),
+                    num_rejected=int(theirs.is_rejected.sum()),
+                    ttft_s=percentiles(theirs.ttft_s[~np.isnan(theirs.ttft_s)]),
+                )
+                for number, theirs in by_tenant(counted)
+            }
+        ),
     )
 
 

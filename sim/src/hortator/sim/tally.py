@@ -70,10 +70,14 @@ def durations(done: RequestTable) -> dict[str, Floats]:
 
 
 def by_tenant(requests: RequestTable) -> Iterator[tuple[int, RequestTable]]:
-    """The requests of each tenant, if any has one."""
-    if requests.tenant.any():
-        for number in np.unique(requests.tenant):
-            yield int(number), requests.where(requests.tenant == number)
+    """The requests of each tenant; 0: of those without one."""
+    for number in np.unique(requests.tenant):
+        yield int(number), requests.where(requests.tenant == number)
+
+
+def unless_nameless(tenants: Mapping[int, TenantTally]) -> Mapping[int, TenantTally]:
+    """Nothing where nobody has a tenant: the figures of all say it already."""
+    return tenants if any(tenants) else {}
 
 
 class _TenantSums:
@@ -152,5 +156,5 @@ class RequestSums:
             prefill_tokens=self._prefill_tokens,
             output_tokens=self._output_tokens,
             is_stable=self._queue.is_stable(),
-            tenants={number: found.tally() for number, found in self._tenants.items()},
+            tenants=unless_nameless({number: found.tally() for number, found in self._tenants.items()}),
         )
