@@ -21,10 +21,10 @@ import structlog
 from hortator.cli.checks import render
 from hortator.cli.console import stderr, stdout
 from hortator.cli.errors import EXIT_FAILED, CommandError
+from hortator.runtime.checks import Check
 from hortator.worker.engines.trtllm import library
 from hortator.worker.engines.trtllm.config import TensorRTLLMConfig
 from hortator.worker.engines.trtllm.doctor import machine
-from hortator.worker.engines.trtllm.doctor.check import Check
 from hortator.worker.engines.trtllm.doctor.examine import engine_checks, library_checks
 from hortator.worker.errors import EngineConfigError
 

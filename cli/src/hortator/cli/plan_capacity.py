@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -204,23 +205,21 @@ def _budget(asked: _Request, best: int, load: float) -> tuple[int, dict[int, Fig
     """The chunk budget to take for the layout at its rate."""
     with progress_bar(len(asked.budgets), "chunk budgets", stderr()) as advance:
         found = asyncio.run(
-            run_all(_TryBudget(best, load), asked, [str(budget) for budget in asked.budgets], on_done=advance)
+            run_all(
+                partial(_figures_at, best, load),
+                asked,
+                [str(budget) for budget in asked.budgets],
+                on_done=advance,
+            )
         )
     figures = {int(name): figure for name, figure in found.items()}
     kept = {budget: figure for budget, figure in figures.items() if asked.limits.keeps(figure)}
     return recommended(kept) or asked.budgets[-1], figures
 
 
-class _TryBudget:
-    """To be sent to processes."""
-
-    def __init__(self, best: int, load: float) -> None:
-        self._best = best
-        self._load = load
-
-    def __call__(self, asked: _Request, budget: str) -> Figures:
-        """The figures of the layout at the load and this chunk budget."""
-        return _run(asked, asked.estimates[self._best], self._load, int(budget))
+def _figures_at(best: int, load: float, asked: _Request, budget: str) -> Figures:
+    """In a process of the pool; the budget is the name of what is done there."""
+    return _run(asked, asked.estimates[best], load, int(budget))
 
 
 def _table(estimates: Sequence[Estimate], served: Sequence[Figures]) -> Table:

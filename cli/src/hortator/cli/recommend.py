@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def run(
     study = Study(service=service, workload=workload, seed=seed, prefill_only=prefill_only)
     with progress_bar(len(tried), "chunk budgets", stderr()) as advance:
         found = asyncio.run(
-            run_all(_Tries(names[0]), study, [str(budget) for budget in tried], on_done=advance)
+            run_all(partial(_figures_at, names[0]), study, [str(budget) for budget in tried], on_done=advance)
         )
     figures = {int(budget): figure for budget, figure in found.items()}
     best = recommended(figures)
@@ -92,16 +93,10 @@ def run(
     result.write(document, json_file)
 
 
-class _Tries:
-    """To be sent to processes: simulate a study at the budget whose digits come as the task's name."""
-
-    def __init__(self, policy: str) -> None:
-        self._policy = policy
-
-    def __call__(self, study: Study, budget: str) -> dict[str, object]:
-        """The figures."""
-        service = with_entry_role(study.service, chunk_budget_tokens=int(budget))
-        return simulate(replace(study, service=service), self._policy)
+def _figures_at(policy: str, study: Study, budget: str) -> dict[str, object]:
+    """In a process of the pool; the budget is the name of what is done there."""
+    service = with_entry_role(study.service, chunk_budget_tokens=int(budget))
+    return simulate(replace(study, service=service), policy)
 
 
 def _checked(budgets: Sequence[int]) -> tuple[int, ...]:

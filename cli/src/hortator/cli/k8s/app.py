@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -62,7 +61,7 @@ def status(
     """
     from hortator.cli.k8s import status as command
 
-    asyncio.run(command.run(_options(kubeconfig, context, namespace), name=name, as_json=json))
+    asyncio.run(command.run(ClusterOptions.of(kubeconfig, context, namespace), name=name, as_json=json))
 
 
 @app.command()
@@ -81,7 +80,7 @@ def explain(
     """
     from hortator.cli.k8s import explain as command
 
-    asyncio.run(command.run(_options(kubeconfig, context, namespace), name=name, as_json=json))
+    asyncio.run(command.run(ClusterOptions.of(kubeconfig, context, namespace), name=name, as_json=json))
 
 
 @app.command()
@@ -102,7 +101,7 @@ def drain(
     """
     from hortator.cli.k8s import change as command
 
-    options = _options(kubeconfig, context, namespace)
+    options = ClusterOptions.of(kubeconfig, context, namespace)
     raise SystemExit(asyncio.run(command.drain(options, name=name, group=group, wait_s=wait, as_json=json)))
 
 
@@ -122,7 +121,7 @@ def restart(
     """
     from hortator.cli.k8s import change as command
 
-    options = _options(kubeconfig, context, namespace)
+    options = ClusterOptions.of(kubeconfig, context, namespace)
     raise SystemExit(asyncio.run(command.restart(options, name=name, wait_s=wait, as_json=json)))
 
 
@@ -160,7 +159,7 @@ def logs(
     from hortator.cli.k8s import logs as command
 
     wanted = command.Wanted(group=group, rank=rank, member=member, component=component)
-    options = _options(kubeconfig, context, namespace)
+    options = ClusterOptions.of(kubeconfig, context, namespace)
     asyncio.run(command.run(options, name=name, wanted=wanted, follow=follow, previous=previous, tail=tail))
 
 
@@ -181,7 +180,7 @@ def doctor(
     """
     from hortator.cli.k8s import doctor as command
 
-    options = _options(kubeconfig, context, namespace)
+    options = ClusterOptions.of(kubeconfig, context, namespace)
     raise SystemExit(asyncio.run(command.run(options, operator_namespace=operator_namespace, as_json=json)))
 
 
@@ -189,7 +188,3 @@ def kubectl_main() -> NoReturn:
     """The entry point of `kubectl hortator`."""
     app.info.name = "kubectl hortator"
     run_app(app, name="kubectl hortator")
-
-
-def _options(kubeconfig: Path | None, context: str | None, namespace: str | None) -> ClusterOptions:
-    return ClusterOptions(kubeconfig=kubeconfig, context=context, namespace=namespace)

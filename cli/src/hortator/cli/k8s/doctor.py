@@ -13,13 +13,14 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 
 from hortator.api.v1alpha1 import API_VERSION, GROUP, KIND, PLURAL
-from hortator.cli.checks import Check, render
+from hortator.cli.checks import render
 from hortator.cli.console import stdout
 from hortator.cli.errors import EXIT_FAILED, CommandError
 from hortator.cli.k8s.client import Access, Kube, NotAllowedError, open_cluster
 from hortator.cli.k8s.options import ClusterOptions
 from hortator.operator import names
 from hortator.operator.objects import Obj, Ref
+from hortator.runtime.checks import Check
 
 MIN_MINOR = 29
 GPU = "nvidia.com/gpu"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import typer
 
@@ -19,6 +19,11 @@ class ClusterOptions:
     kubeconfig: Path | None = None
     context: str | None = None
     namespace: str | None = None
+
+    @classmethod
+    def of(cls, kubeconfig: Path | None, context: str | None, namespace: str | None) -> Self:
+        """From the options of a command."""
+        return cls(kubeconfig=kubeconfig, context=context, namespace=namespace)
 
 
 NameArgument = Annotated[

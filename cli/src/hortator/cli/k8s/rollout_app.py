@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -51,7 +50,7 @@ def status(
     """
     from hortator.cli.k8s import rollout as command
 
-    options = _options(kubeconfig, context, namespace)
+    options = ClusterOptions.of(kubeconfig, context, namespace)
     raise SystemExit(asyncio.run(command.status(options, name=name, wait_s=wait, as_json=json)))
 
 
@@ -67,7 +66,7 @@ def history(
     """List the revisions that are kept: what changed in each, and how many groups run it."""
     from hortator.cli.k8s import rollout as command
 
-    asyncio.run(command.history(_options(kubeconfig, context, namespace), name=name, as_json=json))
+    asyncio.run(command.history(ClusterOptions.of(kubeconfig, context, namespace), name=name, as_json=json))
 
 
 @app.command()
@@ -90,7 +89,7 @@ def undo(
     """
     from hortator.cli.k8s import rollout as command
 
-    options = _options(kubeconfig, context, namespace)
+    options = ClusterOptions.of(kubeconfig, context, namespace)
     raise SystemExit(
         asyncio.run(command.undo(options, name=name, role=role, number=to_revision, as_json=json))
     )
@@ -106,7 +105,7 @@ def pause(
     json: JsonOption = False,
 ) -> None:
     """Let no group move until `resume`; one that fails meanwhile starts again as it was."""
-    _pause(_options(kubeconfig, context, namespace), name, is_paused=True, as_json=json)
+    _pause(ClusterOptions.of(kubeconfig, context, namespace), name, is_paused=True, as_json=json)
 
 
 @app.command()
@@ -119,7 +118,7 @@ def resume(
     json: JsonOption = False,
 ) -> None:
     """Let groups move again."""
-    _pause(_options(kubeconfig, context, namespace), name, is_paused=False, as_json=json)
+    _pause(ClusterOptions.of(kubeconfig, context, namespace), name, is_paused=False, as_json=json)
 
 
 def _pause(options: ClusterOptions, name: str | None, *, is_paused: bool, as_json: bool) -> None:
@@ -128,7 +127,3 @@ def _pause(options: ClusterOptions, name: str | None, *, is_paused: bool, as_jso
     raise SystemExit(
         asyncio.run(command.set_paused(options, name=name, is_paused=is_paused, as_json=as_json))
     )
-
-
-def _options(kubeconfig: Path | None, context: str | None, namespace: str | None) -> ClusterOptions:
-    return ClusterOptions(kubeconfig=kubeconfig, context=context, namespace=namespace)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Self
 
 from hortator.worker.engine import (
@@ -12,6 +12,7 @@ from hortator.worker.engine import (
     EngineRequest,
     Finished,
     ForwardPassEnded,
+    RequestMode,
     Sampling,
 )
 from hortator.worker.engines.trtllm.engine import TensorRTLLMEngine
@@ -50,18 +51,24 @@ class Bench:
         await asyncio.gather(*self._readers, return_exceptions=True)
 
     def request(
-        self, dp_rank: int, *, prompt: Sequence[int], max_tokens: int, **changes: object
+        self,
+        dp_rank: int,
+        *,
+        prompt: Sequence[int],
+        max_tokens: int,
+        mode: RequestMode = RequestMode.AGGREGATED,
+        prior_output_ids: Sequence[int] = (),
     ) -> EngineRequest:
         """A greedy one that does not stop by itself."""
         self._num_requests += 1
-        values: dict[str, object] = {
-            "request_id": f"doctor-{self._num_requests}",
-            "dp_rank": dp_rank,
-            "prompt_token_ids": tuple(prompt),
-            "sampling": Sampling(max_tokens=max_tokens, ignore_eos=True),
-            **changes,
-        }
-        return EngineRequest(**values)  # type: ignore[arg-type]
+        return EngineRequest(
+            request_id=f"doctor-{self._num_requests}",
+            dp_rank=dp_rank,
+            mode=mode,
+            prompt_token_ids=tuple(prompt),
+            prior_output_ids=prior_output_ids,
+            sampling=Sampling(max_tokens=max_tokens, ignore_eos=True),
+        )
 
     async def run(self, *requests: EngineRequest, timeout_s: float) -> None:
         """All to their ends. Raises TimeoutError, or what the engine died of."""
@@ -76,9 +83,9 @@ class Bench:
                     raise self._failure
                 await asyncio.sleep(POLL_S)
 
-    async def _watched(self, read: Callable[[], object]) -> None:
+    async def _watched(self, read: Callable[[], Awaitable[None]]) -> None:
         try:
-            await read()  # type: ignore[misc]
+            await read()
         except Exception as error:  # noqa: BLE001  # told by whoever waits
             self._failure = error
 

@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from statistics import fmean
 
+from hortator.runtime.checks import Check
 from hortator.worker.engine import EngineDeadError, RequestMode
 from hortator.worker.engines.trtllm import capabilities, library, llm_args
 from hortator.worker.engines.trtllm.config import TensorRTLLMConfig
 from hortator.worker.engines.trtllm.doctor.bench import Bench
-from hortator.worker.engines.trtllm.doctor.check import Check
 from hortator.worker.engines.trtllm.engine import TensorRTLLMEngine
 from hortator.worker.engines.trtllm.model_facts import model_facts
 
@@ -138,7 +138,7 @@ async def pinning(bench: Bench, patience_s: float) -> Check:
     seen: dict[int, dict[int | None, int]] = {}
     for dp_rank in range(bench.info.dp_size):
         bench.rows.clear()
-        request = bench.request(dp_rank, prompt=_prompt(dp_rank, bench), max_tokens=2, **_mode(bench))
+        request = bench.request(dp_rank, prompt=_prompt(dp_rank, bench), max_tokens=2, mode=_mode(bench))
         await bench.run(request, timeout_s=patience_s)
         await _let_rows_come(bench, patience_s)
         await _release(bench, [request.request_id])
@@ -173,13 +173,15 @@ async def pinning(bench: Bench, patience_s: float) -> Check:
 async def whole_batches(bench: Bench, patience_s: float) -> Check:
     """A batch that finds the engine idle runs in one pass."""
     name = "a batch enters as one"
-    is_prefill = bench.engine.config.phase == "prefill"
+    is_prefill = _is_prefill(bench)
     num_split = 0
     for index in range(NUM_BATCHES):
         bench.rows.clear()
         before = bench.engine.num_split_batches
         batch = [
-            bench.request(rank, prompt=_prompt(100 + 16 * index + rank, bench), max_tokens=2, **_mode(bench))
+            bench.request(
+                rank, prompt=_prompt(100 + 16 * index + rank, bench), max_tokens=2, mode=_mode(bench)
+            )
             for rank in range(bench.info.dp_size)
         ]
         await bench.run(*batch, timeout_s=patience_s)
@@ -203,10 +205,10 @@ async def report_delay(bench: Bench, patience_s: float) -> Check:
     """From a request's only token to the report that its pass has ended."""
     delays = []
     for index in range(NUM_BATCHES):
-        request = bench.request(0, prompt=_prompt(200 + index, bench), max_tokens=2, **_mode(bench))
-        before = len(bench.ended_passes)
+        request = bench.request(0, prompt=_prompt(200 + index, bench), max_tokens=2, mode=_mode(bench))
+        bench.ended_passes.clear()
         await bench.run(request, timeout_s=patience_s)
-        await bench.until(lambda before=before: len(bench.ended_passes) > before, timeout_s=patience_s)  # type: ignore[misc]
+        await bench.until(lambda: len(bench.ended_passes) > 0, timeout_s=patience_s)
         delays.append(max(0.0, bench.ended_passes[-1][0] - bench.token_at[request.request_id]))
         await _release(bench, [request.request_id])
     mean_s = fmean(delays)
@@ -224,7 +226,7 @@ async def report_delay(bench: Bench, patience_s: float) -> Check:
 async def rows_while_decoding(bench: Bench, patience_s: float) -> Check:
     """Statistics go on in a long decode, during which no prompt is submitted."""
     name = "statistics in long decodes"
-    if bench.engine.config.phase == "prefill":
+    if _is_prefill(bench):
         return Check(name=name, verdict="skipped", found="a prefill group does not decode")
     await _let_rows_come(bench, patience_s)
     bench.rows.clear()
@@ -244,7 +246,7 @@ async def rows_while_decoding(bench: Bench, patience_s: float) -> Check:
 async def abort(bench: Bench, patience_s: float) -> Check:
     """How long the engine holds on to what was aborted."""
     name = "abort"
-    if bench.engine.config.phase == "prefill":
+    if _is_prefill(bench):
         return Check(name=name, verdict="skipped", found="a prefill group has nothing long enough to abort")
     request = bench.request(0, prompt=_prompt(400, bench), max_tokens=_long(bench))
     await bench.engine.submit([request])
@@ -266,7 +268,7 @@ async def abort(bench: Bench, patience_s: float) -> Check:
 async def resume(bench: Bench, patience_s: float) -> Check:
     """Greedy decoding goes on after prior tokens as it would have without a cut."""
     name = "resumed requests"
-    if bench.engine.config.phase == "prefill":
+    if _is_prefill(bench):
         return Check(name=name, verdict="skipped", found="a prefill group does not decode")
     prompt = _prompt(500, bench)
     whole, cut = 8, 4
@@ -289,7 +291,7 @@ async def resume(bench: Bench, patience_s: float) -> Check:
 async def hand_over(bench: Bench, patience_s: float) -> Check:
     """A prefill group's KV has a description that can be sent, and blocks come back when it is released."""
     name = "KV hand-over"
-    if bench.engine.config.phase != "prefill":
+    if not _is_prefill(bench):
         return Check(
             name=name, verdict="skipped", found="needs --phase prefill; the pull itself needs two groups"
         )
@@ -325,8 +327,13 @@ def _long(bench: Bench) -> int:
     return min(LONG_OUTPUT_TOKENS, bench.info.max_sequence_tokens // 2)
 
 
-def _mode(bench: Bench) -> dict[str, object]:
-    return {"mode": RequestMode.PREFILL_ONLY} if bench.engine.config.phase == "prefill" else {}
+def _mode(bench: Bench) -> RequestMode:
+    """That this group runs."""
+    return RequestMode.PREFILL_ONLY if _is_prefill(bench) else RequestMode.AGGREGATED
+
+
+def _is_prefill(bench: Bench) -> bool:
+    return bench.engine.config.phase == "prefill"
 
 
 def _loudest(tokens: dict[int | None, int]) -> int | None:

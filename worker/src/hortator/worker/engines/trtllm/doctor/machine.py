@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hortator.worker.engines.trtllm.doctor.check import Check
+from hortator.runtime.checks import Check
 
 ASK_TIMEOUT_S = 20.0
 MIN_DRIVER = 550

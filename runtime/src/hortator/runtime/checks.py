@@ -1,4 +1,4 @@
-"""One finding of the doctor."""
+"""What doctors find: of a cluster, of a machine, of an engine."""
 
 from __future__ import annotations
 
