@@ -1,13 +1,20 @@
 """The processes that simulate end with the command that started them, however it ends."""
 
+import asyncio
+import multiprocessing
+import operator
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from hortator.cli.study_pool import run_all
 
 ROOT = Path(__file__).resolve().parents[3]
 CLUSTER = ROOT / "benchmarks/sim/clusters/prefill-4xEP16.yaml"
@@ -47,3 +54,27 @@ def test_a_comparison_that_is_ended_leaves_no_process(tmp_path, number, code):
         wait_until(lambda: not marked(mark), "the end of the processes that simulate")
         if number == signal.SIGINT:
             assert "Traceback" not in process.stderr.read()
+
+
+async def test_what_is_cancelled_breaks_nothing_however_late_the_pool_hears_of_it(monkeypatch):
+    """Its thread dies over a cancelled task if it finds the processes dead before it is told to stop."""
+    broken = []
+    monkeypatch.setattr(threading, "excepthook", lambda of: broken.append(of.exc_value))
+    told = ProcessPoolExecutor.shutdown
+
+    def late(pool, *args, **options):
+        time.sleep(0.3)
+        told(pool, *args, **options)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "shutdown", late)
+    # More than there are processes, so that some have not begun: they sleep half a minute each.
+    naps = [30.0 + number for number in range(9)]
+    running = asyncio.create_task(run_all(operator.call, time.sleep, naps, on_done=lambda: None))
+    async with asyncio.timeout(30):
+        while not multiprocessing.active_children():
+            await asyncio.sleep(0.01)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert broken == []
+    assert multiprocessing.active_children() == []

@@ -70,11 +70,13 @@ async def run_all(
             for name, result in running.items():
                 tasks.create_task(take(name, result))
     except BaseException:
+        # First: else the pool's thread may find processes dead, and break over what was cancelled unbegun.
+        pool.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
             process.terminate()
         raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown()
     return {name: done[name] for name in names}
 
 
