@@ -22,6 +22,7 @@ from hortator.cli.bench_app import bench_app
 from hortator.cli.entry import run_app
 from hortator.cli.k8s.app import app as k8s_app
 from hortator.cli.options import FileOption, SeedOption
+from hortator.cli.security_app import security_app
 from hortator.cli.study_app import study_app
 from hortator.cli.virtual_time_app import virtual_time_app
 
@@ -45,6 +46,7 @@ app = typer.Typer(
     """,
 )
 app.add_typer(virtual_time_app)
+app.add_typer(security_app)
 app.add_typer(bench_app, name="bench")
 app.add_typer(study_app, name="study")
 app.add_typer(k8s_app, name="k8s")

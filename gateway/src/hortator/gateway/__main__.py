@@ -13,14 +13,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hortator.gateway.api_keys import ApiKeyFile, ApiKeysError
 from hortator.gateway.app import serve
 from hortator.gateway.errors import TokenizerError
 from hortator.gateway.settings import GatewaySettings
 from hortator.gateway.tokenization import load_tokenizer
+from hortator.runtime.certificates import CertificateError
 from hortator.runtime.grpc_server import BindError
 from hortator.runtime.lifecycle import EXIT_FAILED, Drain, run_process
 from hortator.runtime.logs import configure_logging
 from hortator.runtime.settings import SettingsError
+from hortator.runtime.transport import transport_of
 
 EXIT_BAD_SETTINGS = 2
 _FORCE_MARGIN_S = 5.0
@@ -51,17 +54,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.write(settings.render() + "\n")
             return 0
         load_tokenizer(settings.tokenizer)
+        if settings.api_keys_file:
+            ApiKeyFile(settings.api_keys_file)
+        transport = transport_of(settings.tls)
         configure_logging(component="gateway", level=settings.log_level, log_format=settings.log_format)
     except SettingsError as error:
         sys.stderr.writelines(f"{_located(line, arguments.settings, content)}\n" for line in error.problems)
         return EXIT_BAD_SETTINGS
-    except (TokenizerError, ValueError) as error:
+    except (TokenizerError, ApiKeysError, CertificateError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_BAD_SETTINGS
 
     async def run(drain: Drain) -> int:
         try:
-            await serve(settings, drain)
+            await serve(settings, drain, transport=transport)
         except (BindError, OSError) as error:
             sys.stderr.write(f"{error}\n")
             return EXIT_FAILED

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import structlog
 
 from hortator.gateway.admission import Admission
+from hortator.gateway.api_keys import ApiKeyFile
 from hortator.gateway.client.scheduler import SchedulerClient
 from hortator.gateway.client.worker import WorkerClient
 from hortator.gateway.coalescing import Coalescer
@@ -20,8 +21,8 @@ from hortator.gateway.driver import Driver
 from hortator.gateway.errors import ErrorKind, GatewayError
 from hortator.gateway.idempotency import KeyedGenerations
 from hortator.gateway.metrics import GatewayMetrics
-from hortator.gateway.service import SERVICE_NAME, InferenceService
-from hortator.gateway.settings import GatewaySettings
+from hortator.gateway.service import CALLERS, SERVICE_NAME, InferenceService
+from hortator.gateway.settings import ClientAuth, GatewaySettings
 from hortator.gateway.tokenization import load_tokenizer
 from hortator.runtime.endpoints import Endpoints
 from hortator.runtime.garbage import settle
@@ -29,6 +30,7 @@ from hortator.runtime.grpc_server import GrpcServer
 from hortator.runtime.lifecycle import Drain
 from hortator.runtime.metrics import AdminServer, new_registry
 from hortator.runtime.pulse import LoopPulse
+from hortator.runtime.transport import Plaintext, Transport
 
 _CLOSE_GRACE_S = 0.5
 
@@ -74,14 +76,18 @@ class Gateway:
 
 
 @asynccontextmanager
-async def run_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
+async def run_gateway(
+    settings: GatewaySettings, *, transport: Transport | None = None
+) -> AsyncIterator[Gateway]:
     """A gateway that serves while the context is open; leaving it ends what is still held.
 
     Raises:
         TokenizerError: the tokenizer cannot be loaded.
         BindError: the public port is taken.
         OSError: the admin port is taken.
+        ApiKeysError: the file of API keys cannot be used.
     """
+    transport = transport or Plaintext()
     boot = os.urandom(4).hex()  # a gateway that starts again under its old name must not repeat request ids
     gateway_id = f"{settings.gateway_id or 'gw'}-{boot}"
     tokenizer = load_tokenizer(settings.tokenizer)
@@ -98,10 +104,11 @@ async def run_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
         queue_timeout_s=settings.queue_timeout_s,
     )
     admission = Admission(settings, gateway_id=gateway_id, tokenizer=tokenizer, driver=driver, keyed=keyed)
-    workers = WorkerClient(gateway_id=gateway_id, events=driver)
-    service = InferenceService(admission=admission, driver=driver, metrics=metrics)
+    workers = WorkerClient(gateway_id=gateway_id, events=driver, transport=transport)
+    api_keys = ApiKeyFile(settings.api_keys_file) if settings.api_keys_file else None
+    service = InferenceService(admission=admission, driver=driver, metrics=metrics, api_keys=api_keys)
     endpoints = Endpoints(settings.scheduler_addresses, interval_s=settings.scheduler_resolve_interval_s)
-    scheduler = SchedulerClient(endpoints, gateway_id=gateway_id, events=driver)
+    scheduler = SchedulerClient(endpoints, gateway_id=gateway_id, events=driver, transport=transport)
     loop = asyncio.get_running_loop()
 
     def not_ready() -> Sequence[str]:
@@ -114,8 +121,16 @@ async def run_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
             reasons.append("no scheduler")
         return reasons
 
+    asks_for_certificates = settings.client_auth is ClientAuth.CERTIFICATE
     server = GrpcServer(
-        register=service.register, service_names=[SERVICE_NAME], host=settings.host, port=settings.port
+        register=service.register,
+        service_names=[SERVICE_NAME],
+        host=settings.host,
+        port=settings.port,
+        credentials=transport.server_credentials()
+        if asks_for_certificates
+        else transport.public_credentials(),
+        interceptors=transport.interceptors(CALLERS) if asks_for_certificates else (),
     )
     pulse = LoopPulse()
     admin = AdminServer(
@@ -160,11 +175,13 @@ def _stopped() -> GatewayError:
     return GatewayError(ErrorKind.UNAVAILABLE, "this gateway stopped", retry_after_s=0.0)
 
 
-async def serve(settings: GatewaySettings, drain: Drain) -> None:
+async def serve(settings: GatewaySettings, drain: Drain, *, transport: Transport) -> None:
     """Serve until `drain` is requested; print one line of JSON on standard output when ready."""
     log = structlog.get_logger("hortator.gateway")
     log.info("settings", **settings.model_dump(mode="json"))
-    async with run_gateway(settings) as gateway:
+    if settings.is_open_to_all:
+        log.warning("anybody who reaches this address may use it", host=settings.host)
+    async with run_gateway(settings, transport=transport) as gateway:
         await _serve(gateway, settings, drain)
     log.info("stopped")
 

@@ -10,6 +10,10 @@ from hortator.runtime.rpc_errors import FieldViolation
 class ErrorKind(Enum):
     """What went wrong. The value is the `reason` of google.rpc.ErrorInfo and the label of metrics."""
 
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    """No API key, or one that is not known."""
+    FORBIDDEN = "FORBIDDEN"
+    """The API key may not be used for this tenant."""
     INVALID = "INVALID"
     """The request itself is wrong; `violations` name the fields."""
     UNKNOWN_MODEL = "UNKNOWN_MODEL"
@@ -22,6 +26,17 @@ class ErrorKind(Enum):
     CANCELLED = "CANCELLED"
     QUARANTINED = "QUARANTINED"
     """The request was on too many workers when they failed."""
+
+
+_FINAL = frozenset(
+    {
+        ErrorKind.UNAUTHENTICATED,
+        ErrorKind.FORBIDDEN,
+        ErrorKind.INVALID,
+        ErrorKind.UNKNOWN_MODEL,
+        ErrorKind.QUARANTINED,
+    }
+)
 
 
 class GatewayError(Exception):
@@ -44,7 +59,7 @@ class GatewayError(Exception):
     @property
     def is_final(self) -> bool:
         """True when trying the same request again gives the same answer."""
-        return self.kind in {ErrorKind.INVALID, ErrorKind.UNKNOWN_MODEL, ErrorKind.QUARANTINED}
+        return self.kind in _FINAL
 
 
 class TokenizerError(Exception):

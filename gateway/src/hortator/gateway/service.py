@@ -11,6 +11,7 @@ import grpc.aio
 
 from hortator.gateway import codec
 from hortator.gateway.admission import Admission
+from hortator.gateway.api_keys import ApiKeyFile
 from hortator.gateway.driver import Driver
 from hortator.gateway.errors import ErrorKind, GatewayError
 from hortator.gateway.generation import Generation, News, Subscriber
@@ -20,10 +21,18 @@ from hortator.runtime.rpc_errors import abort
 
 SERVICE_NAME = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 
+CALLERS = {
+    f"/{SERVICE_NAME}/{method}": frozenset({"client", "administrator"})
+    for method in ("Generate", "ListModels")
+}
+"""Which components may call what, where clients have certificates."""
+
 _NO_DEADLINE_S = 1e8
 """gRPC shows the absence of a deadline as a very distant one."""
 
 _STATUS = {
+    ErrorKind.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    ErrorKind.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
     ErrorKind.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
     ErrorKind.UNKNOWN_MODEL: grpc.StatusCode.NOT_FOUND,
     ErrorKind.QUEUE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -41,7 +50,16 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     """Generate and ListModels."""
 
-    def __init__(self, *, admission: Admission, driver: Driver, metrics: GatewayMetrics) -> None:
+    def __init__(
+        self,
+        *,
+        admission: Admission,
+        driver: Driver,
+        metrics: GatewayMetrics,
+        api_keys: ApiKeyFile | None = None,
+    ) -> None:
+        """Serve what `admission` lets in; `api_keys` None: nobody is asked for one."""
+        self._api_keys = api_keys
         self._admission = admission
         self._driver = driver
         self._metrics = metrics
@@ -69,9 +87,14 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     async def ListModels(  # noqa: N802
         self,
         request: inference_pb2.ListModelsRequest,  # noqa: ARG002  # empty
-        context: _Context,  # noqa: ARG002  # nothing to say about the call
+        context: _Context,
     ) -> inference_pb2.ListModelsResponse:
         """The one model that is served here."""
+        if self._api_keys is not None:
+            try:
+                self._api_keys.current().grant(_authorization(context))
+            except GatewayError as error:
+                await _abort(context, error)
         limits = self._admission.limits
         model = inference_pb2.Model(
             name=limits.model, max_sequence_tokens=limits.max_sequence_tokens, vocab_size=limits.vocab_size
@@ -84,6 +107,9 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         has_deadline = remaining_s is not None and remaining_s < _NO_DEADLINE_S
         deadline_at = accepted_at + remaining_s if has_deadline and remaining_s is not None else None
         try:
+            if self._api_keys is not None:
+                grant = self._api_keys.current().grant(_authorization(context))
+                request.tenant = grant.tenant_of(request.tenant)
             generation, subscriber = await self._admission.admit(
                 codec.client_request(request),
                 fingerprint=_fingerprint(request) if request.idempotency_key else b"",
@@ -124,6 +150,13 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                     await subscriber.wait()
         finally:
             self._metrics.messages.inc(num_messages)
+
+
+def _authorization(context: _Context) -> str:
+    for name, value in context.invocation_metadata() or ():
+        if name == "authorization":
+            return value if isinstance(value, str) else ""
+    return ""
 
 
 def _fingerprint(request: inference_pb2.GenerateRequest) -> bytes:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from enum import StrEnum
+from ipaddress import ip_address
+from typing import Self
+
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from hortator.gateway.chat import DEFAULT_MESSAGE, DEFAULT_REPLY
 from hortator.gateway.coalescing import MAX_WINDOW_S
 from hortator.gateway.validation import Limits
+from hortator.runtime.certificates import TlsSettings
 from hortator.runtime.logs import LogFormat
 from hortator.runtime.settings import Settings
+
+
+class ClientAuth(StrEnum):
+    """What a client shows before it is answered, beside an API key."""
+
+    NONE = "none"
+    CERTIFICATE = "certificate"
 
 
 class GatewaySettings(Settings):
@@ -103,8 +115,31 @@ class GatewaySettings(Settings):
         description="Seconds after SIGTERM in which new requests are still taken, while /readyz says no: the "
         "time that load balancers take to notice.",
     )
+    tls: TlsSettings = Field(
+        default_factory=TlsSettings,
+        description="Certificate, key and authority of this process; none of them: everything in the clear.",
+    )
+    client_auth: ClientAuth = Field(
+        default=ClientAuth.NONE,
+        description="certificate: clients show one of our authority, as `client`. none: they need none.",
+    )
+    api_keys_file: str = Field(
+        default="", description="YAML file of the API keys that may generate; empty: no key is wanted."
+    )
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
     log_format: LogFormat = Field(default=LogFormat.JSON, description="json or console.")
+
+    @model_validator(mode="after")
+    def _has_what_it_asks_for(self) -> Self:
+        if self.client_auth is ClientAuth.CERTIFICATE and not self.tls.is_on:
+            raise ValueError("client_auth: certificate needs tls.cert_file, tls.key_file and tls.ca_file")
+        return self
+
+    @property
+    def is_open_to_all(self) -> bool:
+        """Other machines can reach the public port, and nobody asks them who they are."""
+        asks = self.client_auth is not ClientAuth.NONE or bool(self.api_keys_file)
+        return not asks and not _is_loopback(self.host)
 
     def limits(self, *, tokenizer_vocab_size: int | None) -> Limits:
         """What requests are checked against; the tokenizer's size is None without one."""
@@ -117,3 +152,10 @@ class GatewaySettings(Settings):
             default_max_tokens=self.default_max_tokens,
             has_tokenizer=tokenizer_vocab_size is not None,
         )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

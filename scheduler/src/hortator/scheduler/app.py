@@ -18,6 +18,7 @@ from hortator.runtime.garbage import settle
 from hortator.runtime.grpc_server import BindError, GrpcServer
 from hortator.runtime.lifecycle import Drain
 from hortator.runtime.metrics import AdminServer, new_registry
+from hortator.runtime.transport import Plaintext, Transport
 from hortator.scheduler import service
 from hortator.scheduler.core.machine import SchedulerMachine
 from hortator.scheduler.core.policies.registry import POLICY_NAMES
@@ -36,9 +37,10 @@ DRAIN_MARGIN_S = 2.0
 class SchedulerApp:
     """A whole scheduler in the running loop. `start` it, `drain` it, `close` it."""
 
-    def __init__(self, settings: SchedulerProcessSettings) -> None:
+    def __init__(self, settings: SchedulerProcessSettings, *, transport: Transport | None = None) -> None:
         """Must be called in a running loop; nothing listens before `start`."""
         self._settings = settings
+        transport = transport or Plaintext()
         core = settings.core_settings()
         epoch = settings.epoch or time.time_ns() // 1_000_000
         registry = new_registry()
@@ -77,6 +79,8 @@ class SchedulerApp:
             service_names=service.SERVICE_NAMES,
             host=settings.host,
             port=settings.port,
+            credentials=transport.server_credentials(),
+            interceptors=transport.interceptors(service.CALLERS),
         )
         self._admin = AdminServer(
             registry,
@@ -128,10 +132,10 @@ class SchedulerApp:
         return ("draining",) if self._is_draining else ()
 
 
-async def run(settings: SchedulerProcessSettings, drain: Drain) -> int:
+async def run(settings: SchedulerProcessSettings, drain: Drain, *, transport: Transport) -> int:
     """Serve until `drain` is requested; the exit code. Prints the ready line on stdout."""
     log = structlog.get_logger("hortator.scheduler.app")
-    app = SchedulerApp(settings)
+    app = SchedulerApp(settings, transport=transport)
     try:
         try:
             await app.start()

@@ -38,6 +38,15 @@ SERVICE_NAMES = (
     pb.DESCRIPTOR.services_by_name["SchedulingService"].full_name,
     pb.DESCRIPTOR.services_by_name["AdminService"].full_name,
 )
+_SCHEDULING, _ADMIN = SERVICE_NAMES
+_LOOK_AFTER = frozenset({"operator", "administrator"})
+CALLERS = {
+    f"/{_SCHEDULING}/Place": frozenset({"gateway"}),
+    f"/{_SCHEDULING}/Report": frozenset({"worker"}),
+    **{f"/{_ADMIN}/{method}": _LOOK_AFTER for method in ("Snapshot", "Watch", "Drain")},
+    f"/{_ADMIN}/ChangePolicy": frozenset({"administrator"}),
+}
+"""Which components may call what, where they have certificates."""
 DEFAULT_DRAIN_TIMEOUT_S = 600.0
 MIN_WATCH_INTERVAL_S = 0.1
 LOG_DROPPED_EVERY_S = 5.0

@@ -16,6 +16,7 @@ from typing import Annotated, Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from hortator.runtime.certificates import TlsSettings
 from hortator.runtime.logs import LogFormat
 from hortator.runtime.settings import Settings
 from hortator.scheduler.core.model import SchedulerSettings, TenantSettings
@@ -145,6 +146,10 @@ class SchedulerProcessSettings(Settings):
     events_max_files: int = Field(default=8, ge=1, description="Files of recordings kept, newest first.")
     gc_threshold: int = Field(
         default=50_000, ge=700, description="Allocations between collections of Python's youngest garbage."
+    )
+    tls: TlsSettings = Field(
+        default_factory=TlsSettings,
+        description="Certificate, key and authority of this process; none of them: everything in the clear.",
     )
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
     log_format: LogFormat = Field(default=LogFormat.JSON, description="json or console.")

@@ -14,9 +14,11 @@ from typing import Any, NoReturn
 
 import structlog
 
+from hortator.runtime.certificates import CertificateError
 from hortator.runtime.lifecycle import Drain, run_process
 from hortator.runtime.logs import configure_logging
 from hortator.runtime.settings import SettingsError
+from hortator.runtime.transport import transport_of
 from hortator.worker.app import CLOSE_MARGIN_S, hold_place, serve
 from hortator.worker.engine_factory import build_engine
 from hortator.worker.errors import EngineConfigError
@@ -50,13 +52,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.print_settings:
         sys.stdout.write(settings.render() + "\n")
         return 0
+    try:
+        transport = transport_of(settings.tls)
+    except CertificateError as error:
+        _exit_with(str(error))
     structlog.get_logger("hortator.worker").info("starting", settings=settings.model_dump(mode="json"))
 
     async def run(drain: Drain) -> int:
         if engine is not None:
-            return await serve(settings, engine, drain)
+            return await serve(settings, engine, drain, transport=transport)
         assert place is not None  # noqa: S101  # without a place there is an engine
-        return await hold_place(settings, place, drain)
+        return await hold_place(settings, place, drain, transport=transport)
 
     return run_process(run, drain_timeout_s=settings.drain_timeout_s + CLOSE_MARGIN_S, parent_pid=parent_pid)
 

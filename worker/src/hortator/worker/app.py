@@ -31,6 +31,7 @@ from hortator.runtime.last_words import say_last_words
 from hortator.runtime.lifecycle import Drain
 from hortator.runtime.metrics import AdminServer, new_registry
 from hortator.runtime.pulse import LoopPulse
+from hortator.runtime.transport import Plaintext, Transport
 from hortator.worker.client.kv import KvClient
 from hortator.worker.client.report import SchedulerLinks
 from hortator.worker.engine import Engine, EngineDeadError, EngineInfo
@@ -40,13 +41,14 @@ from hortator.worker.group.boot_record import claim_epoch
 from hortator.worker.group.leader import GroupLeader
 from hortator.worker.group.member import GroupPlace, Member
 from hortator.worker.group.member_process import MemberProcess
+from hortator.worker.group.service import CALLERS as GROUP_CALLERS
 from hortator.worker.group.service import SERVICE_NAME as GROUP_SERVICE_NAME
 from hortator.worker.group.service import GroupService
 from hortator.worker.host import WorkerHost
 from hortator.worker.kv_leases import KvLeases
 from hortator.worker.metrics import WorkerMetrics
 from hortator.worker.report import WorkerIdentity
-from hortator.worker.service import SERVICE_NAME, WorkerService
+from hortator.worker.service import CALLERS, SERVICE_NAME, WorkerService
 from hortator.worker.settings import WorkerSettings
 from hortator.worker.startup import Startup, StartupPhase
 
@@ -60,8 +62,11 @@ CLOSE_MARGIN_S = 15.0
 """What stopping takes after the drain: aborts, streams, and the engine's 10 s."""
 
 
-async def serve(settings: WorkerSettings, engine: Engine, drain: Drain) -> int:
+async def serve(
+    settings: WorkerSettings, engine: Engine, drain: Drain, *, transport: Transport | None = None
+) -> int:
     """Run a worker until it is drained, its engine dies or its group breaks; returns the exit code."""
+    transport = transport or Plaintext()
     registry = new_registry()
     metrics = WorkerMetrics(registry)
     startup = Startup(tuple(StartupPhase), metrics)
@@ -70,7 +75,7 @@ async def serve(settings: WorkerSettings, engine: Engine, drain: Drain) -> int:
     async with AsyncExitStack() as stack:
         try:
             admin_port = open_admin(settings, startup, registry, stack)
-            group = await _open_group(settings, boot_id, metrics, drain, stack)
+            group = await _open_group(settings, boot_id, metrics, drain, stack, transport)
             stack.push_async_callback(engine.aclose)
             if group is not None:
                 startup.waiting_for = group.waits_for
@@ -79,7 +84,14 @@ async def serve(settings: WorkerSettings, engine: Engine, drain: Drain) -> int:
             info = await _until(engine.start(), drain, group)
             startup.reached(StartupPhase.ENGINE_STARTED)
             worker = await Worker.open(
-                settings, engine, info, metrics, stack, boot_id=boot_id, startup=startup
+                settings,
+                engine,
+                info,
+                metrics,
+                stack,
+                boot_id=boot_id,
+                startup=startup,
+                transport=transport,
             )
             await worker.announce(admin_port)
             await worker.run_until_drained(drain, group)
@@ -92,7 +104,9 @@ async def serve(settings: WorkerSettings, engine: Engine, drain: Drain) -> int:
     return 0
 
 
-async def hold_place(settings: WorkerSettings, place: GroupPlace, drain: Drain) -> int:
+async def hold_place(
+    settings: WorkerSettings, place: GroupPlace, drain: Drain, *, transport: Transport | None = None
+) -> int:
     """Run a member other than ordinal 0; returns the exit code."""
     registry = new_registry()
     startup = Startup((StartupPhase.MEMBERS_JOINED,), WorkerMetrics(registry))
@@ -104,7 +118,11 @@ async def hold_place(settings: WorkerSettings, place: GroupPlace, drain: Drain) 
         except GroupBrokenError as error:
             return _failed(error, None)
         process = MemberProcess(
-            member, settings.group_limits(), leader_address=settings.leader_address, startup=startup
+            member,
+            settings.group_limits(),
+            leader_address=settings.leader_address,
+            startup=startup,
+            transport=transport,
         )
         _say_ready(address="", admin_port=admin_port)
         end = await process.run(drain)
@@ -134,7 +152,12 @@ def open_admin(
 
 
 async def _open_group(
-    settings: WorkerSettings, boot_id: str, metrics: WorkerMetrics, drain: Drain, stack: AsyncExitStack
+    settings: WorkerSettings,
+    boot_id: str,
+    metrics: WorkerMetrics,
+    drain: Drain,
+    stack: AsyncExitStack,
+    transport: Transport,
 ) -> GroupLeader | None:
     """Take members, if there are to be any. Raises GroupBrokenError for a second boot of this pod."""
     place = settings.group_place()
@@ -153,6 +176,8 @@ async def _open_group(
         service_names=(GROUP_SERVICE_NAME,),
         host=settings.host,
         port=settings.join_port,
+        credentials=transport.server_credentials(),
+        interceptors=transport.interceptors(GROUP_CALLERS),
     )
     await server.start()
     stack.push_async_callback(server.close, grace_s=0.5)
@@ -246,13 +271,20 @@ class Worker:
         *,
         boot_id: str = "",
         startup: Startup | None = None,
+        transport: Transport | None = None,
     ) -> Worker:
         """Bind the server, and make the host that it serves: the host's identity holds the bound address."""
-        kv_client = KvClient(timeout_s=settings.kv_pull_timeout_s)
+        transport = transport or Plaintext()
+        kv_client = KvClient(timeout_s=settings.kv_pull_timeout_s, transport=transport)
         stack.push_async_callback(kv_client.aclose)
         service = WorkerService()
         server = GrpcServer(
-            register=service.register, service_names=(SERVICE_NAME,), host=settings.host, port=settings.port
+            register=service.register,
+            service_names=(SERVICE_NAME,),
+            host=settings.host,
+            port=settings.port,
+            credentials=transport.server_credentials(),
+            interceptors=transport.interceptors(CALLERS),
         )
         await server.start()
         stack.push_async_callback(server.close, grace_s=0.5)
@@ -273,7 +305,12 @@ class Worker:
         service.host = host
         endpoints = Endpoints(settings.scheduler_addresses, interval_s=settings.scheduler_resolve_interval_s)
         startup = startup or Startup(tuple(StartupPhase), metrics)
-        links = SchedulerLinks(endpoints, host, on_welcome=lambda: startup.reached(StartupPhase.REPORTED))
+        links = SchedulerLinks(
+            endpoints,
+            host,
+            on_welcome=lambda: startup.reached(StartupPhase.REPORTED),
+            transport=transport,
+        )
         if not settings.scheduler_addresses:
             startup.reached(StartupPhase.REPORTED)
         host.add_sink(links)

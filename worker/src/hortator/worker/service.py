@@ -17,6 +17,14 @@ from hortator.worker.host import WorkerHost
 
 SERVICE_NAME = "hortator.rpc.worker.v1.WorkerService"
 
+CALLERS = {
+    f"/{SERVICE_NAME}/Info": frozenset({"gateway", "administrator"}),
+    f"/{SERVICE_NAME}/Submit": frozenset({"gateway"}),
+    f"/{SERVICE_NAME}/PullKv": frozenset({"worker"}),
+    f"/{SERVICE_NAME}/ReleaseKv": frozenset({"gateway", "worker"}),
+}
+"""Which components may call what, where they have certificates."""
+
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 

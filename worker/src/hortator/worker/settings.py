@@ -10,6 +10,7 @@ from enum import StrEnum
 from pydantic import Field, JsonValue
 from pydantic_settings import SettingsConfigDict
 
+from hortator.runtime.certificates import TlsSettings
 from hortator.runtime.logs import LogFormat
 from hortator.runtime.settings import Settings, SettingsError
 from hortator.worker.gate import GateLimits
@@ -159,6 +160,10 @@ class WorkerSettings(Settings):
     )
     drain_timeout_s: float = Field(
         default=30.0, ge=0, description="Seconds that requests have to finish after SIGTERM."
+    )
+    tls: TlsSettings = Field(
+        default_factory=TlsSettings,
+        description="Certificate, key and authority of this process; none of them: everything in the clear.",
     )
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
     log_format: LogFormat = Field(default=LogFormat.JSON, description="json or console.")

@@ -29,7 +29,7 @@ from hortator.gateway import codec
 from hortator.gateway.placement import Placement, Rejection, Retraction
 from hortator.rpc.scheduling.v1 import scheduling_pb2, scheduling_pb2_grpc
 from hortator.runtime.endpoints import Endpoints
-from hortator.runtime.grpc_server import open_channel
+from hortator.runtime.transport import Plaintext, Transport
 
 CONNECT_TIMEOUT_S = 3.0
 MIN_BACKOFF_S = 0.05
@@ -83,6 +83,7 @@ class SchedulerClient:
         *,
         gateway_id: str,
         events: SchedulerEvents,
+        transport: Transport | None = None,
         min_backoff_s: float = MIN_BACKOFF_S,
         max_backoff_s: float = MAX_BACKOFF_S,
     ) -> None:
@@ -92,11 +93,13 @@ class SchedulerClient:
             endpoints: of every scheduler.
             gateway_id: unique per process.
             events: told what the scheduler says.
+            transport: how to connect; in the clear by default.
             min_backoff_s: pause after the first round of failures.
             max_backoff_s: longest pause.
         """
         self._endpoints = endpoints
         self._moved = asyncio.Event()
+        self._transport = transport or Plaintext()
         self._gateway_id = gateway_id
         self._events = events
         self._min_backoff_s = min_backoff_s
@@ -260,7 +263,9 @@ class SchedulerClient:
     async def _session(self, address: str) -> None:
         """One stream, from connecting to its end. Errors end it and are logged."""
         # A channel of its own for every try, sharing nothing: gRPC's own backoff must not outlive it.
-        async with open_channel(address, options=(("grpc.use_local_subchannel_pool", 1),)) as channel:
+        async with self._transport.open_channel(
+            address, "scheduler", options=(("grpc.use_local_subchannel_pool", 1),)
+        ) as channel:
             call = scheduling_pb2_grpc.SchedulingServiceStub(channel).Place()
             try:
                 await self._say_hello(call, address)

@@ -25,7 +25,7 @@ import structlog
 from hortator.gateway import codec
 from hortator.gateway.placement import KvSource, Submission, WorkerCompletion, WorkerTarget
 from hortator.rpc.worker.v1 import worker_pb2, worker_pb2_grpc
-from hortator.runtime.grpc_server import open_channel
+from hortator.runtime.transport import Plaintext, Transport
 
 CONNECT_TIMEOUT_S = 3.0
 MAX_ITEMS_PER_MESSAGE = 64
@@ -82,7 +82,8 @@ class _WrongBootError(Exception):
 class WorkerClient:
     """All Submit streams of one gateway. Use as an async context manager: leaving it ends them."""
 
-    def __init__(self, *, gateway_id: str, events: WorkerEvents) -> None:
+    def __init__(self, *, gateway_id: str, events: WorkerEvents, transport: Transport | None = None) -> None:
+        self._transport = transport or Plaintext()
         self._gateway_id = gateway_id
         self._events = events
         self._streams: dict[WorkerTarget, _SubmitStream] = {}
@@ -111,7 +112,7 @@ class WorkerClient:
         target = submission.placement.target
         stream = self._streams.get(target)
         if stream is None:
-            stream = _SubmitStream(target, self._gateway_id, self._events)
+            stream = _SubmitStream(target, self._gateway_id, self._events, self._transport)
             self._streams[target] = stream
             self._start(self._run(stream))
         stream.put(codec.submit_request(submission))
@@ -154,7 +155,7 @@ class WorkerClient:
     async def _release(self, source: KvSource) -> None:
         request = worker_pb2.ReleaseKvRequest(lease_id=source.lease_id, boot_id=source.boot_id)
         try:
-            async with open_channel(source.worker_address) as channel:
+            async with self._transport.open_channel(source.worker_address, "worker") as channel:
                 await worker_pb2_grpc.WorkerServiceStub(channel).ReleaseKv(request, timeout=RELEASE_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             self._log.debug("lease not released", address=source.worker_address, error=error.details())
@@ -163,9 +164,12 @@ class WorkerClient:
 class _SubmitStream:
     """The stream to one boot of one worker."""
 
-    def __init__(self, target: WorkerTarget, gateway_id: str, events: WorkerEvents) -> None:
+    def __init__(
+        self, target: WorkerTarget, gateway_id: str, events: WorkerEvents, transport: Transport
+    ) -> None:
         self.target = target
         self.was_open = False
+        self._transport = transport
         self._gateway_id = gateway_id
         self._events = events
         self._pending: list[worker_pb2.SubmittedRequest | worker_pb2.Abort] = []
@@ -190,7 +194,7 @@ class _SubmitStream:
         """Connect, serve until the stream ends; returns why and whether the worker crashed."""
         crashed, reason = True, ""
         try:
-            async with open_channel(self.target.address) as channel:
+            async with self._transport.open_channel(self.target.address, "worker") as channel:
                 stub = worker_pb2_grpc.WorkerServiceStub(channel)
                 await self._check_boot(stub)
                 call = stub.Submit()

@@ -9,7 +9,7 @@ import grpc.aio
 import structlog
 
 from hortator.rpc.worker.v1 import worker_pb2, worker_pb2_grpc
-from hortator.runtime.grpc_server import open_channel
+from hortator.runtime.transport import Plaintext, Transport
 from hortator.worker.client.cancellation import PeerCancelledError, peer_cancellation_as_error
 from hortator.worker.errors import KvLostError
 from hortator.worker.submission import KvLocation
@@ -18,10 +18,14 @@ from hortator.worker.submission import KvLocation
 class KvClient:
     """Implements `KvFetcher` over gRPC, with one channel to each prefill worker (the last used are kept)."""
 
-    def __init__(self, *, timeout_s: float = 30.0, max_channels: int = 64) -> None:
+    def __init__(
+        self, *, timeout_s: float = 30.0, max_channels: int = 64, transport: Transport | None = None
+    ) -> None:
+        self._transport = transport or Plaintext()
         self._timeout_s = timeout_s
         self._max_channels = max_channels
-        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._channels: dict[tuple[str, int], grpc.aio.Channel] = {}
+        """By address and generation of our certificate."""
         self._log = structlog.get_logger("hortator.worker.kv")
 
     async def fetch(self, location: KvLocation) -> bytes:
@@ -57,8 +61,9 @@ class KvClient:
             await channel.close()
 
     async def _stub(self, address: str) -> worker_pb2_grpc.WorkerServiceStub:
-        channel = self._channels.pop(address, None) or open_channel(address)
-        self._channels[address] = channel  # last used is last
+        key = (address, self._transport.generation)
+        channel = self._channels.pop(key, None) or self._transport.open_channel(address, "worker")
+        self._channels[key] = channel  # last used is last
         if len(self._channels) > self._max_channels:
             oldest = next(iter(self._channels))
             # Calls that still run on it get a grace period before they fail.

@@ -28,7 +28,7 @@ import structlog
 
 from hortator.rpc.scheduling.v1 import scheduling_pb2, scheduling_pb2_grpc
 from hortator.runtime.endpoints import Endpoints
-from hortator.runtime.grpc_server import open_channel
+from hortator.runtime.transport import Plaintext, Transport
 from hortator.worker.client.cancellation import PeerCancelledError, peer_cancellation_as_error
 from hortator.worker.codec import decode_manifest, encode_hello, encode_report
 from hortator.worker.engine import ForwardPassEnded, ForwardPassStarted
@@ -63,11 +63,13 @@ class SchedulerLink:
         min_backoff_s: float,
         max_backoff_s: float,
         on_welcome: Callable[[], None],
+        transport: Transport,
     ) -> None:
         self.address = address
         self._on_welcome = on_welcome
         self._is_retired = False
         self._worker = worker
+        self._transport = transport
         self._min_backoff_s = min_backoff_s
         self._max_backoff_s = max_backoff_s
         self._backlog: deque[WorkerReport] = deque()
@@ -119,8 +121,8 @@ class SchedulerLink:
         while not self._leaving.is_set():
             connected_at = self._loop.time()
             # A channel of its own for every try: neither DNS answers nor gRPC's own backoff outlive it.
-            async with open_channel(
-                self.address, options=(("grpc.use_local_subchannel_pool", 1),)
+            async with self._transport.open_channel(
+                self.address, "scheduler", options=(("grpc.use_local_subchannel_pool", 1),)
             ) as channel:
                 # In a task of its own: what a failed TaskGroup leaves of a cancellation (Python 3.11 neither
                 # takes its own back nor keeps ours when both happen) must not outlive the stream.
@@ -252,6 +254,7 @@ class SchedulerLinks:
         min_backoff_s: float = 0.05,
         max_backoff_s: float = 1.0,
         on_welcome: Callable[[], None] = lambda: None,
+        transport: Transport | None = None,
     ) -> None:
         """Nothing is dialled before `run`.
 
@@ -261,7 +264,9 @@ class SchedulerLinks:
             min_backoff_s: pause after the first failure of a link.
             max_backoff_s: longest pause.
             on_welcome: called whenever a scheduler has taken the hello.
+            transport: how to connect; in the clear by default.
         """
+        self._transport = transport or Plaintext()
         self._endpoints = endpoints
         self._worker = worker
         self._min_backoff_s = min_backoff_s
@@ -321,6 +326,7 @@ class SchedulerLinks:
             min_backoff_s=self._min_backoff_s,
             max_backoff_s=self._max_backoff_s,
             on_welcome=self._on_welcome,
+            transport=self._transport,
         )
         self._links[address] = link
         self._tasks.create_task(self._keep(link))

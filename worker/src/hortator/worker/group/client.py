@@ -10,7 +10,7 @@ import grpc.aio
 
 from hortator.rpc.worker.v1 import group_pb2 as pb
 from hortator.rpc.worker.v1 import group_pb2_grpc as pb_grpc
-from hortator.runtime.grpc_server import open_channel
+from hortator.runtime.transport import Transport
 from hortator.worker.client.cancellation import PeerCancelledError, peer_cancellation_as_error
 from hortator.worker.group.codec import decode_response, encode_hello
 from hortator.worker.group.member import Member
@@ -25,10 +25,18 @@ _Call = grpc.aio.StreamStreamCall[pb.JoinRequest, pb.JoinResponse]
 class LeaderLink:
     """One stream to the leader. `run` ends with `LinkFailed`, whatever else was said."""
 
-    def __init__(self, address: str, member: Member, on_event: Callable[[MembershipEvent], None]) -> None:
+    def __init__(
+        self,
+        address: str,
+        member: Member,
+        on_event: Callable[[MembershipEvent], None],
+        *,
+        transport: Transport,
+    ) -> None:
         self._address = address
         self._member = member
         self._on_event = on_event
+        self._transport = transport
         self._outbox: asyncio.Queue[pb.JoinRequest] = asyncio.Queue()
 
     def send_heartbeat(self) -> None:
@@ -43,7 +51,7 @@ class LeaderLink:
         """Join, and hand on what the leader says until the stream ends."""
         # A channel of its own for every try: neither DNS answers nor gRPC's own backoff outlive it.
         options = (("grpc.use_local_subchannel_pool", 1),)
-        async with open_channel(self._address, options=options) as channel:
+        async with self._transport.open_channel(self._address, "worker", options=options) as channel:
             call = pb_grpc.GroupServiceStub(channel).Join()
             try:
                 why = await self._talk(call)

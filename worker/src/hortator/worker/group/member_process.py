@@ -12,6 +12,7 @@ from typing import assert_never
 import structlog
 
 from hortator.runtime.lifecycle import Drain
+from hortator.runtime.transport import Plaintext, Transport
 from hortator.worker.group.client import LeaderLink
 from hortator.worker.group.member import GroupLimits, Member
 from hortator.worker.group.membership import (
@@ -33,10 +34,19 @@ from hortator.worker.startup import Startup, StartupPhase
 class MemberProcess:
     """Runs one membership in the running event loop."""
 
-    def __init__(self, member: Member, limits: GroupLimits, *, leader_address: str, startup: Startup) -> None:
+    def __init__(
+        self,
+        member: Member,
+        limits: GroupLimits,
+        *,
+        leader_address: str,
+        startup: Startup,
+        transport: Transport | None = None,
+    ) -> None:
         self._member = member
         self._leader_address = leader_address
         self._startup = startup
+        self._transport = transport or Plaintext()
         self._loop = asyncio.get_running_loop()
         self._membership = Membership(limits, leader_address=leader_address, now=self._loop.time())
         self._link: LeaderLink | None = None
@@ -65,7 +75,7 @@ class MemberProcess:
             await asyncio.gather(stopping, *self._dials, return_exceptions=True)
 
     def _dial(self) -> None:
-        self._link = LeaderLink(self._leader_address, self._member, self._handle)
+        self._link = LeaderLink(self._leader_address, self._member, self._handle, transport=self._transport)
         task = asyncio.ensure_future(self._link.run())
         self._dials.add(task)
         task.add_done_callback(self._dials.discard)

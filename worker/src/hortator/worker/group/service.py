@@ -16,6 +16,9 @@ from hortator.worker.group.leader import GroupLeader, Outbox
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["GroupService"].full_name
 
+CALLERS = {f"/{SERVICE_NAME}/Join": frozenset({"worker"})}
+"""Which components may call what, where they have certificates."""
+
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 

@@ -1,0 +1,152 @@
+"""API keys: who may generate, and for which tenants.
+
+    keys:
+    - name: evaluation           # shown in errors and logs; the key itself never is
+      sha256: 9f86d081884c7d65...  # of the key, in hexadecimal: the file gives nobody a key
+      tenants: [evaluation, ci]  # whose requests it may make; absent: anybody's
+
+`hortator api-key` makes a key and its entry. Keys are random and long, so one hash is as good as many. The
+file is read again when it changes: a key that is taken out is refused from its next call on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from hortator.gateway.errors import ErrorKind, GatewayError
+
+_SCHEME = "bearer "
+
+
+class ApiKeysError(Exception):
+    """The file cannot be used; one line that names it and what is wanted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What the holder of a key may do."""
+
+    name: str
+    tenants: frozenset[str] | None
+    """None: requests of any tenant."""
+
+    def tenant_of(self, tenant: str) -> str:
+        """The tenant of a request that names `tenant`; a key for one tenant need not name it.
+
+        Raises:
+            GatewayError: FORBIDDEN, with what is allowed.
+        """
+        if self.tenants is None or tenant in self.tenants:
+            return tenant
+        if not tenant and len(self.tenants) == 1:
+            return next(iter(self.tenants))
+        allowed = ", ".join(sorted(self.tenants))
+        message = f"tenant: API key {self.name!r} may not be used for {tenant!r} (allowed: {allowed})"
+        raise GatewayError(ErrorKind.FORBIDDEN, message)
+
+
+class ApiKeys:
+    """Grants by the hashes of their keys."""
+
+    def __init__(self, grants: Iterable[tuple[str, Grant]]) -> None:
+        self._grants = dict(grants)
+
+    def __len__(self) -> int:
+        return len(self._grants)
+
+    def grant(self, authorization: str) -> Grant:
+        """What the `authorization` of a call allows.
+
+        Raises:
+            GatewayError: UNAUTHENTICATED.
+        """
+        if not authorization.lower().startswith(_SCHEME):
+            raise GatewayError(
+                ErrorKind.UNAUTHENTICATED, "authorization: an API key is wanted, as metadata 'Bearer <key>'"
+            )
+        key = authorization[len(_SCHEME) :].strip()
+        # Found by a hash of 256 random bits: how long the search takes tells nothing of a key.
+        grant = self._grants.get(sha256(key.encode()).hexdigest())
+        if grant is None:
+            raise GatewayError(ErrorKind.UNAUTHENTICATED, "authorization: this API key is not known here")
+        return grant
+
+
+class ApiKeyFile:
+    """The keys in a file. `current` looks whether the file has changed."""
+
+    def __init__(self, path: str) -> None:
+        """Read the file.
+
+        Raises:
+            ApiKeysError: it cannot be used.
+        """
+        self._path = Path(path)
+        self._stamp = self._look()
+        self._keys = self._read()
+        self._problem = ""
+        self._log = structlog.get_logger("hortator.gateway.api_keys")
+
+    def current(self) -> ApiKeys:
+        """The newest keys; those before, while the file cannot be used."""
+        try:
+            stamp = self._look()
+            if stamp != self._stamp or self._problem:
+                self._keys = self._read()
+                self._stamp, self._problem = stamp, ""
+                self._log.info("API keys read", num_keys=len(self._keys))
+        except ApiKeysError as error:
+            if str(error) != self._problem:
+                self._log.warning("API keys not read", error=str(error))
+            self._problem = str(error)
+        return self._keys
+
+    def _look(self) -> tuple[int, int, int]:
+        try:
+            status = self._path.stat()
+        except OSError as error:
+            raise ApiKeysError(f"{self._path}: {error.strerror}") from None
+        return status.st_ino, status.st_mtime_ns, status.st_size
+
+    def _read(self) -> ApiKeys:
+        try:
+            document = _Document.model_validate(yaml.safe_load(self._path.read_text()))
+        except OSError as error:
+            raise ApiKeysError(f"{self._path}: {error.strerror}") from None
+        except (yaml.YAMLError, UnicodeDecodeError):
+            raise ApiKeysError(
+                f"{self._path}: not YAML (wanted: keys: [{{name, sha256, tenants}}])"
+            ) from None
+        except ValidationError as error:
+            problem = error.errors(include_input=False)[0]
+            where = ".".join(map(str, problem["loc"])) or "the file"
+            raise ApiKeysError(f"{self._path}: {where}: {problem['msg']}") from None
+        return ApiKeys(
+            (
+                entry.sha256,
+                Grant(name=entry.name, tenants=None if entry.tenants is None else frozenset(entry.tenants)),
+            )
+            for entry in document.keys
+        )
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    tenants: Annotated[list[str], Field(min_length=1)] | None = None
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    keys: list[_Entry]

@@ -1,0 +1,151 @@
+"""A small authority: signs certificates for the components of a service.
+
+For those who have no authority of their own (cert-manager, a company's): `hortator certificates` writes files
+with it, `hortator up --tls` one set per start. Keys are on the curve P-256; a private key never leaves this
+module but as PEM.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from hortator.runtime.certificates import CertificateError
+from hortator.runtime.identity import Identity
+
+AUTHORITY_DAYS = 3650
+CLOCK_SKEW = dt.timedelta(minutes=5)
+"""Certificates begin this much earlier, for peers whose clocks are behind."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issued:
+    """A certificate and its private key, PEM."""
+
+    cert_pem: bytes
+    key_pem: bytes
+
+
+class CertificateAuthority:
+    """An authority in memory. `create` a new one or `load` what `pem` gave."""
+
+    def __init__(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
+        self._certificate = certificate
+        self._key = key
+
+    @classmethod
+    def create(cls, name: str, *, now: dt.datetime) -> Self:
+        """A new authority with a key of its own."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        builder = _builder(subject, subject, key.public_key(), now=now, days=AUTHORITY_DAYS)
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        builder = builder.add_extension(_key_usage(signs_certificates=True), critical=True)
+        return cls(builder.sign(key, SHA256()), key)
+
+    @classmethod
+    def load(cls, issued: Issued) -> Self:
+        """The authority that was created before.
+
+        Raises:
+            CertificateError: it is not an authority of ours.
+        """
+        try:
+            certificate = x509.load_pem_x509_certificate(issued.cert_pem)
+            key = load_pem_private_key(issued.key_pem, password=None)
+        except (ValueError, TypeError):
+            raise CertificateError("the authority's certificate or key is not PEM") from None
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+            raise CertificateError("the authority's key is not the key of its certificate")
+        return cls(certificate, key)
+
+    @property
+    def issued(self) -> Issued:
+        """Its own certificate and key, to be kept."""
+        return Issued(cert_pem=self._certificate.public_bytes(Encoding.PEM), key_pem=_pem(self._key))
+
+    def issue(self, identity: Identity, *, now: dt.datetime, days: int, hosts: Sequence[str] = ()) -> Issued:
+        """A certificate for a component, as server and as client.
+
+        Args:
+            identity: whose.
+            now: when it begins.
+            days: how long it is good.
+            hosts: more DNS names and IP addresses by which others know its server.
+        """
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, identity.component)])
+        builder = _builder(subject, self._certificate.subject, key.public_key(), now=now, days=days)
+        names = [
+            x509.UniformResourceIdentifier(identity.uri),
+            x509.DNSName(identity.server_name),
+            *map(_host, hosts),
+        ]
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        for extension, is_critical in (
+            (x509.SubjectAlternativeName(names), False),
+            (x509.BasicConstraints(ca=False, path_length=None), True),
+            (_key_usage(signs_certificates=False), True),
+            (x509.ExtendedKeyUsage(usages), False),
+        ):
+            builder = builder.add_extension(extension, critical=is_critical)
+        certificate = builder.sign(self._key, SHA256())
+        return Issued(cert_pem=certificate.public_bytes(Encoding.PEM), key_pem=_pem(key))
+
+
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    public_key: ec.EllipticCurvePublicKey,
+    *,
+    now: dt.datetime,
+    days: int,
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - CLOCK_SKEW)
+        .not_valid_after(now + dt.timedelta(days=days))
+    )
+
+
+def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _host(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
