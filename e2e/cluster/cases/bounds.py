@@ -47,6 +47,7 @@ COMPANY: Mapping[str, Obj] = {
     "spec.roles x-kubernetes-list-type": PREFILL_DECODE,
     "spec.roles[].name enum": {},
     "spec.roles[].tolerations[].operator enum": {},
+    "spec.security.clientAuth enum": {"spec.security.tls": {}},
     "spec.rollout.maxUnavailable minimum": {"spec.rollout.maxSurge": 1},
     "spec.restart.baseDelay": {"spec.restart.maxDelay": "24h"},
     "spec.restart.maxDelay": {"spec.restart.baseDelay": "0s"},

@@ -51,6 +51,7 @@ BASE: Obj = {
                 "prefetch": True,
             },
         },
+        "security": {"apiKeysSecretRef": {"name": "keys", "key": "keys.yaml"}},
         "engine": {
             "backend": "Simulated",
             "simulated": {"preset": "deepseek-h800"},
@@ -147,6 +148,7 @@ TOLERATION = "operator Exists has no value, operator Equal needs a key"
 WHILE = "may change only while suspend is true before and after"
 SHAPE = f"nodes, gpusPerNode, gpuResourceName and parallelism of a role {WHILE}"
 NAMES = f"the names of the roles {WHILE}"
+TLS = f"whether there is security.tls {WHILE}"
 CREATE = "create cannot change: make another claim and name it in claimName"
 
 SUSPENDED = {"spec.suspend": True}
@@ -260,6 +262,9 @@ def _rules() -> list[Case]:
     none_away = {"spec.rollout.maxUnavailable": 0}
     add("rollout-steps", "maxSurge alone", none_away | {"spec.rollout.maxSurge": 1})
     add("rollout-steps", "neither", none_away, STEPS, "spec.rollout.maxUnavailable")
+    shown = {"spec.security.clientAuth": "Certificate"}
+    add("client-certificates", "with tls", shown | {"spec.security.tls": {}})
+    add("client-certificates", "without tls", shown, "Certificate needs tls", "spec.security.clientAuth")
     delays = {"spec.restart.baseDelay": "10m", "spec.restart.maxDelay": "10m"}
     add("restart-delays", "equal", delays)
     add(
@@ -337,6 +342,12 @@ def _transitions() -> list[Case]:
         "claim-immutable", "a claim of another name", {"spec.model.cache": {"claimName": "larger"}}, before={}
     )
     add("claim-immutable", "the first claim", {}, before={"spec.model.cache": ABSENT})
+    secured = {"spec.security.tls": {}}
+    other = {"spec.security.tls": {"secretPrefix": "other"}}
+    add("tls-immutable", "switched on", secured, TLS, "spec.security.tls", before={})
+    add("tls-immutable", "switched off", {}, TLS, "spec.security.tls", before=secured)
+    add("tls-immutable", "while suspended", SUSPENDED | secured, before=SUSPENDED)
+    add("tls-immutable", "other Secrets", other, before=secured)
     add("claim-immutable", "no cache any more", {"spec.model.cache": ABSENT}, before={})
     return table.cases
 

@@ -22,6 +22,8 @@ def test_a_sample_that_runs_anywhere_needs_few_words(sample):
         ("h800-16", {"spec.model.revision": None}, "spec.model.revision"),
         ("h800-16", {}, "spec.engine.backend"),
         ("h800-16", {}, "spec.gateway"),
+        ("h800-16", {}, "spec.security"),
+        ("h800-16", {}, "spec.security.tls"),
         ("h800-16", {"spec.roles.0.shmSize": None}, "spec.roles[0].shmSize"),
         ("h800-16", {"spec.roles.0.maxSequenceTokens": None}, "spec.roles[0].maxSequenceTokens"),
         (
@@ -51,6 +53,8 @@ def test_a_field_that_does_not_do_all_it_says_is_named(sample, changed, name, va
         ("simulated-64", {"spec.rollout": {"allowOutage": True}}, "spec.roles[1].replicas"),
         ("simulated-64", {"spec.scheduler.replicas": 1}, "spec.scheduler.replicas"),
         ("h800-16", {"spec.model.revision": "abc"}, "spec.model.revision"),
+        ("h800-16", {"spec.security.tls": {}}, "spec.security.tls"),
+        ("h800-16", {"spec.security.apiKeysSecretRef": {"name": "keys"}}, "spec.security"),
         ("h800-16", {"spec.roles.0.shmSize": "64Gi"}, "spec.roles[0].shmSize"),
         ("h800-16", {"spec.roles.0.maxSequenceTokens": 4096}, "spec.roles[0].maxSequenceTokens"),
         ("h800-16", {"spec.model.cache": {"claimName": "a"}}, "spec.model.cache.prefetch"),

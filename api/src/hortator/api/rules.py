@@ -117,6 +117,12 @@ def _cache_claim(service: LLMService) -> Iterator[Found]:
         yield "spec.model.cache", "neither" if cache.create is None else "both"
 
 
+def _client_certificates(service: LLMService) -> Iterator[Found]:
+    security = service.spec.security
+    if security.client_auth == "Certificate" and security.tls is None:
+        yield "spec.security.clientAuth", "Certificate without tls"
+
+
 def _restart_delays(service: LLMService) -> Iterator[Found]:
     restart = service.spec.restart
     if restart.base_delay_s > restart.max_delay_s:
@@ -245,6 +251,14 @@ RULES: tuple[Rule, ...] = (
         cel="self.maxUnavailable > 0 || self.maxSurge > 0",
         message="maxUnavailable and maxSurge must not both be 0: no group could ever move",
         find=_rollout_steps,
+    ),
+    Rule(
+        name="client-certificates",
+        at="spec.security",
+        field="clientAuth",
+        cel="self.clientAuth != 'Certificate' || has(self.tls)",
+        message="Certificate needs tls",
+        find=_client_certificates,
     ),
     Rule(
         name="restart-delays",

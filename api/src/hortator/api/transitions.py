@@ -50,6 +50,12 @@ def _changed_claim(old: LLMService, new: LLMService) -> Iterator[Found]:
         yield "spec.model.cache.create", f"{_written(before.create)}, then {_written(after.create)}"
 
 
+def _changed_tls(old: LLMService, new: LLMService) -> Iterator[Found]:
+    before, after = (service.spec.security.tls is not None for service in (old, new))
+    if not _stays_suspended(old, new) and before != after:
+        yield "spec.security.tls", f"{'there' if before else 'absent'}, then {'there' if after else 'absent'}"
+
+
 def _written(model: BaseModel) -> str:
     fields = model.model_dump(mode="json", by_alias=True, exclude_none=True)
     return " ".join(f"{name} {value}" for name, value in fields.items())
@@ -97,5 +103,13 @@ TRANSITIONS: tuple[Transition, ...] = (
         cel="!has(oldSelf.create) || !has(self.create) || oldSelf.create == self.create",
         message="create cannot change: make another claim and name it in claimName",
         find=_changed_claim,
+    ),
+    Transition(
+        name="tls-immutable",
+        at="spec",
+        field="security.tls",
+        cel=f"{_SUSPENDED}has(self.security.tls) == has(oldSelf.security.tls)",
+        message=f"whether there is security.tls {_WHEN}",
+        find=_changed_tls,
     ),
 )

@@ -21,6 +21,7 @@ def warnings(service: LLMService) -> tuple[Problem, ...]:
         *_groups(service),
         *_roles(service),
         *_scheduler(service),
+        *_security(service),
     )
 
 
@@ -128,6 +129,24 @@ def _scheduler(service: LLMService) -> Iterator[Problem]:
         yield Problem(
             path="spec.scheduler.replicas",
             message=f"{replicas}, but {scheduler.REPLICAS} runs: this version has no standbys yet",
+        )
+
+
+def _security(service: LLMService) -> Iterator[Problem]:
+    security = service.spec.security
+    if service.spec.engine.backend != "TensorRTLLM":
+        return
+    if security.tls is None:
+        yield Problem(
+            path="spec.security.tls",
+            message="absent: prompts travel in the clear, and whoever reaches a pod may call it "
+            "(docs/how-to/secure.md)",
+        )
+    if security.client_auth == "None" and security.api_keys_secret_ref is None:
+        yield Problem(
+            path="spec.security",
+            message="neither clientAuth nor apiKeysSecretRef: whoever reaches a gateway may use it "
+            "(docs/how-to/secure.md)",
         )
 
 

@@ -196,7 +196,7 @@ def desired(
             *([claim] if claim else []),
             scheduler.headless_service(owner=owner),
             scheduler.deployment(service, owner=owner, options=options),
-            gateway.service(owner=owner),
+            gateway.client_service(service, owner=owner),
             gateway.deployment(service, owner=owner, options=options),
         ),
         prefetch=cache.prefetch(service, owner=owner, options=options),

@@ -145,6 +145,11 @@ def scheduler_name(service: str) -> str:
     return f"{service}-scheduler"
 
 
+def tls_secret(prefix: str, component: str) -> str:
+    """Of the Secret with a component's certificate, which others make."""
+    return f"{prefix}-{component}-tls"
+
+
 def gateway_name(service: str) -> str:
     """Of the gateway's Deployment and Service."""
     return f"{service}-gateway"

@@ -54,6 +54,7 @@ def pod_fields(service: LLMService, role: RoleSpec) -> Obj:
         "engine": _dump(spec.engine),
         "role": _dump(role, exclude={"replicas": True}),
         "placement": _dump(spec.placement, exclude={"gang": True}),
+        "tls": _dump(spec.security.tls) | {"isOn": True} if spec.security.tls else None,
         "maxSequenceTokens": min(
             (other.max_sequence_tokens for other in spec.roles if other.max_sequence_tokens), default=None
         ),

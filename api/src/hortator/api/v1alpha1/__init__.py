@@ -10,7 +10,7 @@ a role's nodes and gpusPerNode describe ranks, not hardware: `attentionDP` proce
 modelled ranks (Simulated). Fields that only a cluster can honour (images, node selectors, restarts, drains)
 are accepted locally and change nothing there.
 
-    model, engine, role, placement, lifecycle, processes   parts of spec
+    model, engine, role, placement, lifecycle, processes, security   parts of spec
     service                                                LLMService itself
     status                                                 what the operator writes back
 """
@@ -47,6 +47,7 @@ from hortator.api.v1alpha1.processes import (
 )
 from hortator.api.v1alpha1.resources import ResourcesSpec
 from hortator.api.v1alpha1.role import Parallelism, RoleName, RoleSpec, Toleration
+from hortator.api.v1alpha1.security import ApiKeysRef, ClientAuth, SecuritySpec, TlsSpec
 from hortator.api.v1alpha1.service import (
     API_VERSION,
     GROUP,
@@ -85,8 +86,10 @@ __all__ = [
     "MODEL_URI_SCHEMES",
     "PLURAL",
     "VERSION",
+    "ApiKeysRef",
     "Backend",
     "CacheClaimSpec",
+    "ClientAuth",
     "Condition",
     "ConditionStatus",
     "Display",
@@ -125,9 +128,11 @@ __all__ = [
     "SchedulerSpec",
     "SchedulerStatus",
     "SecretKeyRef",
+    "SecuritySpec",
     "SimulatedPreset",
     "SimulatedSpec",
     "Timeline",
+    "TlsSpec",
     "Toleration",
     "Topology",
 ]

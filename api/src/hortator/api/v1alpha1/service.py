@@ -15,6 +15,7 @@ from hortator.api.v1alpha1.model import ModelSpec
 from hortator.api.v1alpha1.placement import PlacementSpec
 from hortator.api.v1alpha1.processes import GatewaySpec, SchedulerSpec
 from hortator.api.v1alpha1.role import RoleName, RoleSpec
+from hortator.api.v1alpha1.security import SecuritySpec
 
 GROUP: Final = "serving.hortator.dev"
 VERSION: Final = "v1alpha1"
@@ -64,6 +65,7 @@ class LLMServiceSpec(Model):
     placement: PlacementSpec = Field(default_factory=PlacementSpec)
     scheduler: SchedulerSpec = Field(default_factory=SchedulerSpec)
     gateway: GatewaySpec = Field(default_factory=GatewaySpec)
+    security: SecuritySpec = Field(default_factory=SecuritySpec)
     rollout: RolloutSpec = Field(default_factory=RolloutSpec)
     restart: RestartSpec = Field(default_factory=RestartSpec)
     drain: DrainSpec = Field(default_factory=DrainSpec)

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from hortator.api import processes
 from hortator.api.v1alpha1 import Backend, LLMService, RoleSpec, Toleration
 from hortator.operator import names
-from hortator.operator.manifests import accounts, cache, environment, pods
+from hortator.operator.manifests import accounts, cache, environment, pods, security
 from hortator.operator.manifests.metadata import Owner
 from hortator.operator.objects import Obj
 from hortator.operator.options import Options
@@ -50,6 +50,7 @@ def pod_template(service: LLMService, role: RoleSpec, *, owner: Owner, options: 
     """The template of every group of a role, with marks where groups differ."""
     engine = service.spec.engine
     mount = cache.mount(service)
+    secured = security.certificate(service, "worker")
     container = pods.container(
         names.ENGINE_CONTAINER,
         image=engine.image or options.images.workers[engine.backend],
@@ -62,6 +63,7 @@ def pod_template(service: LLMService, role: RoleSpec, *, owner: Owner, options: 
             {"name": "identity", "mountPath": IDENTITY_FOLDER, "readOnly": True},
             *([{"name": "shm", "mountPath": "/dev/shm"}] if role.shm_size else []),  # noqa: S108
             *([mount.as_mount(read_only=not cache.is_filled_by_engines(service))] if mount else []),
+            *secured.mounts,
         ],
     ) | pods.probes(startup_timeout_s=role.startup_timeout_s)
     spec = pods.pod_spec(
@@ -77,6 +79,7 @@ def pod_template(service: LLMService, role: RoleSpec, *, owner: Owner, options: 
                 else []
             ),
             *([mount.as_volume()] if mount else []),
+            *secured.volumes,
         ],
     )
     spec |= _scheduling(service, role, owner)
@@ -106,6 +109,7 @@ def _environment(service: LLMService, role: RoleSpec, owner: Owner, options: Opt
         "startup_timeout_s": role.startup_timeout_s,
         "boot_dir": pods.TMP,  # outlives the container, not the pod
         **engine,
+        **security.certificate(service, "worker").settings,
         "drain_timeout_s": DRAIN_TIMEOUT_S,
         "log_level": options.log_level,
     }
@@ -118,7 +122,7 @@ def _environment(service: LLMService, role: RoleSpec, owner: Owner, options: Opt
         environment.from_field(f"{PREFIX}POD_UID", "metadata.uid"),
         environment.from_field(f"{PREFIX}NODE_NAME", "spec.nodeName"),
         environment.from_label(f"{PREFIX}EPOCH", names.LABEL_EPOCH),
-        *environment.variables(PREFIX, values),
+        *environment.variables(PREFIX, values, nested=["tls"]),
         *cache.token(service),
         *(_launcher(role) if service.spec.engine.backend == "TensorRTLLM" else []),
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from hortator.api import processes
 from hortator.api.v1alpha1 import LLMService
 from hortator.operator import names
-from hortator.operator.manifests import accounts, environment, pods
+from hortator.operator.manifests import accounts, environment, pods, security
 from hortator.operator.manifests.metadata import Owner, child
 from hortator.operator.objects import Obj
 from hortator.operator.options import Options
@@ -29,6 +29,7 @@ def deployment(service: LLMService, *, owner: Owner, options: Options) -> Obj:
     name = names.gateway_name(owner.name)
     labels = names.component_labels(owner.name, names.COMPONENT_GATEWAY)
     scheduler = options.host(names.scheduler_name(owner.name), owner.namespace)
+    secured = security.certificate(service, "gateway") | security.of_clients(service)
     drain_timeout_s = max(MIN_DRAIN_TIMEOUT_S, service.spec.drain.timeout_s)
     values = {
         "port": names.PORT_GATEWAY,
@@ -41,6 +42,7 @@ def deployment(service: LLMService, *, owner: Owner, options: Options) -> Obj:
             model_sequence_tokens=processes.known_sequence_tokens(service),
             tokenizer=_tokenizer(service, options),
         ),
+        **secured.settings,
     }
     container = pods.container(
         names.COMPONENT_GATEWAY,
@@ -52,16 +54,18 @@ def deployment(service: LLMService, *, owner: Owner, options: Options) -> Obj:
             environment.listen(f"{PREFIX}HOST", options.listen),
             environment.listen(f"{PREFIX}ADMIN_HOST", options.listen),
             environment.from_field(f"{PREFIX}GATEWAY_ID", "metadata.name"),
-            *environment.variables(PREFIX, values),
+            *environment.variables(PREFIX, values, nested=["tls"]),
         ],
         resources=pods.resources(spec.resources, cpu="250m", memory="1Gi"),
         ports={"grpc": names.PORT_GATEWAY, "admin": names.PORT_ADMIN},
+        mounts=secured.mounts,
     ) | pods.probes(startup_timeout_s=STARTUP_TIMEOUT_S)
     pod = pods.pod_spec(
         account=accounts.account_name(owner),
         engine=engine,
         container=container,
         grace_s=pods.grace_s(DRAIN_DELAY_S + drain_timeout_s),
+        volumes=secured.volumes,
     )
     if options.node_selector:
         pod["nodeSelector"] = dict(options.node_selector)
@@ -86,15 +90,16 @@ def deployment(service: LLMService, *, owner: Owner, options: Options) -> Obj:
     return obj
 
 
-def service(*, owner: Owner) -> Obj:
+def client_service(service: LLMService, *, owner: Owner) -> Obj:
     """What clients dial."""
+    protocol = "https" if service.spec.security.tls else "kubernetes.io/h2c"
     name = names.gateway_name(owner.name)
     labels = names.component_labels(owner.name, names.COMPONENT_GATEWAY)
     obj = child("v1", "Service", name, owner=owner, labels=labels)
     obj["spec"] = {
         "type": "ClusterIP",
         "selector": names.component_selector(owner.name, names.COMPONENT_GATEWAY),
-        "ports": [pods.service_port("grpc", names.PORT_GATEWAY, app_protocol="kubernetes.io/h2c")],
+        "ports": [pods.service_port("grpc", names.PORT_GATEWAY, app_protocol=protocol)],
     }
     return obj
 

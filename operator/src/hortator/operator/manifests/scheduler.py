@@ -9,7 +9,7 @@ from __future__ import annotations
 from hortator.api import processes
 from hortator.api.v1alpha1 import LLMService
 from hortator.operator import names
-from hortator.operator.manifests import accounts, environment, pods
+from hortator.operator.manifests import accounts, environment, pods, security
 from hortator.operator.manifests.metadata import Owner, child
 from hortator.operator.objects import Obj
 from hortator.operator.options import Options
@@ -27,11 +27,13 @@ def deployment(service: LLMService, *, owner: Owner, options: Options) -> Obj:
     spec, engine = service.spec.scheduler, service.spec.engine
     name = names.scheduler_name(owner.name)
     labels = names.component_labels(owner.name, names.COMPONENT_SCHEDULER)
+    secured = security.certificate(service, "scheduler")
     values = {
         "port": names.PORT_SCHEDULER,
         "drain_timeout_s": DRAIN_TIMEOUT_S,
         "log_level": options.log_level,
         "core": processes.scheduler_core(service),
+        **secured.settings,
     }
     container = pods.container(
         names.COMPONENT_SCHEDULER,
@@ -42,16 +44,18 @@ def deployment(service: LLMService, *, owner: Owner, options: Options) -> Obj:
             *pods.admin_environment(PREFIX),
             environment.listen(f"{PREFIX}HOST", options.listen),
             environment.listen(f"{PREFIX}ADMIN_HOST", options.listen),
-            *environment.variables(PREFIX, values, nested=["core"]),
+            *environment.variables(PREFIX, values, nested=["core", "tls"]),
         ],
         resources=pods.resources(spec.resources, cpu="250m", memory="1Gi"),
         ports={"grpc": names.PORT_SCHEDULER, "admin": names.PORT_ADMIN},
+        mounts=secured.mounts,
     ) | pods.probes(startup_timeout_s=STARTUP_TIMEOUT_S)
     pod = pods.pod_spec(
         account=accounts.account_name(owner),
         engine=engine,
         container=container,
         grace_s=pods.grace_s(DRAIN_TIMEOUT_S),
+        volumes=secured.volumes,
     )
     if options.node_selector:
         pod["nodeSelector"] = dict(options.node_selector)
