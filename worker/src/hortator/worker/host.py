@@ -284,10 +284,10 @@ class WorkerHost:
         self._carry_out(self._gate.on_arrival(arrival, self._loop.time()))
 
     def abort_from(self, link: GatewayLink, name: RequestKey) -> None:
-        """A gateway ends a request of its own; one that another has taken over is not."""
+        """A gateway ends a request of its own; one that was taken over since is not."""
         key = self._renamed.get(name, name)
         live = self._live.get(key)
-        if live is None or live.link is link:
+        if live is None or (live.link is link and live.name == name):
             self.abort(key)
 
     def abort(self, key: RequestKey) -> None:
@@ -432,10 +432,11 @@ class WorkerHost:
         A newer attempt of the same request may stay. Who gives a hash is told when all has ended.
         """
         name, key = key, self._renamed.get(key, key)
-        if key in self._live:
-            self.abort(key)
-        else:
+        named = self._live.get(key)
+        if named is None:
             self._carry_out(self._gate.on_gone(key, self._loop.time()))
+        elif named.name == name:
+            self.abort(key)
         if not key_hash:
             return
         self._told_to_end[name] = None
