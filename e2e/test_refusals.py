@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from live_stack import ROOT, running
 
-from hortator.cli.client import GatewayClient, GenerateError, Sampling
+from hortator.client import GatewayClient, GenerateError, Sampling
 
 QUEUE = "  scheduler:\n    queue: {maxRequests: 1, timeout: 1s}\n"
 

@@ -27,10 +27,10 @@ from typing import Any
 from cluster.fakenodes.api import Api
 from cluster.kube import is_ready
 from hortator.cli.admin.client import AdminClient
-from hortator.cli.client import Completion, Delta
 from hortator.cli.errors import CommandError
 from hortator.cli.inference.client import InferenceClient
 from hortator.cli.inference.options import GenerateOptions
+from hortator.client import Completion, Delta
 
 Obj = dict[str, Any]
 COMPONENT, EPOCH = "app.kubernetes.io/component", "serving.hortator.dev/epoch"

@@ -46,6 +46,7 @@ LABELS_OF_THE_SCHEDULER = {
     "tenant_waiting_requests": "`tenant`",
     "tenant_waiting_tokens": "`tenant`",
     "aborts_total": "`reason`",
+    "attached_total": "`phase`",
     "balance_ratio": "`phase`",
     "batches_total": "`phase`",
     "chunk_utilization_ratio": "`phase`",

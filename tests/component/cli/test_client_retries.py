@@ -4,7 +4,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from hortator.cli.client import Completion, Delta, GatewayClient, GenerateError
+from hortator.client import Completion, Delta, GatewayClient, GenerateError
 from hortator.rpc.inference.v1 import inference_pb2, inference_pb2_grpc
 
 

@@ -7,7 +7,7 @@ import grpc.aio
 import pytest
 
 from hortator.cli import first_token
-from hortator.cli.client import GenerateError
+from hortator.client import GenerateError
 from hortator.rpc.inference.v1 import inference_pb2, inference_pb2_grpc
 
 

@@ -11,7 +11,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from hortator.cli.client import Delta, GatewayClient, GenerateError, Sampling
+from hortator.client import Delta, GatewayClient, GenerateError, Sampling
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from hortator.cli.client import ChatTurn, Completion, Delta, GatewayClient, GenerateError, Sampling
+from hortator.client import ChatTurn, Completion, Delta, GatewayClient, GenerateError, Sampling
 from hortator.rpc.inference.v1 import inference_pb2
 
 

@@ -165,7 +165,7 @@ class TestWhatIsSimulatedIsWhatIsDeployed:
                 for rank in range(info.dp_size)
             )
             loads = LoadSnapshot(epoch=1, included_dispatch_seq=0, ranks=idle)
-            declared, _ = decode_hello(encode_hello(identity, info, loads, ()))
+            declared = decode_hello(encode_hello(identity, info, loads, ())).group
             of_role = [plan for plan in plans if plan.spec.phase.value == settings.phase]
             assert len(of_role) == role.replicas * of.spec.replicas
             for plan in of_role:

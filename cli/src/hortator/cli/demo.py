@@ -21,7 +21,6 @@ from pathlib import Path
 from rich.console import Console
 
 from hortator.api.v1alpha1 import LLMService
-from hortator.cli.client import Completion, Delta
 from hortator.cli.console import stdout
 from hortator.cli.demo_live import LOAD, VIRTUAL_S, live_run, stack_folder
 from hortator.cli.errors import EXIT_FAILED, CommandError
@@ -32,6 +31,7 @@ from hortator.cli.progress import Progress
 from hortator.cli.simulate import compare_in_pool, load_manifest, table
 from hortator.cli.stack import StartAbandonedError, running_stack
 from hortator.cli.up import describe, load_service
+from hortator.client import Completion, Delta
 from hortator.runtime.lifecycle import Drain, run_process
 from hortator.runtime.logs import LogFormat, configure_logging
 from hortator.scheduler.core.policies.registry import POLICY_NAMES

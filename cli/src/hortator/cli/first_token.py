@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from hortator.cli.client import Completion, Delta, GatewayClient, GenerateError, Sampling
+from hortator.client import Completion, Delta, GatewayClient, GenerateError, Sampling
 
 PROMPT = (1, 2, 3)
 RETRY_S = 1.0

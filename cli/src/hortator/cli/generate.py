@@ -19,12 +19,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from hortator.cli.client import Completion, Delta
 from hortator.cli.console import stderr
 from hortator.cli.errors import CommandError
 from hortator.cli.inference.client import InferenceClient
 from hortator.cli.inference.options import GenerateOptions
 from hortator.cli.running import find_stack
+from hortator.client import Completion, Delta
 
 __all__ = ["GenerateOptions", "run"]
 
@@ -96,13 +96,13 @@ def run(
     else:
         texts = list(prompts) or [_from_stdin()]
         asked = [Asked(prompt=text, options=options) for text in texts]
-    address = endpoint or find_stack(name).endpoint
+    addresses = tuple(endpoint.split(",")) if endpoint else find_stack(name).endpoints
     console = stderr()
     try:
         if len(asked) == 1 and file is None:
-            asyncio.run(_stream(address, asked[0], console, as_json=as_json))
+            asyncio.run(_stream(addresses, asked[0], console, as_json=as_json))
             return 0
-        return asyncio.run(_many(address, asked, console, concurrency=concurrency, as_json=as_json))
+        return asyncio.run(_many(addresses, asked, console, concurrency=concurrency, as_json=as_json))
     except KeyboardInterrupt:
         return 130
 
@@ -179,8 +179,8 @@ async def _checked(events: AsyncIterator[Delta | Completion]) -> AsyncIterator[D
         raise CommandError("broken stream: it ended without a completion", exit_code=1)
 
 
-async def _stream(address: str, asked: Asked, console: Console, *, as_json: bool) -> None:
-    async with InferenceClient(address) as client:
+async def _stream(addresses: Sequence[str], asked: Asked, console: Console, *, as_json: bool) -> None:
+    async with InferenceClient(*addresses) as client:
         async for event in _checked(client.generate(asked.prompt, asked.options)):
             if as_json:
                 print(json.dumps({type(event).__name__.lower(): asdict(event)}), flush=True)
@@ -208,12 +208,12 @@ def summary(completion: Completion) -> str:
 
 
 async def _many(
-    address: str, asked: Sequence[Asked], console: Console, *, concurrency: int, as_json: bool
+    addresses: Sequence[str], asked: Sequence[Asked], console: Console, *, concurrency: int, as_json: bool
 ) -> int:
     slots = asyncio.Semaphore(concurrency)
     columns = (TextColumn("generating"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     exit_code = 0
-    async with InferenceClient(address) as client, asyncio.TaskGroup() as tasks:
+    async with InferenceClient(*addresses) as client, asyncio.TaskGroup() as tasks:
         with Progress(*columns, console=console, transient=True) as progress:
             bar = progress.add_task("", total=len(asked))
 

@@ -90,6 +90,9 @@ def up(
     file: FileOption,
     *,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the gRPC API; 0: a free one.")] = 0,
+    gateways: Annotated[
+        int, typer.Option(min=1, max=16, help="How many; clients go on at another when one dies.")
+    ] = 1,
     policy: Annotated[str | None, typer.Option(help="Instead of spec.scheduler.policy.")] = None,
     record: Annotated[
         Path | None,
@@ -98,16 +101,22 @@ def up(
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR, of every process.")] = "INFO",
     keep_logs: Annotated[bool, typer.Option(help="Leave logs and settings behind.")] = False,
 ) -> None:
-    """Run an LLMService on this machine: scheduler, one worker per EP group, gateway.
+    """Run an LLMService on this machine: scheduler, one worker per EP group, gateways.
 
     Stays in the foreground. Ctrl-C (or SIGTERM) drains: what is running finishes, then everything stops;
-    a second Ctrl-C stops at once. A worker that dies is started again.
+    a second Ctrl-C stops at once. A worker or gateway that dies is started again.
     """
     from hortator.cli import up as command
 
     raise SystemExit(
         command.run(
-            file=file, port=port, policy=policy, record=record, log_level=log_level, keep_logs=keep_logs
+            file=file,
+            port=port,
+            gateways=gateways,
+            policy=policy,
+            record=record,
+            log_level=log_level,
+            keep_logs=keep_logs,
         )
     )
 

@@ -46,10 +46,12 @@ class RunningStack:
     """Of `hortator up`."""
     model: str
     endpoint: str
-    """host:port of the gateway's public gRPC API."""
+    """host:port of the first gateway's public gRPC API."""
     scheduler: str
     """host:port of the scheduler, for the admin commands."""
     processes: tuple[RunningProcess, ...] = ()
+    endpoints: tuple[str, ...] = ()
+    """host:port of every gateway."""
 
     def process(self, name: str) -> RunningProcess:
         """The process of that name; KeyError when there is none."""
@@ -136,7 +138,8 @@ def _read(path: Path) -> RunningStack | None:
     try:
         document = json.loads(path.read_text())
         processes = tuple(RunningProcess(**process) for process in document.pop("processes"))
-        stack = RunningStack(**document, processes=processes)
+        endpoints = tuple(document.pop("endpoints", ()))
+        stack = RunningStack(**document, processes=processes, endpoints=endpoints)
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return stack if _is_alive(stack.pid) else None

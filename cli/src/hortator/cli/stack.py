@@ -1,10 +1,11 @@
-"""One stack on one machine: scheduler, one worker per EP group, gateway; started in order, stopped in order.
+"""One stack on one machine: scheduler, one worker per EP group, gateways; started in order, stopped in order.
 
-    start:  scheduler -> workers (together) -> gateway -> every EP group known to the scheduler
-    stop:   gateway (finishes what it holds) -> scheduler -> workers
+    start:  scheduler -> workers (together) -> gateways -> every EP group known to the scheduler
+    stop:   gateways (finish what they hold) -> scheduler -> workers
 
 A worker that dies is started again: on one machine that is what the restart of an EP group is. Its requests
-are placed again by the gateway and go on after the tokens already sent.
+are placed again by the gateway and go on after the tokens already sent. A gateway that dies is started again
+under its old address; until then clients go on at another one, if there is one.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class StackOptions:
     """What the command line adds to an LLMService."""
 
     port: int = 0
-    """Of the public gRPC API; 0 lets the kernel choose."""
+    """Of the public gRPC API; 0 lets the kernel choose. Of several gateways the first has it."""
+    num_gateways: int = 1
     log_level: str = "INFO"
     record_to: Path | None = None
     """Where the scheduler records its events for `hortator replay`; None: nowhere."""
@@ -77,17 +79,31 @@ class Stack:
             self._child(name, "hortator.worker", partial(self._worker_settings, name, role))
             for name, role in group_names(service)
         ]
-        self.gateway = self._child("gateway", "hortator.gateway", self._gateway_settings)
+        names = ["gateway", *(f"gateway-{number}" for number in range(2, self._options.num_gateways + 1))]
+        self.gateways = [
+            self._child(name, "hortator.gateway", partial(self._gateway_settings, index))
+            for index, name in enumerate(names)
+        ]
 
     @property
     def children(self) -> list[Child]:
         """In the order of the start."""
-        return [self.scheduler, *self.workers, self.gateway]
+        return [self.scheduler, *self.workers, *self.gateways]
+
+    @property
+    def gateway(self) -> Child:
+        """The first gateway."""
+        return self.gateways[0]
 
     @property
     def endpoint(self) -> str:
         """host:port of the public gRPC API."""
         return self.gateway.address
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """host:port of every gateway."""
+        return tuple(gateway.address for gateway in self.gateways)
 
     def running(self) -> RunningStack:
         """The stack as `stack.json` names it."""
@@ -95,7 +111,8 @@ class Stack:
             name=self.service.metadata.name,
             pid=os.getpid(),
             model=self.service.model_name,
-            endpoint=self.gateway.address,
+            endpoint=self.endpoint,
+            endpoints=self.endpoints,
             scheduler=self.scheduler.address,
             processes=tuple(child.running() for child in self.children),
         )
@@ -129,7 +146,9 @@ class Stack:
         """Drain in order; returns when no process is left."""
         self._is_published = False
         try:
-            await self.gateway.stop()
+            async with asyncio.TaskGroup() as tasks:
+                for gateway in self.gateways:
+                    tasks.create_task(gateway.stop())
             await self.scheduler.stop()
             async with asyncio.TaskGroup() as tasks:
                 for worker in self.workers:
@@ -143,7 +162,7 @@ class Stack:
             child.kill()
 
     async def _start_all(self, tasks: asyncio.TaskGroup) -> None:
-        for stage in ([self.scheduler], self.workers, [self.gateway]):
+        for stage in ([self.scheduler], self.workers, self.gateways):
             for child in stage:
                 tasks.create_task(child.keep_running(), name=child.name)
             await asyncio.sleep(0)  # each says that it starts before anybody waits for it
@@ -160,13 +179,14 @@ class Stack:
             await child.wait_ready()
 
     async def _all_joined(self) -> None:
-        """Every worker has reported to the scheduler, and the gateway has found it."""
+        """Every worker has reported to the scheduler, and the gateways have found it."""
         self._on_event(Waiting(for_what="every EP group to report to the scheduler"))
         async with AdminClient(self.scheduler.address) as admin:
             while True:
                 snapshot = await admin.snapshot()
                 reported = {group.worker_id for group in snapshot.groups if group.state != "unreported"}
-                if snapshot.num_gateways and reported >= {worker.name for worker in self.workers}:
+                is_found = snapshot.num_gateways >= len(self.gateways)
+                if is_found and reported >= {worker.name for worker in self.workers}:
                     return
                 await asyncio.sleep(JOIN_POLL_S)
 
@@ -199,10 +219,10 @@ class Stack:
             log_level=self._options.log_level,
         )
 
-    def _gateway_settings(self) -> Mapping[str, object]:
+    def _gateway_settings(self, index: int) -> Mapping[str, object]:
         return process_settings.gateway(
             self.service,
-            port=_port_of(self.gateway) or self._options.port,
+            port=_port_of(self.gateways[index]) or (0 if index else self._options.port),
             scheduler_address=self.scheduler.address,
             log_level=self._options.log_level,
         )

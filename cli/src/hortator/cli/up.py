@@ -24,7 +24,14 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 def run(
-    *, file: Path, port: int, policy: str | None, record: Path | None, log_level: str, keep_logs: bool
+    *,
+    file: Path,
+    port: int,
+    gateways: int,
+    policy: str | None,
+    record: Path | None,
+    log_level: str,
+    keep_logs: bool,
 ) -> int:
     """Serve until told to stop; returns the exit code.
 
@@ -35,7 +42,10 @@ def run(
         raise CommandError(f"--log-level: got {log_level!r} (allowed: {', '.join(LOG_LEVELS)})")
     service = load_service(file, policy=policy)
     options = StackOptions(
-        port=port, log_level=log_level.upper(), record_to=record.resolve() if record else None
+        port=port,
+        num_gateways=gateways,
+        log_level=log_level.upper(),
+        record_to=record.resolve() if record else None,
     )
     configure_logging(component="up", level="ERROR", log_format=LogFormat.CONSOLE)
     console = stderr()
@@ -51,11 +61,12 @@ def run(
                     service, folder=folder, options=options, on_event=progress.on_event, drain=drain
                 ) as stack:
                     progress.done()
-                    progress.line(f"serving {service.model_name} at [b]{stack.endpoint}[/b] (gRPC)")
+                    where = ", ".join(f"[b]{endpoint}[/b]" for endpoint in stack.endpoints)
+                    progress.line(f"serving {service.model_name} at {where} (gRPC)")
                     console.print(
                         '          try: hortator generate "..."   hortator state --watch   stop: Ctrl-C'
                     )
-                    print(stack.endpoint, flush=True)
+                    print(*stack.endpoints, sep="\n", flush=True)
                     await drain.wait()
                     progress.line(f"draining ({drain.reason}); once more to stop at once")
             except StartAbandonedError:

@@ -16,8 +16,8 @@ from hortator.gateway.detokenization import OutputText
 from hortator.gateway.driver import Driver
 from hortator.gateway.errors import ErrorKind, GatewayError
 from hortator.gateway.generation import Generation, RequestFacts, Subscriber
-from hortator.gateway.idempotency import KeyedGenerations
-from hortator.gateway.placement import WorkerSampling
+from hortator.gateway.idempotency import KeyedGenerations, key_hash
+from hortator.gateway.placement import NO_CLAIM, Claim, WorkerSampling
 from hortator.gateway.request import RequestMachine
 from hortator.gateway.settings import GatewaySettings
 from hortator.gateway.tokenization import Tokenizer
@@ -106,7 +106,8 @@ class Admission:
             return None
         if generation.facts.fingerprint != fingerprint:
             raise invalid("idempotency_key", "was used with another request")
-        check_resume(request.resume_from_index, len(generation.machine.output_ids))
+        num_seen = max(len(generation.machine.output_ids), generation.resumed_from_index)
+        check_resume(request.resume_from_index, num_seen)
         error = None if generation.end is None else generation.end.error
         goes_on = error is not None and not error.is_final
         if goes_on:
@@ -171,6 +172,7 @@ class Admission:
                 latency_critical=request.latency_critical,
                 idempotency_key=request.idempotency_key,
                 fingerprint=fingerprint,
+                claim=_claim(request, fingerprint),
             ),
             machine=RequestMachine(
                 num_prompt_tokens=len(token_ids),
@@ -181,6 +183,7 @@ class Admission:
             new_output_text=None if tokenizer is None else new_output_text,
             accepted_at=accepted_at,
             deadline_at=deadline_at,
+            resumed_from_index=request.resume_from_index,
         )
 
     def _salt(self, tenant: str) -> bytes:
@@ -190,3 +193,10 @@ class Admission:
                 self._salts.clear()
             salt = self._salts[tenant] = chain_salt(tenant=tenant, model=self._settings.model)
         return salt
+
+
+def _claim(request: ClientRequest, fingerprint: bytes) -> Claim:
+    key = request.idempotency_key
+    if not key:
+        return NO_CLAIM
+    return Claim(key_hash=key_hash(request.tenant, key), request_hash=fingerprint)

@@ -48,11 +48,14 @@ _REJECT_REASONS = {
     scheduling_pb2.REJECT_REASON_PROMPT_TOO_LONG: RejectReason.PROMPT_TOO_LONG,
     scheduling_pb2.REJECT_REASON_DRAINING: RejectReason.DRAINING,
     scheduling_pb2.REJECT_REASON_TENANT_QUOTA: RejectReason.TENANT_QUOTA,
+    scheduling_pb2.REJECT_REASON_KEY_REUSED: RejectReason.KEY_REUSED,
+    scheduling_pb2.REJECT_REASON_TAKEN_OVER: RejectReason.TAKEN_OVER,
 }
 _RETRACT_REASONS = {
     scheduling_pb2.RETRACT_REASON_WORKER_LOST: RetractReason.WORKER_LOST,
     scheduling_pb2.RETRACT_REASON_DEADLINE: RetractReason.DEADLINE,
     scheduling_pb2.RETRACT_REASON_BATCH_SPLIT: RetractReason.BATCH_SPLIT,
+    scheduling_pb2.RETRACT_REASON_TAKEN_OVER: RetractReason.TAKEN_OVER,
 }
 _COMPLETION_REASONS = {
     worker_pb2.COMPLETION_REASON_STOP: CompletionReason.STOP,
@@ -62,6 +65,7 @@ _COMPLETION_REASONS = {
     worker_pb2.COMPLETION_REASON_FAILED: CompletionReason.FAILED,
     worker_pb2.COMPLETION_REASON_REFUSED: CompletionReason.REFUSED,
     worker_pb2.COMPLETION_REASON_KV_LOST: CompletionReason.KV_LOST,
+    worker_pb2.COMPLETION_REASON_TAKEN_OVER: CompletionReason.TAKEN_OVER,
 }
 _FINISH_REASONS = {
     Finish.STOP: inference_pb2.FINISH_REASON_STOP,
@@ -164,6 +168,7 @@ def placement(message: scheduling_pb2.Placement, epoch: int) -> Placement | None
         batch_size=message.batch_size,
         dispatch_seq=message.dispatch_seq,
         epoch=epoch,
+        attaches=message.attaches,
     )
 
 
@@ -187,6 +192,14 @@ def retraction(message: scheduling_pb2.Retraction) -> Retraction:
 def submit_request(submission: Submission) -> worker_pb2.SubmittedRequest:
     """An attempt for its worker."""
     place, sampling, source = submission.placement, submission.sampling, submission.kv_source
+    if submission.mode is SubmitMode.ATTACH:
+        return worker_pb2.SubmittedRequest(
+            request_id=place.request_id,
+            attempt=place.attempt,
+            epoch=place.epoch,
+            mode=worker_pb2.MODE_ATTACH,
+            key_hash=submission.claim.key_hash,
+        )
     return worker_pb2.SubmittedRequest(
         request_id=place.request_id,
         attempt=place.attempt,
@@ -214,6 +227,8 @@ def submit_request(submission: Submission) -> worker_pb2.SubmittedRequest:
         else worker_pb2.KvSource(
             worker_address=source.worker_address, boot_id=source.boot_id, lease_id=source.lease_id
         ),
+        key_hash=submission.claim.key_hash,
+        request_hash=submission.claim.request_hash,
     )
 
 

@@ -153,9 +153,12 @@ class Driver:
         self._run(generation, generation.machine.ended_early(error))
 
     def end_all(self, error: GatewayError) -> None:
-        """End everything that is left."""
+        """End everything that is left; what has a key goes on at its worker, for another gateway."""
         for generation in list(self._generations.values()):
-            self.end_early(generation, error)
+            if not generation.facts.idempotency_key:
+                self.end_early(generation, error)
+            else:
+                self._run(generation, generation.machine.left(error))
 
     # --- the scheduler --------------------------------------------------------------------------------
 
@@ -320,6 +323,7 @@ class Driver:
                         attempt=attempt,
                         num_prompt_tokens=num_prompt_tokens,
                         max_output_tokens=max_output_tokens,
+                        claim=generation.facts.claim,
                     )
                 case Submit(placement, mode, kv_source):
                     self._submit(generation, placement, mode, kv_source)
@@ -373,6 +377,8 @@ class Driver:
             tenant=facts.tenant,
             latency_critical=facts.latency_critical,
             timeout_s=0.0 if deadline_at is None else max(deadline_at - now, 0.001),
+            claim=facts.claim,
+            is_resumed=generation.resumed_from_index > 0,
         )
 
     def _submit(
@@ -388,6 +394,7 @@ class Driver:
                 block_hashes=facts.block_hashes,
                 sampling=facts.sampling,
                 kv_source=kv_source,
+                claim=facts.claim,
             )
         )
 
@@ -464,4 +471,6 @@ class Driver:
         self._metrics.output_tokens.inc(generation.num_released)
         if generation.facts.idempotency_key:
             self._keyed.ended(generation, now)
+            if end.error is not None and end.error.kind is ErrorKind.TAKEN_OVER:
+                self._keyed.forget(generation)  # who comes back here wants what the other gateway has by then
         generation.wake()

@@ -26,6 +26,8 @@ class ErrorKind(Enum):
     CANCELLED = "CANCELLED"
     QUARANTINED = "QUARANTINED"
     """The request was on too many workers when they failed."""
+    TAKEN_OVER = "TAKEN_OVER"
+    """The client came back at another gateway, where the request goes on."""
 
 
 _FINAL = frozenset(

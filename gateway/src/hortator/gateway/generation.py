@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from hortator.gateway.actions import Finish
 from hortator.gateway.detokenization import OutputText
 from hortator.gateway.errors import GatewayError
-from hortator.gateway.placement import WorkerSampling
+from hortator.gateway.placement import NO_CLAIM, Claim, WorkerSampling
 from hortator.gateway.request import RequestMachine
 
 
@@ -36,6 +36,8 @@ class RequestFacts:
     idempotency_key: str = ""
     fingerprint: bytes = b""
     """Of the whole request, when it has a key: the same key must not mean something else."""
+    claim: Claim = NO_CLAIM
+    """What the key says outside this gateway."""
 
 
 News = tuple[int, Sequence[int], str]
@@ -70,6 +72,7 @@ class Generation:
         "num_released",
         "output_text",
         "placed_at",
+        "resumed_from_index",
         "second_token_at",
         "subscribers",
         "text",
@@ -83,6 +86,7 @@ class Generation:
         new_output_text: Callable[[], OutputText] | None,
         accepted_at: float,
         deadline_at: float | None = None,
+        resumed_from_index: int = 0,
     ) -> None:
         """A generation without output.
 
@@ -92,6 +96,7 @@ class Generation:
             new_output_text: makes the text side; None without a tokenizer.
             accepted_at: loop time at which the client's call began.
             deadline_at: loop time of the client's deadline.
+            resumed_from_index: tokens that its client has already, from another gateway.
         """
         self.facts = facts
         self.machine = machine
@@ -99,6 +104,7 @@ class Generation:
         self.output_text = None if new_output_text is None else new_output_text()
         self.accepted_at = accepted_at
         self.deadline_at = deadline_at
+        self.resumed_from_index = resumed_from_index
         self.announced_at: float | None = None
         self.placed_at: float | None = None
         self.first_token_at: float | None = None

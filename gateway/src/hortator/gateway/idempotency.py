@@ -7,6 +7,7 @@ order in which they ended; beyond `max_ended` the oldest go early. Time is an ar
 from __future__ import annotations
 
 from collections import OrderedDict
+from hashlib import blake2b
 
 from hortator.gateway.generation import Generation
 
@@ -46,6 +47,13 @@ class KeyedGenerations:
                 oldest, _ = self._expires_at.popitem(last=False)
                 del self._by_name[oldest]
 
+    def forget(self, generation: Generation) -> None:
+        """The key names this generation no more."""
+        name = _name(generation)
+        if self._by_name.get(name) is generation:
+            del self._by_name[name]
+            self._expires_at.pop(name, None)
+
     def expire(self, now: float) -> None:
         """Forget what ended long ago."""
         while self._expires_at:
@@ -58,3 +66,11 @@ class KeyedGenerations:
 
 def _name(generation: Generation) -> _Name:
     return generation.facts.tenant, generation.facts.idempotency_key
+
+
+def key_hash(tenant: str, key: str) -> bytes:
+    """The name of a key outside its gateway: the same at every gateway, and no way back to the key."""
+    tenant_bytes = tenant.encode()
+    digest = blake2b(len(tenant_bytes).to_bytes(4) + tenant_bytes, digest_size=16, person=b"hortator-key")
+    digest.update(key.encode())
+    return digest.digest()

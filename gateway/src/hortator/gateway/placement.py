@@ -26,6 +26,8 @@ class RejectReason(Enum):
     PROMPT_TOO_LONG = "prompt_too_long"
     DRAINING = "draining"
     TENANT_QUOTA = "tenant_quota"
+    KEY_REUSED = "key_reused"
+    TAKEN_OVER = "taken_over"
     OTHER = "other"
 
 
@@ -35,6 +37,7 @@ class RetractReason(Enum):
     WORKER_LOST = "worker_lost"
     DEADLINE = "deadline"
     BATCH_SPLIT = "batch_split"
+    TAKEN_OVER = "taken_over"
 
 
 class CompletionReason(Enum):
@@ -47,6 +50,7 @@ class CompletionReason(Enum):
     FAILED = "failed"
     REFUSED = "refused"
     KV_LOST = "kv_lost"
+    TAKEN_OVER = "taken_over"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,8 @@ class Placement:
     batch_size: int = 1
     dispatch_seq: int = 0
     epoch: int = 0
+    attaches: bool = False
+    """It runs there already, under its idempotency key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +129,8 @@ class SubmitMode(Enum):
     AGGREGATED = "aggregated"
     PREFILL_ONLY = "prefill_only"
     DECODE_ONLY = "decode_only"
+    ATTACH = "attach"
+    """Nothing new: go on with what runs there under the request's key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +148,19 @@ class WorkerSampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What an idempotency key says outside its gateway: digests, never key or prompt. Empty: no key."""
+
+    key_hash: bytes = b""
+    """Of tenant and key."""
+    request_hash: bytes = b""
+    """Of the whole request: the same key must not mean something else."""
+
+
+NO_CLAIM = Claim()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """One attempt on its way to a worker."""
 
@@ -150,3 +171,4 @@ class Submission:
     block_hashes: Sequence[int]
     sampling: WorkerSampling
     kv_source: KvSource | None
+    claim: Claim = NO_CLAIM

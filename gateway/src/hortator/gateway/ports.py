@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from hortator.gateway.placement import KvSource, Submission, WorkerTarget
+from hortator.gateway.placement import Claim, KvSource, Submission, WorkerTarget
 
 
 class SchedulerPort(Protocol):
@@ -28,12 +28,20 @@ class SchedulerPort(Protocol):
         tenant: str,
         latency_critical: bool,
         timeout_s: float,
+        claim: Claim,
+        is_resumed: bool,
     ) -> None:
         """A request wants a placement; `timeout_s` counts from now, 0 is none."""
         ...
 
     def prefill_finished(
-        self, *, request_id: str, attempt: int, num_prompt_tokens: int, max_output_tokens: int
+        self,
+        *,
+        request_id: str,
+        attempt: int,
+        num_prompt_tokens: int,
+        max_output_tokens: int,
+        claim: Claim,
     ) -> None:
         """A request wants a decode placement."""
         ...

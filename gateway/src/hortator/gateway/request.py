@@ -156,7 +156,10 @@ class RequestMachine:
         """The scheduler chose a worker. A placement that answers no open question changes nothing."""
         if placement.attempt < self.attempt:
             return []
-        if self.state is State.WAITING and placement.phase is not Phase.DECODE:
+        if self.state is State.WAITING and placement.attaches:
+            self.state = State.DECODING if placement.phase is Phase.DECODE else State.PREFILLING
+            mode = SubmitMode.ATTACH
+        elif self.state is State.WAITING and placement.phase is not Phase.DECODE:
             self.state = State.PREFILLING
             aggregated = placement.phase is Phase.AGGREGATED
             mode = SubmitMode.AGGREGATED if aggregated else SubmitMode.PREFILL_ONLY
@@ -197,6 +200,8 @@ class RequestMachine:
             case RetractReason.DEADLINE:
                 error = GatewayError(ErrorKind.DEADLINE, "the deadline passed")
                 return [*self._freed(), *self._failed(error, is_known=True)]
+            case RetractReason.TAKEN_OVER:
+                return [*self._freed(), *self._failed(_taken_over(), is_known=True)]
             case RetractReason.BATCH_SPLIT:
                 return [*self._freed(), *self._replaced(Replacement.BATCH_SPLIT)]
             case RetractReason.WORKER_LOST:
@@ -255,6 +260,9 @@ class RequestMachine:
             case CompletionReason.FAILED:
                 self._placement = None
                 return [*self._freed(), *self._crashed(completion.message)]
+            case CompletionReason.TAKEN_OVER:
+                self._placement = None
+                return [*self._freed(), *self._failed(_taken_over(), is_known=True)]
             case CompletionReason.KV_LOST:
                 self._placement = None
                 return [*self._freed(), *self._kv_lost()]
@@ -280,7 +288,8 @@ class RequestMachine:
             )
             error = GatewayError(ErrorKind.UNAVAILABLE, message, retry_after_s=_MAX_REFUSAL_BACKOFF_S)
             return [*self._freed(), *self._failed(error)]
-        self.state = State.TRANSFERRING if placement.phase is Phase.DECODE else State.WAITING
+        goes_on = placement.phase is Phase.DECODE and not placement.attaches
+        self.state = State.TRANSFERRING if goes_on else State.WAITING
         doublings = self._refusals - 2  # the first refusal is told at once
         delay_s = 0.0 if doublings < 0 else min(_REFUSAL_BACKOFF_S * 2**doublings, _MAX_REFUSAL_BACKOFF_S)
         return [ReportRefusal(self.attempt, placement.worker_id, reason, delay_s)]
@@ -316,6 +325,12 @@ class RequestMachine:
         if self.state is State.FINISHED:
             return []
         return [*self._freed(), *self._failed(error)]
+
+    def left(self, error: GatewayError) -> list[Action]:
+        """The gateway gives up a request with a key: what a worker runs goes on, for the next gateway."""
+        if self._placement is None:
+            return self.ended_early(error)
+        return self._failed(error, is_known=True)
 
     def resumed(self) -> list[Action]:
         """A client is back for a request that `ended_early`: continue after the tokens there are."""
@@ -401,6 +416,11 @@ class RequestMachine:
         return [Fail(error)] if is_known else [Withdraw(self.attempt), Fail(error)]
 
 
+def _taken_over() -> GatewayError:
+    message = "the client came back at another gateway, where the request goes on"
+    return GatewayError(ErrorKind.TAKEN_OVER, message)
+
+
 def _rejection_error(rejection: Rejection) -> GatewayError:
     message = rejection.message
     retry_after_s = max(0.0, rejection.retry_after_s)
@@ -419,6 +439,13 @@ def _rejection_error(rejection: Rejection) -> GatewayError:
             message = message or "longer than any worker can prefill"
             violation = FieldViolation(field="prompt", description=message)
             return GatewayError(ErrorKind.INVALID, f"prompt: {message}", violations=(violation,))
+        case RejectReason.KEY_REUSED:
+            violation = FieldViolation(field="idempotency_key", description="was used with another request")
+            return GatewayError(
+                ErrorKind.INVALID, f"{violation.field}: {violation.description}", violations=(violation,)
+            )
+        case RejectReason.TAKEN_OVER:
+            return _taken_over()
         case RejectReason.NO_WORKER:
             kind, fallback = ErrorKind.UNAVAILABLE, "no worker"
         case RejectReason.DRAINING:

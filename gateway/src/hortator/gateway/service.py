@@ -41,6 +41,7 @@ _STATUS = {
     ErrorKind.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     ErrorKind.CANCELLED: grpc.StatusCode.CANCELLED,
     ErrorKind.QUARANTINED: grpc.StatusCode.INTERNAL,
+    ErrorKind.TAKEN_OVER: grpc.StatusCode.ABORTED,
 }
 _RETRYABLE = frozenset({ErrorKind.QUEUE_FULL, ErrorKind.QUEUE_TIMEOUT})
 

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hortator.rpc.scheduling.v1 import scheduling_pb2 as pb
-from hortator.scheduler.core.commands import Abort, Probe, Reject
+from hortator.scheduler.core.commands import Abort, Attach, Probe, Reject
 from hortator.scheduler.core.events import (
     BatchSplit,
     Event,
     FirstToken,
     ForwardPassEnded,
     ForwardPassStarted,
+    KeyedRequest,
+    KeyedRequestsEnded,
     KvTransferFailed,
     PlacementRefused,
     PrefillFinished,
@@ -43,6 +46,7 @@ from hortator.scheduler.core.model import (
 from hortator.scheduler.core.snapshot import GroupSnapshot, SchedulerSnapshot
 from hortator.scheduler.errors import InvalidMessageError
 from hortator.scheduler.registry import (
+    AttachNotice,
     DrainOrder,
     GatewayItem,
     InvalidRequest,
@@ -57,6 +61,8 @@ MAX_BLOCK_HASHES = 1 << 17
 MAX_DP_SIZE = 4096
 MAX_SECONDS = 7 * 24 * 3600.0
 MAX_SPLIT_MEMBERS = 1 << 16
+MAX_KEYED_REQUESTS = 1 << 16
+MAX_HASH_BYTES = 64
 
 _PHASES: Mapping[Phase, pb.Phase.ValueType] = {
     Phase.PREFILL: pb.PHASE_PREFILL,
@@ -69,7 +75,12 @@ _REJECT_REASONS: Mapping[RejectReason, pb.RejectReason.ValueType] = {
 }
 _RETRACT_REASONS: Mapping[AbortReason, pb.RetractReason.ValueType] = {
     reason: pb.RetractReason.Value(f"RETRACT_REASON_{reason.name}")
-    for reason in (AbortReason.WORKER_LOST, AbortReason.DEADLINE, AbortReason.BATCH_SPLIT)
+    for reason in (
+        AbortReason.WORKER_LOST,
+        AbortReason.DEADLINE,
+        AbortReason.BATCH_SPLIT,
+        AbortReason.TAKEN_OVER,
+    )
 }
 
 
@@ -133,6 +144,9 @@ def _announcement(message: pb.Announcement, gateway_id: str, now: float) -> Even
         tenant=tenant,
         latency_class=LatencyClass.CRITICAL if message.latency_critical else LatencyClass.STANDARD,
         deadline_at=now + timeout_s if timeout_s else None,
+        key=_hash(message.key_hash, "announcement.key_hash"),
+        fingerprint=_hash(message.request_hash, "announcement.request_hash"),
+        is_resumed=message.is_resumed,
     )
 
 
@@ -150,6 +164,8 @@ def _prefill_finished(message: pb.PrefillFinished, gateway_id: str, _now: float)
         gateway_id=gateway_id,
         num_prompt_tokens=_tokens(prompt, "prefill_finished.num_prompt_tokens") if prompt else 0,
         max_output_tokens=_tokens(message.max_output_tokens or 1, "prefill_finished.max_output_tokens"),
+        key=_hash(message.key_hash, "prefill_finished.key_hash"),
+        fingerprint=_hash(message.request_hash, "prefill_finished.request_hash"),
     )
 
 
@@ -201,8 +217,18 @@ _GATEWAY_EVENTS: Mapping[str, Callable[[Any, str, float], Event]] = {
 # -- from workers -----------------------------------------------------------------------------------------
 
 
-def decode_hello(message: pb.ReportRequest) -> tuple[GroupSpec, RankLoads | None]:
-    """The EP group that a worker declares in its first message, and its ranks' loads if it gives them.
+@dataclass(frozen=True, slots=True)
+class WorkerHello:
+    """What a worker says first."""
+
+    group: GroupSpec
+    loads: RankLoads | None
+    """None: it does not say."""
+    keyed_requests: tuple[KeyedRequest, ...]
+
+
+def decode_hello(message: pb.ReportRequest) -> WorkerHello:
+    """The EP group that a worker declares in its first message, and what is on it.
 
     Raises:
         InvalidMessageError: not a hello, or one that describes no possible group.
@@ -238,7 +264,8 @@ def decode_hello(message: pb.ReportRequest) -> tuple[GroupSpec, RankLoads | None
     loads = None
     if hello.HasField("rank_states"):
         loads = _loads(hello.rank_states, group.dp_size, "hello.rank_states")
-    return group, loads
+    keyed_requests = decode_keyed(hello.keyed_requests, "hello.keyed_requests")
+    return WorkerHello(group, loads, keyed_requests)
 
 
 def decode_report(message: pb.ReportRequest, group: GroupSpec, included_dispatch_seq: int) -> Event:
@@ -290,10 +317,32 @@ def decode_report(message: pb.ReportRequest, group: GroupSpec, included_dispatch
             return BatchSplit(
                 group_id=group.group_id, batch_id=split.batch_id, request_ids=tuple(split.request_ids)
             )
+        case "keyed_ends":
+            keyed = decode_keyed(message.keyed_ends.requests, "keyed_ends.requests")
+            return KeyedRequestsEnded(group_id=group.group_id, requests=keyed)
         case "draining":
             return WorkerDraining(group_id=group.group_id)
         case kind:
             raise InvalidMessageError(kind or "event", "not expected here (or not known to this version)")
+
+
+def decode_keyed(messages: Sequence[pb.KeyedRequest], where: str) -> tuple[KeyedRequest, ...]:
+    """Requests with keys, as their worker knows them.
+
+    Raises:
+        InvalidMessageError: too many, or without key or name.
+    """
+    if len(messages) > MAX_KEYED_REQUESTS:
+        raise InvalidMessageError(where, f"at most {MAX_KEYED_REQUESTS}")
+    return tuple(
+        KeyedRequest(
+            key=_id(_hash(message.key_hash, f"{where}.key_hash"), f"{where}.key_hash"),
+            fingerprint=_hash(message.request_hash, f"{where}.request_hash"),
+            request_id=_id(message.request_id, f"{where}.request_id"),
+            attempt=message.attempt,
+        )
+        for message in messages
+    )
 
 
 def _loads(states: pb.RankStates, dp_size: int, where: str) -> RankLoads:
@@ -335,6 +384,8 @@ def encode_place_response(epoch: int, items: Iterable[GatewayItem]) -> pb.PlaceR
         match item:
             case PlacementNotice():
                 _fill_placement(response.placements.add(), item.batch, item.placement, item.group)
+            case AttachNotice():
+                _fill_attach(response.placements.add(), item.attach, item.group)
             case Reject():
                 response.rejections.add(
                     request_id=item.request_id,
@@ -376,7 +427,9 @@ def encode_report_response(epoch: int, item: WorkerItem) -> pb.ReportResponse:
                 ),
             )
         case Abort():
-            correction = pb.Correction(request_id=item.request_id, attempt=item.attempt)
+            correction = pb.Correction(
+                request_id=item.request_id, attempt=item.attempt, key_hash=bytes.fromhex(item.key)
+            )
             return pb.ReportResponse(epoch=epoch, correction=correction)
         case Probe():
             return pb.ReportResponse(epoch=epoch, probe=pb.Probe())
@@ -400,6 +453,16 @@ def _fill_placement(wire: pb.Placement, batch: Batch, placement: Placement, grou
     wire.batch_size = len(batch.placements)
     wire.dispatch_seq = batch.dispatch_seq
     wire.hold_s = placement.hold_s
+
+
+def _fill_attach(wire: pb.Placement, attach: Attach, group: GroupSpec) -> None:
+    wire.request_id = attach.request_id
+    wire.attempt = attach.attempt
+    wire.phase = _PHASES[attach.phase]
+    wire.worker_id = attach.group_id
+    wire.worker_address = group.address
+    wire.boot_id = group.boot_id
+    wire.attaches = True
 
 
 # -- to operators -----------------------------------------------------------------------------------------
@@ -485,6 +548,13 @@ def _id(value: str, field: str) -> str:
     if not value or len(value) > MAX_ID_CHARS:
         raise InvalidMessageError(field, f"must have 1..{MAX_ID_CHARS} characters, got {len(value)}")
     return value
+
+
+def _hash(value: bytes, field: str) -> str:
+    """A digest in the core's form: hexadecimal."""
+    if len(value) > MAX_HASH_BYTES:
+        raise InvalidMessageError(field, f"at most {MAX_HASH_BYTES} bytes, got {len(value)}")
+    return value.hex()
 
 
 def _tokens(value: int, field: str) -> int:

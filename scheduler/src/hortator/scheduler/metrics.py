@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from hortator.runtime.metrics import LATENCY_BUCKETS_S, RATIO_BUCKETS
 from hortator.scheduler.collectors import Count, Counts, Distributions
-from hortator.scheduler.core.commands import Abort, Command, DeclareLost, Dispatch, Probe, Reject
+from hortator.scheduler.core.commands import Abort, Attach, Command, DeclareLost, Dispatch, Probe, Reject
 from hortator.scheduler.core.events import (
     BatchSplit,
     Event,
@@ -106,6 +106,7 @@ class SchedulerMetrics:
         for reason in RejectReason:
             self._rejections.of(reason.value)
         self._aborts = counts("aborts", "Placements taken back.", "reason")
+        self._attached = counts("attached", "Requests that attached to what ran under their key.", "phase")
         self._splits = counts("split_batches", "Batches that lost members at the worker's gate.", "ep_group")
         self._split_members = counts("split_members", "Members that missed their batch.", "ep_group")
         self._probes = counts("probes", "Silent workers asked for their state.", "ep_group")
@@ -190,6 +191,8 @@ class SchedulerMetrics:
                     hold.observe(placement.hold_s)
             case Reject():
                 self._rejections.of(command.reason.value).add()
+            case Attach():
+                self._attached.of(command.phase.value).add()
             case Abort():
                 self._aborts.of(command.reason.value).add()
             case Probe():

@@ -23,7 +23,7 @@ from typing import Protocol
 
 import structlog
 
-from hortator.scheduler.core.commands import Abort, Probe, Reject
+from hortator.scheduler.core.commands import Abort, Attach, Probe, Reject
 from hortator.scheduler.core.events import Event, GatewayLost, WorkerJoined, WorkerLost
 from hortator.scheduler.core.model import Batch, GroupSpec, Placement
 from hortator.scheduler.errors import CloseReason
@@ -55,6 +55,14 @@ class PlacementNotice:
 
 
 @dataclass(frozen=True, slots=True)
+class AttachNotice:
+    """Tells a gateway where one of its requests runs already."""
+
+    attach: Attach
+    group: GroupSpec
+
+
+@dataclass(frozen=True, slots=True)
 class InvalidRequest:
     """Refuses an announcement that makes no sense; it never reached the core."""
 
@@ -64,7 +72,7 @@ class InvalidRequest:
 
 
 WorkerItem = Welcome | Batch | Abort | Probe | DrainOrder
-GatewayItem = PlacementNotice | Reject | Abort | InvalidRequest
+GatewayItem = PlacementNotice | AttachNotice | Reject | Abort | InvalidRequest
 
 
 class Timer(Protocol):

@@ -24,7 +24,7 @@ from hortator.rpc.scheduling.v1 import scheduling_pb2 as pb
 from hortator.rpc.scheduling.v1 import scheduling_pb2_grpc as pb_grpc
 from hortator.runtime.rpc_errors import FieldViolation, abort_invalid
 from hortator.scheduler import codec
-from hortator.scheduler.core.events import Event, RankStateReported, WorkerDraining
+from hortator.scheduler.core.events import Event, KeyedRequestsListed, RankStateReported, WorkerDraining
 from hortator.scheduler.driver import MAX_RECENT_PLACEMENTS
 from hortator.scheduler.errors import CloseReason, InvalidMessageError, OutboxClosedError
 from hortator.scheduler.registry import (
@@ -134,9 +134,10 @@ class SchedulingService(pb_grpc.SchedulingServiceServicer):
             return
         shell = self._shell
         try:
-            group, loads = codec.decode_hello(message)
+            hello = codec.decode_hello(message)
         except InvalidMessageError as error:
             await abort_invalid(context, [_violation(error)])
+        group, loads = hello.group, hello.loads
         stream = shell.workers.connect(group, sequence=message.sequence)
         included = self._included(stream, message)
 
@@ -146,6 +147,7 @@ class SchedulingService(pb_grpc.SchedulingServiceServicer):
                 shell.handle(
                     RankStateReported(group_id=group.group_id, included_dispatch_seq=included, loads=loads)
                 )
+            shell.handle(KeyedRequestsListed(group_id=group.group_id, requests=hello.keyed_requests))
             while (message := await context.read()) is not grpc.aio.EOF:
                 self._take_report(stream, message)
 

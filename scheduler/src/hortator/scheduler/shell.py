@@ -15,7 +15,7 @@ from typing import assert_never
 
 import structlog
 
-from hortator.scheduler.core.commands import Abort, Command, DeclareLost, Dispatch, Probe, Reject
+from hortator.scheduler.core.commands import Abort, Attach, Command, DeclareLost, Dispatch, Probe, Reject
 from hortator.scheduler.core.events import AdmissionStopped, Event, PolicyChanged, TimerFired, WorkerDraining
 from hortator.scheduler.core.model import AbortReason, Batch
 from hortator.scheduler.core.snapshot import SchedulerSnapshot
@@ -23,6 +23,7 @@ from hortator.scheduler.driver import Driver, Tally
 from hortator.scheduler.errors import CloseReason
 from hortator.scheduler.metrics import SchedulerMetrics
 from hortator.scheduler.registry import (
+    AttachNotice,
     DrainOrder,
     GatewayRegistry,
     PlacementNotice,
@@ -34,7 +35,7 @@ REFRESH_INTERVAL_S = 1.0
 MIN_TIMER_DELAY_S = 0.000_5
 DRAIN_POLL_S = 0.02
 
-_UNTOLD = frozenset({AbortReason.CANCELLED, AbortReason.GATEWAY_LOST})
+_UNTOLD = frozenset({AbortReason.CANCELLED, AbortReason.GATEWAY_LOST, AbortReason.SUPERSEDED})
 """The gateway asked for it, or is not there to hear it."""
 
 
@@ -197,6 +198,10 @@ class Shell:
                     worker.outbox.put(command)
                 if command.reason not in _UNTOLD:
                     self.gateways.put(command.gateway_id, command)
+            case Attach():
+                worker = self.workers.get(command.group_id)
+                if worker is not None:
+                    self.gateways.put(command.gateway_id, AttachNotice(command, worker.group))
             case Probe():
                 worker = self.workers.get(command.group_id)
                 if worker is not None:

@@ -19,7 +19,7 @@ from functools import partial
 from heapq import heappop, heappush
 from typing import assert_never
 
-from hortator.scheduler.core.commands import Abort, Command, DeclareLost, Dispatch, Probe, Reject
+from hortator.scheduler.core.commands import Abort, Attach, Command, DeclareLost, Dispatch, Probe, Reject
 from hortator.scheduler.core.events import (
     Event,
     FirstToken,
@@ -206,6 +206,8 @@ class VirtualCluster:
                     self._reject(command)
                 case Abort():
                     self._abort(command)
+                case Attach():
+                    raise AssertionError(f"no request has a key in this cluster: {command}")
                 case Probe():
                     self._probe(command)
                 case DeclareLost():

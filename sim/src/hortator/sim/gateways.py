@@ -38,6 +38,7 @@ RETRACT_REASONS = {
     AbortReason.WORKER_LOST: RetractReason.WORKER_LOST,
     AbortReason.BATCH_SPLIT: RetractReason.BATCH_SPLIT,
     AbortReason.DEADLINE: RetractReason.DEADLINE,
+    AbortReason.TAKEN_OVER: RetractReason.TAKEN_OVER,
 }
 REJECT_REASONS = {
     RejectReason.QUEUE_FULL_REQUESTS: GatewayRejectReason.QUEUE_FULL,
@@ -49,6 +50,8 @@ REJECT_REASONS = {
     RejectReason.PROMPT_TOO_LONG: GatewayRejectReason.PROMPT_TOO_LONG,
     RejectReason.DRAINING: GatewayRejectReason.DRAINING,
     RejectReason.TENANT_QUOTA: GatewayRejectReason.TENANT_QUOTA,
+    RejectReason.KEY_REUSED: GatewayRejectReason.KEY_REUSED,
+    RejectReason.TAKEN_OVER: GatewayRejectReason.TAKEN_OVER,
 }
 
 

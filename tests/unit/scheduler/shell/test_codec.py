@@ -185,7 +185,8 @@ def test_the_first_event_of_a_place_stream_names_the_gateway():
 
 
 def test_a_hello_declares_the_group_and_its_loads():
-    group, loads = codec.decode_hello(a_hello())
+    hello = codec.decode_hello(a_hello())
+    group, loads = hello.group, hello.loads
     assert group == GroupSpec(
         group_id="w",
         boot_id="b",
@@ -205,7 +206,8 @@ def test_a_hello_declares_the_group_and_its_loads():
 def test_a_hello_may_come_without_loads_and_a_decode_group_without_a_chunk_budget():
     message = a_hello(phase=pb.PHASE_DECODE, chunk_budget_tokens=0)
     message.hello.ClearField("rank_states")
-    group, loads = codec.decode_hello(message)
+    hello = codec.decode_hello(message)
+    group, loads = hello.group, hello.loads
     assert (group.phase, group.chunk_budget_tokens, loads) == (Phase.DECODE, 1, None)
 
 

@@ -170,7 +170,7 @@ async def test_an_abort_corrects_the_worker_and_tells_the_gateway_unless_it_know
     machine.answers[AdmissionStopped] = [an_abort(reason)]
     shell.handle(AdmissionStopped())
     assert await worker.outbox.take() == [an_abort(reason)]
-    is_told = reason not in {AbortReason.CANCELLED, AbortReason.GATEWAY_LOST}
+    is_told = reason not in {AbortReason.CANCELLED, AbortReason.GATEWAY_LOST, AbortReason.SUPERSEDED}
     assert len(gateway.outbox) == (1 if is_told else 0)
 
 

@@ -47,6 +47,7 @@ from hortator.worker.group.service import GroupService
 from hortator.worker.host import WorkerHost
 from hortator.worker.kv_leases import KvLeases
 from hortator.worker.metrics import WorkerMetrics
+from hortator.worker.orphans import Orphans
 from hortator.worker.report import WorkerIdentity
 from hortator.worker.service import CALLERS, SERVICE_NAME, WorkerService
 from hortator.worker.settings import WorkerSettings
@@ -299,6 +300,11 @@ class Worker:
             ),
             gate=Gate(settings.gate_limits()),
             leases=KvLeases(duration_s=settings.kv_lease_s),
+            orphans=Orphans(
+                keep_s=settings.orphan_keep_s,
+                max_orphans=settings.max_orphans,
+                max_tokens=settings.max_orphan_tokens,
+            ),
             kv_fetcher=kv_client,
             metrics=metrics,
         )

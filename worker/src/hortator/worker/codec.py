@@ -20,6 +20,8 @@ from hortator.worker.gate import Manifest, RequestKey
 from hortator.worker.gateway_link import Outbox
 from hortator.worker.report import (
     DrainingReported,
+    KeyedEndsReported,
+    KeyedRequest,
     LoadSnapshot,
     PassReported,
     SplitReported,
@@ -28,6 +30,8 @@ from hortator.worker.report import (
     WorkerReport,
 )
 from hortator.worker.submission import (
+    Attachment,
+    Claim,
     Ended,
     EndReason,
     InvalidSubmission,
@@ -49,6 +53,7 @@ _REASONS = {
     EndReason.FAILED: worker.COMPLETION_REASON_FAILED,
     EndReason.REFUSED: worker.COMPLETION_REASON_REFUSED,
     EndReason.KV_LOST: worker.COMPLETION_REASON_KV_LOST,
+    EndReason.TAKEN_OVER: worker.COMPLETION_REASON_TAKEN_OVER,
 }
 _PHASES = {
     "prefill": scheduling.PHASE_PREFILL,
@@ -59,12 +64,14 @@ _PHASES = {
 # --- the token path
 
 
-def decode_submission(message: worker.SubmittedRequest) -> Submission | InvalidSubmission:
+def decode_submission(message: worker.SubmittedRequest) -> Submission | Attachment | InvalidSubmission:
     """Read a submitted request; what cannot exist in our types is named instead of raised."""
     key: RequestKey = (message.request_id, message.attempt)
     mode = _MODES.get(message.mode)
     if not message.request_id:
         return InvalidSubmission(key=key, field="request_id", message="request_id is empty")
+    if message.mode == worker.MODE_ATTACH:
+        return Attachment(key=key, key_hash=message.key_hash)
     if mode is None:
         return InvalidSubmission(key=key, field="mode", message=f"unknown mode {message.mode}")
     location = decode_kv_location(message.kv_source) if message.HasField("kv_source") else None
@@ -89,6 +96,9 @@ def decode_submission(message: worker.SubmittedRequest) -> Submission | InvalidS
             block_hashes=tuple(message.block_hashes),
         ),
         kv_location=location,
+        claim=Claim(key_hash=message.key_hash, request_hash=message.request_hash)
+        if message.key_hash
+        else None,
     )
 
 
@@ -172,6 +182,7 @@ def encode_hello(
     info: EngineInfo,
     loads: LoadSnapshot,
     reusable_blocks: Iterable[tuple[int, tuple[int, ...]]],
+    keyed_requests: Iterable[KeyedRequest] = (),
 ) -> scheduling.ReportRequest:
     """The first message of a report stream: everything a scheduler that knows nothing needs."""
     message = scheduling.ReportRequest()
@@ -192,7 +203,15 @@ def encode_hello(
     _fill_states(hello.rank_states, loads.ranks)
     for dp_rank, hashes in reusable_blocks:
         hello.rank_states.blocks_changed.add(dp_rank=dp_rank, stored=hashes)
+    hello.keyed_requests.extend([_encode_keyed(keyed) for keyed in keyed_requests])
     return message
+
+
+def _encode_keyed(keyed: KeyedRequest) -> scheduling.KeyedRequest:
+    request_id, attempt = keyed.key
+    return scheduling.KeyedRequest(
+        key_hash=keyed.key_hash, request_hash=keyed.request_hash, request_id=request_id, attempt=attempt
+    )
 
 
 def encode_report(identity: WorkerIdentity, report: WorkerReport) -> scheduling.ReportRequest:
@@ -220,6 +239,8 @@ def encode_report(identity: WorkerIdentity, report: WorkerReport) -> scheduling.
         case SplitReported(split=split):
             message.batch_split.batch_id = split.batch_id
             message.batch_split.request_ids.extend(split.request_ids)
+        case KeyedEndsReported(ends=ends):
+            message.keyed_ends.requests.extend([_encode_keyed(keyed) for keyed in ends])
         case DrainingReported():
             message.draining.SetInParent()
         case _:

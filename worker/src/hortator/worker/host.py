@@ -9,14 +9,18 @@ Rules:
 
 1. Everything but `run` is synchronous and called on the event loop; nothing waits for a peer.
 2. A request is known by (request_id, attempt) outside and by one string inside the engine. Of two
-   attempts of a request only the newer may live.
+   attempts of a request, or under one idempotency key, only the newer may live.
 3. Each submission ends with exactly one `Ended` on its link, unless the link is gone.
-4. `EngineDeadError` ends `run`: a worker without its engine must exit.
+4. A request with a key whose link breaks is an orphan: it goes on for a while, and another gateway may attach
+   to it, under a name of its own. Without a key, or while it only prefills, it is aborted.
+5. `EngineDeadError` ends `run`: a worker without its engine must exit.
 """
 
 from __future__ import annotations
 
 import asyncio
+from array import array
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -33,6 +37,7 @@ from hortator.worker.engine import (
     FinishReason,
     ForwardPassEnded,
     RankLoad,
+    RequestMode,
     RequestRefusedError,
     TokenChunk,
 )
@@ -43,17 +48,23 @@ from hortator.worker.gateway_link import GatewayLink
 from hortator.worker.kv_export import KvExport
 from hortator.worker.kv_leases import KvLeases
 from hortator.worker.metrics import WorkerMetrics
+from hortator.worker.orphans import Orphans
 from hortator.worker.report import (
     BlockIndex,
     DrainingReported,
+    KeyedEndsReported,
+    KeyedRequest,
     LoadSnapshot,
     PassReported,
     ReportSink,
     SplitReported,
     StatesReported,
     WorkerIdentity,
+    WorkerReport,
 )
 from hortator.worker.submission import (
+    Attachment,
+    Claim,
     Ended,
     EndReason,
     InvalidSubmission,
@@ -65,6 +76,9 @@ from hortator.worker.submission import (
 
 STATES_DELAY_S = 0.005
 """What changes outside a pass (freed KV, a batch settled) is reported this late, several changes together."""
+
+MAX_TOLD_TO_END = 10_000
+"""Names that a scheduler had ended; what was submitted under one of them and comes late is refused."""
 
 _PLACEMENT_FIELDS = frozenset(
     {"dp_rank", "mode", "request_id", "kv_payload", "block_hashes", "prior_output_ids"}
@@ -102,6 +116,16 @@ class _LiveRequest:
     is_aborted: bool = False
     """It may still finish otherwise, when the end was already on its way."""
     pull: asyncio.Task[None] | None = None
+    name: RequestKey
+    """What its gateway calls it; another than `key` once somebody attached."""
+    claim: Claim | None = None
+    can_attach: bool = False
+    output_ids: array[int] | None = None
+    """With a key: all output tokens, those of earlier attempts first."""
+    ended: Ended | None = None
+    """An orphan that has ended is kept for its tokens."""
+    end_is_awaited: bool = False
+    """A scheduler waits for the word that it has ended."""
 
 
 class WorkerHost:
@@ -115,6 +139,7 @@ class WorkerHost:
         identity: WorkerIdentity,
         gate: Gate,
         leases: KvLeases,
+        orphans: Orphans,
         kv_fetcher: KvFetcher,
         metrics: WorkerMetrics,
     ) -> None:
@@ -130,6 +155,11 @@ class WorkerHost:
         self._live: dict[RequestKey, _LiveRequest] = {}
         self._by_engine_id: dict[str, _LiveRequest] = {}
         self._newest: dict[str, _LiveRequest] = {}
+        self._orphans = orphans
+        self._by_key_hash: dict[bytes, _LiveRequest] = {}
+        self._renamed: dict[RequestKey, RequestKey] = {}
+        self._told_to_end: OrderedDict[RequestKey, None] = OrderedDict()
+        self._keyed_ends: list[KeyedRequest] = []
         self._blocks = BlockIndex(info.dp_size)
         self._loop = asyncio.get_running_loop()
         self._tasks: asyncio.TaskGroup | None = None
@@ -199,14 +229,17 @@ class WorkerHost:
         return GatewayLink(gateway_id)
 
     def disconnect(self, link: GatewayLink) -> None:
-        """A gateway's stream ended or broke: its requests end with it."""
+        """A gateway's stream ended or broke: its requests end with it, or become orphans."""
         link.close()
-        for key in [key for key, live in self._live.items() if live.link is link]:
-            self.abort(key)
+        for live in [live for live in self._live.values() if live.link is link]:
+            if live.can_attach and not live.is_aborted:
+                self._orphan(live)
+            else:
+                self.abort(live.key)
         self.kv.revoke_owned_by(link)
 
-    def submit(self, link: GatewayLink, submission: Submission | InvalidSubmission) -> None:
-        """A member of a batch came. Its outcome comes through the link."""
+    def submit(self, link: GatewayLink, submission: Submission | Attachment | InvalidSubmission) -> None:
+        """A member of a batch came, or a gateway for an orphan. The outcome comes through the link."""
         key = submission.key
         if isinstance(submission, InvalidSubmission):
             self._refuse(link, key, submission.message, submission.field)
@@ -214,6 +247,12 @@ class WorkerHost:
             return
         if self._is_over:  # the streams live a moment longer; a refusal is no crash of this request
             self._refuse(link, key, "the engine has ended", "")
+            return
+        if isinstance(submission, Attachment):
+            self._attach(link, submission)
+            return
+        if key in self._told_to_end:
+            self._refuse(link, key, "a scheduler had this attempt ended", "")
             return
         other = self._newest.get(key[0])
         if other is not None:
@@ -227,7 +266,10 @@ class WorkerHost:
             engine_id=submission.engine_request.request_id,
             engine_request=submission.engine_request,
             kv_location=submission.kv_location,
+            name=key,
         )
+        if submission.claim is not None:
+            self._hold_key(live, submission.claim, submission.engine_request)
         self._live[key] = self._newest[key[0]] = self._by_engine_id[live.engine_id] = live
         link.num_live += 1
         self._metrics.running.inc()
@@ -241,12 +283,21 @@ class WorkerHost:
         )
         self._carry_out(self._gate.on_arrival(arrival, self._loop.time()))
 
+    def abort_from(self, link: GatewayLink, name: RequestKey) -> None:
+        """A gateway ends a request of its own; one that was taken over since is not."""
+        key = self._renamed.get(name, name)
+        live = self._live.get(key)
+        if live is None or (live.link is link and live.name == name):
+            self.abort(key)
+
     def abort(self, key: RequestKey) -> None:
         """End a request wherever it is; unknown ones are a no-op."""
         live = self._live.get(key)
         if live is None:
             self.kv.revoke(engine_request_id(key))
             return
+        if live.claim is not None:
+            self._is_no_orphan(live.claim.key_hash)
         match live.stage:
             case _Stage.IN_ENGINE:
                 live.is_aborted = True
@@ -258,6 +309,102 @@ class WorkerHost:
                 self._carry_out(self._gate.on_gone(key, self._loop.time()))
             case _:
                 assert_never(live.stage)
+
+    # --- idempotency keys
+
+    def keyed_requests(self) -> Sequence[KeyedRequest]:
+        """All requests with a key that are here, orphans and others."""
+        return [_keyed(live.name, claim) for live in self._by_key_hash.values() if (claim := live.claim)]
+
+    def _hold_key(self, live: _LiveRequest, claim: Claim, request: EngineRequest) -> None:
+        older = self._by_key_hash.get(claim.key_hash)
+        if older is not None:
+            self._end_under_key(older)
+        live.claim = claim
+        live.can_attach = request.mode is not RequestMode.PREFILL_ONLY
+        live.output_ids = array("I", request.prior_output_ids)
+        self._by_key_hash[claim.key_hash] = live
+
+    def _orphan(self, live: _LiveRequest) -> None:
+        """Go on without a gateway for a while."""
+        if live.claim is None or live.output_ids is None:
+            raise RuntimeError("only a request with a key can do without a gateway")
+        now = self._loop.time()
+        self._give_up(self._orphans.add(live.claim.key_hash, len(live.output_ids), now))
+        self._log.info("orphaned", request_id=live.name[0], attempt=live.name[1])
+        self._arm_timer()
+
+    def _give_up(self, key_hashes: Sequence[bytes]) -> None:
+        """These are not kept any longer."""
+        for key_hash in key_hashes:
+            live = self._by_key_hash.get(key_hash)
+            if live is not None:
+                self._log.info("orphan given up", request_id=live.name[0], attempt=live.name[1])
+                self._end_under_key(live)
+        self._metrics.orphans.set(len(self._orphans))
+
+    def _is_no_orphan(self, key_hash: bytes) -> bool:
+        was_orphan = self._orphans.remove(key_hash)
+        self._metrics.orphans.set(len(self._orphans))
+        return was_orphan
+
+    def _attach(self, link: GatewayLink, attachment: Attachment) -> None:
+        """Give a request to another gateway, all of its output first."""
+        live = self._by_key_hash.get(attachment.key_hash)
+        if live is None or not live.can_attach or live.is_aborted or live.output_ids is None:
+            self._refuse(link, attachment.key, "nothing to attach to runs under this key", "")
+            return
+        if not self._is_no_orphan(attachment.key_hash):
+            live.link.num_live -= 1
+            live.link.push_end(Ended(key=live.name, reason=EndReason.TAKEN_OVER))
+        self._renamed.pop(live.name, None)
+        live.name = attachment.key
+        live.link = link
+        self._metrics.attached.inc()
+        self._log.info("attached", request_id=live.name[0], attempt=live.name[1], engine_id=live.engine_id)
+        if live.output_ids:
+            link.push_chunk(
+                live.name,
+                TokenChunk(
+                    request_id=live.engine_id,
+                    attempt=live.key[1],
+                    token_index=0,
+                    token_ids=tuple(live.output_ids),
+                ),
+            )
+        if live.ended is None:
+            link.num_live += 1
+            self._renamed[live.name] = live.key
+        else:
+            del self._by_key_hash[attachment.key_hash]
+            link.push_end(replace(live.ended, key=live.name))
+
+    def _end_under_key(self, live: _LiveRequest) -> None:
+        """End what is here under a key, whether it runs or is only kept."""
+        if live.ended is None:
+            self.abort(live.key)
+        elif live.claim is not None:
+            self._is_no_orphan(live.claim.key_hash)
+            del self._by_key_hash[live.claim.key_hash]
+            self._say_ended(_keyed(live.name, live.claim))
+
+    def _key_ended(self, live: _LiveRequest, claim: Claim, ended: Ended) -> None:
+        if self._by_key_hash.get(claim.key_hash) is live:
+            if claim.key_hash in self._orphans:
+                live.ended = ended
+                return
+            del self._by_key_hash[claim.key_hash]
+        if live.end_is_awaited or live.link.is_closed:
+            self._say_ended(_keyed(live.name, claim))
+
+    def _say_ended(self, keyed: KeyedRequest) -> None:
+        if not self._keyed_ends:
+            self._loop.call_soon(self._report_keyed_ends)
+        self._keyed_ends.append(keyed)
+
+    def _report_keyed_ends(self) -> None:
+        ends, self._keyed_ends = tuple(self._keyed_ends), []
+        self._report(KeyedEndsReported(ends=ends, loads=self.load_snapshot()))
 
     # --- schedulers
 
@@ -279,12 +426,28 @@ class WorkerHost:
         """A batch will come."""
         self._carry_out(self._gate.on_manifest(manifest, self._loop.time()))
 
-    def on_correction(self, key: RequestKey) -> None:
-        """A member will not come, or must go."""
-        if key in self._live:
-            self.abort(key)
-        else:
+    def on_correction(self, key: RequestKey, key_hash: bytes = b"") -> None:
+        """A member will not come, or must go; with a hash, all that is here under that idempotency key.
+
+        A newer attempt of the same request may stay. Who gives a hash is told when all has ended.
+        """
+        name, key = key, self._renamed.get(key, key)
+        named = self._live.get(key)
+        if named is None:
             self._carry_out(self._gate.on_gone(key, self._loop.time()))
+        elif named.name == name:
+            self.abort(key)
+        if not key_hash:
+            return
+        self._told_to_end[name] = None
+        if len(self._told_to_end) > MAX_TOLD_TO_END:
+            self._told_to_end.popitem(last=False)
+        live = self._by_key_hash.get(key_hash)
+        if live is None or (live.name[0] == name[0] and live.name[1] > name[1]):
+            self._say_ended(KeyedRequest(key=name, key_hash=key_hash))
+            return
+        live.end_is_awaited = True
+        self._end_under_key(live)
 
     # --- the gate's commands
 
@@ -336,8 +499,8 @@ class WorkerHost:
         self._gate_changed()
 
     def _arm_timer(self) -> None:
-        times = [at for at in (self._gate.next_wakeup(), self.kv.next_expiry()) if at is not None]
-        wakeup = min(times, default=None)
+        wakeups = (self._gate.next_wakeup(), self.kv.next_expiry(), self._orphans.next_expiry())
+        wakeup = min((at for at in wakeups if at is not None), default=None)
         if self._timer is not None:
             if self._timer.when() == wakeup and not self._timer.cancelled():
                 return
@@ -349,6 +512,7 @@ class WorkerHost:
         now = self._loop.time()
         if self.kv.expire(now):
             self._log.warning("kv leases expired", num_left=self.kv.num_leases)
+        self._give_up(self._orphans.expire(now))
         self._carry_out(self._gate.on_timer(now))
 
     # --- pulling KV
@@ -384,10 +548,17 @@ class WorkerHost:
             if live is None:
                 continue
             if isinstance(output, TokenChunk):
-                live.link.push_chunk(live.key, output)
+                if live.output_ids is not None:
+                    self._keep_output(live, live.output_ids, output)
+                live.link.push_chunk(live.name, output)
             else:
                 self._finish(live, output)
         raise EngineDeadError("the engine's outputs ended")
+
+    def _keep_output(self, live: _LiveRequest, output_ids: array[int], chunk: TokenChunk) -> None:
+        output_ids.extend(chunk.token_ids)
+        if live.link.is_closed and live.claim is not None and live.claim.key_hash in self._orphans:
+            self._give_up(self._orphans.grow(live.claim.key_hash, len(chunk.token_ids)))
 
     def _finish(self, live: _LiveRequest, finished: Finished) -> None:
         location: KvLocation | None = None
@@ -418,13 +589,16 @@ class WorkerHost:
         del self._by_engine_id[live.engine_id]
         if self._newest.get(live.key[0]) is live:
             del self._newest[live.key[0]]
+        self._renamed.pop(live.name, None)
         live.link.num_live -= 1
-        live.link.push_end(ended)
+        live.link.push_end(ended if live.name == live.key else replace(ended, key=live.name))
         self._metrics.running.dec()
         if ended.reason is EndReason.REFUSED:
             self._metrics.refused.inc()
         else:
             self._metrics.ended.labels(ended.reason.value).inc()
+        if live.claim is not None:
+            self._key_ended(live, live.claim, ended)
         self._something_ended.set()
 
     def _refuse(self, link: GatewayLink, key: RequestKey, message: str, field: str) -> None:
@@ -461,7 +635,11 @@ class WorkerHost:
         self._states_timer = None
         self._report(StatesReported(loads=self.load_snapshot()))
 
-    def _report(self, report: PassReported | StatesReported | SplitReported | DrainingReported) -> None:
+    def _report(self, report: WorkerReport) -> None:
         self._last_included = report.loads.included_dispatch_seq
         for sink in self._sinks:
             sink.offer(report)
+
+
+def _keyed(name: RequestKey, claim: Claim) -> KeyedRequest:
+    return KeyedRequest(key=name, key_hash=claim.key_hash, request_hash=claim.request_hash)

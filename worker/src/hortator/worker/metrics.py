@@ -72,6 +72,16 @@ class WorkerMetrics:
         self.ended = Counter(
             "hortator_worker_ended_requests", "Requests that ended here.", ["reason"], registry=registry
         )
+        self.orphans = Gauge(
+            "hortator_worker_orphans",
+            "Requests with an idempotency key that are kept without a gateway.",
+            registry=registry,
+        )
+        self.attached = Counter(
+            "hortator_worker_attached_requests",
+            "Requests with which another gateway went on.",
+            registry=registry,
+        )
         self.refused = Counter(
             "hortator_worker_refused_requests", "Requests that were never admitted.", registry=registry
         )

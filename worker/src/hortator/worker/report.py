@@ -66,7 +66,24 @@ class DrainingReported:
     loads: LoadSnapshot
 
 
-WorkerReport = PassReported | StatesReported | SplitReported | DrainingReported
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyedRequest:
+    """A request with an idempotency key, under the name that its last gateway gave it."""
+
+    key: RequestKey
+    key_hash: bytes
+    request_hash: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyedEndsReported:
+    """Nothing is here any more under these keys."""
+
+    ends: tuple[KeyedRequest, ...]
+    loads: LoadSnapshot
+
+
+WorkerReport = PassReported | StatesReported | SplitReported | DrainingReported | KeyedEndsReported
 
 
 class ReportSink(Protocol):
@@ -97,6 +114,10 @@ class ScheduledWorker(Protocol):
         """(dp_rank, hashes) of all blocks that can be reused: what a scheduler that knows nothing needs."""
         ...
 
+    def keyed_requests(self) -> Sequence[KeyedRequest]:
+        """All requests with a key that are here: another thing that a new scheduler needs."""
+        ...
+
     def on_epoch(self, epoch: int) -> None:
         """A leader of this epoch spoke."""
         ...
@@ -105,8 +126,8 @@ class ScheduledWorker(Protocol):
         """A batch will come."""
         ...
 
-    def on_correction(self, key: RequestKey) -> None:
-        """A member will not come, or must go."""
+    def on_correction(self, key: RequestKey, key_hash: bytes = b"") -> None:
+        """A member will not come, or must go; with a hash, all that is here under that idempotency key."""
         ...
 
     def start_draining(self) -> None:

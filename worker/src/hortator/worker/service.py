@@ -50,7 +50,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
     async def Submit(  # type: ignore[override]  # noqa: N802  # writes instead of yielding: no generator to close
         self, request_iterator: AsyncIterator[worker_pb2.SubmitRequest], context: _Context
     ) -> None:
-        """One gateway's stream. When it breaks, its requests are aborted."""
+        """One gateway's stream. When it breaks, its requests are aborted, or kept if they have a key."""
         host = await self._served_by(context)
         first = await anext(aiter(request_iterator), None)
         if first is None:
@@ -111,4 +111,4 @@ def _take(message: worker_pb2.SubmitRequest, host: WorkerHost, link: GatewayLink
     for request in message.requests:
         host.submit(link, decode_submission(request))
     for abort in message.aborts:
-        host.abort((abort.request_id, abort.attempt))
+        host.abort_from(link, (abort.request_id, abort.attempt))

@@ -158,6 +158,21 @@ class WorkerSettings(Settings):
     kv_pull_timeout_s: float = Field(
         default=30.0, gt=0, description="Longest time for pulling the KV of one request, in seconds."
     )
+    orphan_keep_s: float = Field(
+        default=30.0,
+        ge=0,
+        description="How long a request with an idempotency key goes on without a gateway, in seconds.",
+    )
+    max_orphans: int = Field(
+        default=1024,
+        ge=0,
+        description="Requests without a gateway that are kept at a time; beyond, the oldest end early.",
+    )
+    max_orphan_tokens: int = Field(
+        default=1_000_000,
+        ge=0,
+        description="Output tokens of all requests without a gateway; beyond, the oldest end early.",
+    )
     drain_timeout_s: float = Field(
         default=30.0, ge=0, description="Seconds that requests have to finish after SIGTERM."
     )

@@ -19,6 +19,16 @@ class KvLocation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What an idempotency key says here: digests. A request with one outlives its gateway for a while."""
+
+    key_hash: bytes
+    """Of tenant and key."""
+    request_hash: bytes
+    """Of the whole request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """One member of a batch as a gateway brought it."""
 
@@ -32,6 +42,15 @@ class Submission:
     """Its `request_id` is `engine_request_id(key)`; `kv_payload` is filled by the host."""
     kv_location: KvLocation | None = None
     """Set exactly when the mode is DECODE_ONLY."""
+    claim: Claim | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment:
+    """A gateway goes on with what runs here under an idempotency key, and calls it `key` from now on."""
+
+    key: RequestKey
+    key_hash: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +72,8 @@ class EndReason(Enum):
     FAILED = "failed"
     REFUSED = "refused"
     KV_LOST = "kv_lost"
+    TAKEN_OVER = "taken_over"
+    """Another gateway has attached to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""`GatewayClient` for commands: options in one value, failures as `CommandError`.
+"""`hortator.client` for commands: options in one value, failures as `CommandError`.
 
 A failed call is one line naming the gateway, the field if one is at fault, and when to come back if the
 gateway says so. Exit codes: 2 wrong input, 3 nothing answers or too busy, 1 anything else.
@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self
 
-from hortator.cli.client import Completion, Delta, GatewayClient, GenerateError, Sampling
 from hortator.cli.errors import EXIT_FAILED, EXIT_UNAVAILABLE, EXIT_USAGE, CommandError
 from hortator.cli.inference.options import GenerateOptions
+from hortator.client import Client, Completion, Delta, GenerateError, Sampling
 
 _EXIT_CODES = {
     "INVALID_ARGUMENT": EXIT_USAGE,
@@ -24,11 +24,11 @@ _EXIT_CODES = {
 
 
 class InferenceClient:
-    """One connection to one gateway; an async context manager."""
+    """A service, at the addresses of its gateways; an async context manager."""
 
-    def __init__(self, address: str) -> None:
-        self._address = address
-        self._client = GatewayClient(address)
+    def __init__(self, *addresses: str) -> None:
+        self._addresses = ", ".join(addresses)
+        self._client = Client(addresses)
 
     async def __aenter__(self) -> Self:
         return self
@@ -73,7 +73,7 @@ class InferenceClient:
             raise CommandError(f"a sampling value is out of range: {error}") from None
 
     def _readable(self, error: GenerateError) -> CommandError:
-        line = f"gateway {self._address}: {error.message or error.status}"
+        line = f"gateway {self._addresses}: {error.message or error.status}"
         if error.retry_after_s is not None:
             line += f" (try again in {error.retry_after_s:.1f} s)"
         return CommandError(line, exit_code=_EXIT_CODES.get(error.status, EXIT_FAILED))

@@ -26,7 +26,7 @@ import grpc.aio
 import structlog
 
 from hortator.gateway import codec
-from hortator.gateway.placement import Placement, Rejection, Retraction
+from hortator.gateway.placement import NO_CLAIM, Claim, Placement, Rejection, Retraction
 from hortator.rpc.scheduling.v1 import scheduling_pb2, scheduling_pb2_grpc
 from hortator.runtime.endpoints import Endpoints
 from hortator.runtime.transport import Plaintext, Transport
@@ -170,6 +170,8 @@ class SchedulerClient:
         tenant: str,
         latency_critical: bool,
         timeout_s: float,
+        claim: Claim = NO_CLAIM,
+        is_resumed: bool = False,
     ) -> None:
         """A request wants a placement; `timeout_s` counts from now, 0 is none."""
         if not self.is_connected:
@@ -184,11 +186,20 @@ class SchedulerClient:
             tenant=tenant,
             latency_critical=latency_critical,
             timeout_s=timeout_s,
+            key_hash=claim.key_hash,
+            request_hash=claim.request_hash,
+            is_resumed=is_resumed,
         )
         self._put(scheduling_pb2.GatewayEvent(announcement=announcement))
 
     def prefill_finished(
-        self, *, request_id: str, attempt: int, num_prompt_tokens: int, max_output_tokens: int
+        self,
+        *,
+        request_id: str,
+        attempt: int,
+        num_prompt_tokens: int,
+        max_output_tokens: int,
+        claim: Claim = NO_CLAIM,
     ) -> None:
         """A request wants a decode placement."""
         if not self.is_connected:
@@ -198,6 +209,8 @@ class SchedulerClient:
             attempt=attempt,
             num_prompt_tokens=num_prompt_tokens,
             max_output_tokens=max_output_tokens,
+            key_hash=claim.key_hash,
+            request_hash=claim.request_hash,
         )
         self._put(scheduling_pb2.GatewayEvent(prefill_finished=finished))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hortator.scheduler.core.model import AbortReason, Batch, RejectReason
+from hortator.scheduler.core.model import AbortReason, Batch, Phase, RejectReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +35,19 @@ class Abort:
     gateway_id: str
     group_id: str
     reason: AbortReason
+    key: str = ""
+    """If set, the worker says when nothing runs under this key any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attach:
+    """Tell a gateway that its request runs already, under its key, and where."""
+
+    request_id: str
+    attempt: int
+    gateway_id: str
+    group_id: str
+    phase: Phase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,4 +65,4 @@ class DeclareLost:
     boot_id: str
 
 
-Command = Dispatch | Reject | Abort | Probe | DeclareLost
+Command = Dispatch | Reject | Abort | Attach | Probe | DeclareLost

@@ -27,6 +27,12 @@ class RequestArrived:
     tenant: str = ""
     latency_class: LatencyClass = LatencyClass.STANDARD
     deadline_at: float | None = None
+    key: str = ""
+    """Digest of tenant and idempotency key; empty: it has none."""
+    fingerprint: str = ""
+    """Digest of the whole request: what the key stands for."""
+    is_resumed: bool = False
+    """Its client has tokens of it already, from another gateway."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +53,8 @@ class PrefillFinished:
     num_prompt_tokens: int = 0
     max_output_tokens: int = 1
     """With `num_prompt_tokens`, lets a scheduler that lost its state place the request all the same."""
+    key: str = ""
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +169,32 @@ class BatchSplit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeyedRequest:
+    """A request with an idempotency key, as its worker knows it."""
+
+    key: str
+    fingerprint: str = ""
+    request_id: str
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyedRequestsListed:
+    """All requests with a key that a worker has, told when its stream begins."""
+
+    group_id: str
+    requests: tuple[KeyedRequest, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyedRequestsEnded:
+    """A worker has nothing under these keys any more: orphans ended, or were told to."""
+
+    group_id: str
+    requests: tuple[KeyedRequest, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeaderChanged:
     """This scheduler now leads under a new epoch; dispatch sequences start again."""
 
@@ -200,6 +234,8 @@ Event = (
     | ForwardPassEnded
     | RankStateReported
     | BatchSplit
+    | KeyedRequestsListed
+    | KeyedRequestsEnded
     | LeaderChanged
     | PolicyChanged
     | AdmissionStopped

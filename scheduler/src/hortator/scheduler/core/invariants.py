@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hortator.scheduler.core.fleet import Fleet
+from hortator.scheduler.core.keys import Keys
 from hortator.scheduler.core.model import Phase
 from hortator.scheduler.core.request import RequestState, RequestStatus
 from hortator.scheduler.core.waiting import WaitingQueue
@@ -35,6 +36,9 @@ def check(
             placed[request_id] = group_id
     for request_id, request in requests.items():
         match request.status:
+            case RequestStatus.FENCED:
+                _require(request_id not in queued, f"{request_id} is held and waits")
+                _require(request_id not in placed, f"{request_id} is held and is placed")
             case RequestStatus.WAITING:
                 _require(request_id in queued, f"{request_id} waits nowhere")
                 _require(request_id not in placed, f"{request_id} waits and is placed")
@@ -57,6 +61,36 @@ def check(
     held = {request_id for ids in by_gateway.values() for request_id in ids}
     _require(held == requests.keys(), "gateways and requests disagree")
     _check_reservations(fleet, requests)
+
+
+def check_keys(
+    keys: Keys,
+    requests: Mapping[str, RequestState],
+    fleet: Fleet,
+    unsettled: Mapping[str, RequestState],
+) -> None:
+    """AssertionError when a key might have two live attempts."""
+    held = {request.key: request for request in requests.values() if request.key}
+    _require(held == keys.holders, "keys and the requests that hold them disagree")
+    _require(len(held) == sum(bool(r.key) for r in requests.values()), "a key has two requests")
+    fenced = {request.request_id for request in keys.fenced}
+    expected = {r.request_id for r in requests.values() if r.status is RequestStatus.FENCED}
+    _require(fenced == expected, "who is held for a key is not known")
+    for key, groups in keys.leftovers.items():
+        holder = keys.holders.get(key)
+        running = [leftover for leftover in groups.values() if not leftover.is_ending]
+        is_held = holder is None or holder.status is RequestStatus.FENCED
+        _require(len(running) <= is_held, f"{len(running)} attempts run that nobody stands for")
+        for group_id, leftover in groups.items():
+            _require(group_id in fleet.groups, f"something is left on {group_id}, which is gone")
+            if holder is not None and not is_held and not leftover.came_late:
+                _require(
+                    holder.request_id == leftover.request_id and holder.attempt > leftover.attempt,
+                    f"{holder.request_id} was let go before {leftover.request_id} had ended",
+                )
+    for request in keys.fenced:
+        for_something = request.key in keys.leftovers or unsettled.get(request.key) is request
+        _require(for_something, f"{request.request_id} is held for nothing")
 
 
 def _check_reservations(fleet: Fleet, requests: Mapping[str, RequestState]) -> None:

@@ -21,7 +21,7 @@ from typing import assert_never
 
 from hortator.scheduler.core import decode
 from hortator.scheduler.core.admission import Admission
-from hortator.scheduler.core.commands import Abort, Command, DeclareLost, Dispatch, Probe, Reject
+from hortator.scheduler.core.commands import Abort, Attach, Command, DeclareLost, Dispatch, Probe, Reject
 from hortator.scheduler.core.events import (
     AdmissionStopped,
     BatchSplit,
@@ -30,6 +30,8 @@ from hortator.scheduler.core.events import (
     ForwardPassEnded,
     ForwardPassStarted,
     GatewayLost,
+    KeyedRequestsEnded,
+    KeyedRequestsListed,
     KvTransferFailed,
     LeaderChanged,
     PlacementRefused,
@@ -46,7 +48,8 @@ from hortator.scheduler.core.events import (
 )
 from hortator.scheduler.core.fleet import Fleet
 from hortator.scheduler.core.group import DispatchedShare, GroupState
-from hortator.scheduler.core.invariants import check
+from hortator.scheduler.core.invariants import check, check_keys
+from hortator.scheduler.core.keys import Keys, Leftover, left_by
 from hortator.scheduler.core.model import (
     AbortReason,
     Batch,
@@ -66,6 +69,9 @@ from hortator.scheduler.core.snapshot import SchedulerSnapshot, snapshot_group
 from hortator.scheduler.core.waiting import WaitingQueue
 from hortator.scheduler.core.watchdog import Watchdog
 
+_UNPLACED = frozenset({RequestStatus.FENCED, RequestStatus.WAITING, RequestStatus.DECODE_WAITING})
+_TAKEN_OVER = "the client came back at another gateway, where the request goes on"
+
 
 class SchedulerMachine:
     """Events in, commands out. See the rules in the module docstring."""
@@ -76,7 +82,10 @@ class SchedulerMachine:
         self.fleet = Fleet(settings)
         self.waiting = WaitingQueue(settings.tenant_weights())
         self.requests: dict[str, RequestState] = {}
+        self.keys = Keys()
         self._by_gateway: dict[str, dict[str, None]] = {}
+        self._settled_at: float | None = None
+        self._unsettled: dict[str, RequestState] = {}  # by key: held in case a worker has something for them
         self._decode_ready: dict[str, RequestState] = {}
         self._decode_due_at: float | None = None
         self._critical: dict[str, RequestState] = {}
@@ -97,8 +106,15 @@ class SchedulerMachine:
         """Take one event at time `now` (seconds, any origin, never going back) and return what to do."""
         self._out = []
         self._now = now
+        if self._settled_at is None:
+            self._settled_at = now + self.settings.settle_s
         self._apply(event, now)
         self._expire(now)
+        if self._unsettled and now >= self._settled_at:
+            for key, request in list(self._unsettled.items()):
+                if self.keys.is_fenced(request):
+                    self._let_on(key)
+            self._unsettled.clear()
         self.fleet.close_passes(now)
         if not isinstance(event, FirstToken):  # changes nothing that a release depends on
             self._release(now)
@@ -110,6 +126,7 @@ class SchedulerMachine:
         """When `TimerFired` is due if no event comes first; None: never."""
         times = [
             self._expiries[0][0] if self._expiries else None,
+            self._settled_at if self._unsettled else None,
             self._decode_due_at if self._decode_ready else None,
             self._policy.wakeup(self.fleet, self.waiting, self._now),
             self._watch_at,
@@ -159,7 +176,12 @@ class SchedulerMachine:
             case GatewayLost():
                 for request_id in list(self._by_gateway.get(event.gateway_id, ())):
                     request = self.requests[request_id]
-                    self._abort(request, request.group_id, AbortReason.GATEWAY_LOST)
+                    if not self._orphan(request):
+                        self._abort(request, request.group_id, AbortReason.GATEWAY_LOST)
+            case KeyedRequestsEnded():
+                self._end_keyed(event)
+            case KeyedRequestsListed():
+                self._list_keyed(event, now)
             case WorkerJoined():
                 self._join(event, now)
             case WorkerDraining():
@@ -185,9 +207,11 @@ class SchedulerMachine:
         if known is not None:
             if event.attempt <= known.attempt:
                 return  # announced again after a reconnect: nothing new
-            self._forget(known)
+            self._supersede(known)
         self.fleet.observe_asked(event.tenant, event.num_prompt_tokens, now)
-        refusal = self._admission.refusal(event, now)
+        refusal = self._claim(event) if event.key else None
+        if refusal is None and event.key not in self.keys.leftovers:
+            refusal = self._admission.refusal(event, now)
         if refusal is not None:
             reason, message = refusal
             self._out.append(
@@ -217,9 +241,19 @@ class SchedulerMachine:
             tenant=event.tenant,
             critical=event.latency_class is LatencyClass.CRITICAL,
             deadline_at=event.deadline_at,
+            key=event.key,
+            fingerprint=event.fingerprint,
         )
-        self.fleet.observe_accepted(prompt, now)
         self._remember(request)
+        if self._settle(request, now):
+            return
+        if event.is_resumed and self._settled_at is not None and now < self._settled_at:
+            self._unsettled[request.key] = request
+            self.keys.fence(request)
+            request.status = RequestStatus.FENCED
+            self._watch_wait(request)
+            return
+        self.fleet.observe_accepted(prompt, now)
         self._wait(request)
 
     def _end_pass(self, event: ForwardPassEnded, now: float) -> None:
@@ -265,6 +299,19 @@ class SchedulerMachine:
         if request is None:
             if event.request_id in self.requests or not event.num_prompt_tokens:
                 return
+            if event.key in self.keys.holders:
+                self._out.append(
+                    Reject(
+                        request_id=event.request_id,
+                        attempt=event.attempt,
+                        gateway_id=event.gateway_id,
+                        reason=RejectReason.TAKEN_OVER,
+                        message=_TAKEN_OVER,
+                    )
+                )
+                return
+            for leftover in self.keys.left_under(event.key):
+                self._end_leftover(leftover)
             # Placed by an earlier leader: the event says enough to go on.
             self._num_arrived += 1
             request = RequestState(
@@ -276,6 +323,8 @@ class SchedulerMachine:
                 cost_tokens=float(event.num_prompt_tokens),
                 now=now,
                 seq=self._num_arrived,
+                key=event.key,
+                fingerprint=event.fingerprint,
             )
             self._remember(request)
         elif request.status is not RequestStatus.PLACED:
@@ -292,6 +341,8 @@ class SchedulerMachine:
     def _finish(self, event: RequestFinished) -> None:
         request = self._current(event.request_id, event.attempt)
         if request is None:
+            for leftover in self.keys.left_by(event.request_id, event.attempt):
+                self._drop_leftover(leftover)
             return
         if event.num_output_tokens > 0:
             self.fleet.output_tokens.observe(event.num_output_tokens)
@@ -301,12 +352,17 @@ class SchedulerMachine:
         request = self._current(event.request_id, event.attempt)
         if request is not None:
             self._abort(request, request.group_id, AbortReason.CANCELLED)
+            return
+        for leftover in self.keys.left_by(event.request_id, event.attempt):
+            self._end_leftover(leftover)
 
     def _refuse_placement(self, event: PlacementRefused, now: float) -> None:
         request = self._current(event.request_id, event.attempt)
         if request is None or (event.group_id and request.group_id != event.group_id):
             return
-        if request.status is RequestStatus.PLACED:
+        if request.is_attached:
+            self._fence_off(request)
+        elif request.status is RequestStatus.PLACED:
             self._leave_group(request)
             request.group_id = request.prefill_group_id = ""
             request.status = RequestStatus.WAITING
@@ -353,6 +409,8 @@ class SchedulerMachine:
                 request.reservation = None
         self._left[group_id] = (group.spec.boot_id, group.last_seq)
         self.fleet.remove(group_id)
+        for leftover in self.keys.left_on(group_id):
+            self._drop_leftover(leftover)
 
     def _lead(self, event: LeaderChanged, now: float) -> None:
         self.epoch = event.epoch
@@ -369,6 +427,8 @@ class SchedulerMachine:
 
     def _remember(self, request: RequestState) -> None:
         self.requests[request.request_id] = request
+        if request.key:
+            self.keys.hold(request)
         self._by_gateway.setdefault(request.gateway_id, {})[request.request_id] = None
 
     def _wait(self, request: RequestState, *, front: bool = False) -> None:
@@ -410,6 +470,8 @@ class SchedulerMachine:
         self._leave_group(request)
         self.fleet.drop_reservation(request)
         del self.requests[request.request_id]
+        if request.key:
+            self.keys.let_go(request)
         held = self._by_gateway[request.gateway_id]
         del held[request.request_id]
         if not held:
@@ -423,12 +485,15 @@ class SchedulerMachine:
     def _abort(self, request: RequestState | None, group_id: str, reason: AbortReason) -> None:
         if request is None or request.group_id != group_id:
             return
-        placed = request.status is not RequestStatus.WAITING
+        placed = request.status not in {RequestStatus.WAITING, RequestStatus.FENCED}
         group = self.fleet.groups.get(group_id)
         self._forget(request)
         if group is not None:
             group.disturb_pass()
         if placed:
+            key = "" if reason is AbortReason.WORKER_LOST else request.key
+            if key:
+                self.keys.leave(left_by(request, is_ending=True))
             self._out.append(
                 Abort(
                     request_id=request.request_id,
@@ -436,6 +501,7 @@ class SchedulerMachine:
                     gateway_id=request.gateway_id,
                     group_id=group_id,
                     reason=reason,
+                    key=key,
                 )
             )
 
@@ -448,7 +514,7 @@ class SchedulerMachine:
                 continue
             if request.deadline_at is not None and request.deadline_at <= now:
                 self._expire_deadline(request)
-            elif request.status in {RequestStatus.WAITING, RequestStatus.DECODE_WAITING}:
+            elif request.status in _UNPLACED:
                 timeout_at = request.waiting_since + self.settings.queue_timeout_s
                 if timeout_at <= now:
                     self._expire_in_queue(request)
@@ -470,7 +536,7 @@ class SchedulerMachine:
         self._expiries = entries
 
     def _expire_deadline(self, request: RequestState) -> None:
-        if request.status is RequestStatus.WAITING:
+        if request.status in {RequestStatus.WAITING, RequestStatus.FENCED}:
             self._reject(request, RejectReason.DEADLINE, "the deadline passed while the request waited")
         else:
             self._abort(request, request.group_id, AbortReason.DEADLINE)
@@ -498,6 +564,175 @@ class SchedulerMachine:
                 message=message,
             )
         )
+
+    # -- idempotency keys: see `keys` -------------------------------------------------------------------
+
+    def _claim(self, event: RequestArrived) -> tuple[RejectReason, str] | None:
+        """Take the key from an older holder; why not, if it stays with that one."""
+        key = event.key
+        holder = self.keys.holders.get(key)
+        known = [holder] if holder is not None else self.keys.left_under(key)
+        if any(one.fingerprint != event.fingerprint for one in known):
+            return RejectReason.KEY_REUSED, "the idempotency key was used with another request"
+        if holder is None:
+            return None
+        if event.attempt:
+            return RejectReason.TAKEN_OVER, _TAKEN_OVER
+        if holder.status in {RequestStatus.WAITING, RequestStatus.FENCED}:
+            self._reject(holder, RejectReason.TAKEN_OVER, _TAKEN_OVER)
+        elif not self._orphan(holder):
+            self._abort(holder, holder.group_id, AbortReason.TAKEN_OVER)
+        return None
+
+    def _settle(self, request: RequestState, now: float) -> bool:
+        """Deal with what runs under a newcomer's key; True: it attaches to that, or is held."""
+        orphan: Leftover | None = None
+        for leftover in self.keys.left_under(request.key):
+            group = self.fleet.groups[leftover.group_id]
+            if not (request.attempt or leftover.is_ending or group.spec.phase is Phase.PREFILL):
+                orphan = leftover
+                continue
+            self._end_leftover(leftover)
+            if leftover.request_id != request.request_id:
+                self.keys.fence(request)
+        if self.keys.is_fenced(request):
+            if request.status is not RequestStatus.FENCED:
+                request.status = RequestStatus.FENCED
+                self._watch_wait(request)
+        elif orphan is not None:
+            self._attach(request, orphan, now)
+        else:
+            return False
+        return True
+
+    def _orphan(self, request: RequestState) -> bool:
+        """A placed request loses its gateway: its worker may go on, for another. False: it may not."""
+        group = self.fleet.groups.get(request.group_id)
+        runs = request.status in {RequestStatus.PLACED, RequestStatus.DECODING}
+        if not request.key or not runs or group is None or group.spec.phase is Phase.PREFILL:
+            return False
+        self._forget(request)
+        self.keys.leave(left_by(request))
+        return True
+
+    def _supersede(self, request: RequestState) -> None:
+        """A newer attempt is announced: end the older one, if its worker might think that it still counts."""
+        placed = request.status not in {RequestStatus.WAITING, RequestStatus.FENCED}
+        self._forget(request)
+        if placed and request.key:
+            leftover = left_by(request)
+            self.keys.leave(leftover)
+            self._end_leftover(leftover)
+
+    def _attach(self, request: RequestState, leftover: Leftover, now: float) -> None:
+        self.keys.drop(leftover)
+        group = self.fleet.groups[leftover.group_id]
+        is_decode = group.spec.phase is Phase.DECODE
+        request.status = RequestStatus.DECODING if is_decode else RequestStatus.PLACED
+        request.group_id = leftover.group_id
+        request.is_attached = True
+        was_quiescent = group.is_quiescent
+        group.in_flight[request.request_id] = request
+        self._watch_group(group, now, was_quiescent=was_quiescent)
+        self._watch_wait(request)
+        self._out.append(
+            Attach(
+                request_id=request.request_id,
+                attempt=request.attempt,
+                gateway_id=request.gateway_id,
+                group_id=leftover.group_id,
+                phase=group.spec.phase,
+            )
+        )
+
+    def _fence_off(self, request: RequestState) -> None:
+        """It could not attach: make sure that nothing runs under its key before it is placed."""
+        self._leave_group(request)
+        leftover = left_by(request)
+        request.group_id = ""
+        request.is_attached = False
+        self.keys.leave(leftover)
+        self._end_leftover(leftover)
+        self.keys.fence(request)
+        request.status = RequestStatus.FENCED
+        self._watch_wait(request)
+
+    def _end_leftover(self, leftover: Leftover) -> None:
+        if leftover.is_ending:
+            return
+        self.keys.leave(replace(leftover, is_ending=True))
+        self._out.append(
+            Abort(
+                request_id=leftover.request_id,
+                attempt=leftover.attempt,
+                gateway_id="",
+                group_id=leftover.group_id,
+                reason=AbortReason.SUPERSEDED,
+                key=leftover.key,
+            )
+        )
+
+    def _drop_leftover(self, leftover: Leftover) -> None:
+        self.keys.drop(leftover)
+        self._let_on(leftover.key)
+
+    def _let_on(self, key: str) -> None:
+        """Look again at the request that is held for a key, if there is one."""
+        request = self.keys.unfence(key)
+        if request is not None and not self._settle(request, self._now):
+            request.status = RequestStatus.WAITING
+            self._wait(request, front=True)
+
+    def _end_keyed(self, event: KeyedRequestsEnded) -> None:
+        for ended in event.requests:
+            leftover = self.keys.leftovers.get(ended.key, {}).get(event.group_id)
+            if leftover is not None:
+                self._drop_leftover(leftover)
+                continue
+            request = self._current(ended.request_id, ended.attempt)
+            if request is not None and request.key == ended.key and request.group_id == event.group_id:
+                self._forget(request)  # an orphan whose gateway we do not miss yet
+
+    def _list_keyed(self, event: KeyedRequestsListed, now: float) -> None:
+        group = self.fleet.groups.get(event.group_id)
+        if group is None:
+            return
+        listed = {keyed.key for keyed in event.requests}
+        for leftover in self.keys.left_on(event.group_id):
+            if leftover.key not in listed:
+                self._drop_leftover(leftover)
+        for keyed in event.requests:
+            holder = self.keys.holders.get(keyed.key)
+            is_told = event.group_id in self.keys.leftovers.get(keyed.key, {})
+            if is_told or (holder is not None and holder.group_id == event.group_id):
+                continue
+            leftover = Leftover(
+                key=keyed.key,
+                fingerprint=keyed.fingerprint,
+                group_id=event.group_id,
+                request_id=keyed.request_id,
+                attempt=keyed.attempt,
+            )
+            self.keys.leave(leftover)
+            if holder is None:
+                self._keep_one(keyed.key)
+                continue
+            if holder.status is RequestStatus.FENCED:
+                self._let_on(keyed.key)
+            elif holder.status is RequestStatus.WAITING:
+                self.waiting.remove(holder)
+                self._critical.pop(holder.request_id, None)
+                if not self._settle(holder, now):
+                    self._wait(holder, front=True)
+            else:
+                self._end_leftover(replace(leftover, came_late=True))
+
+    def _keep_one(self, key: str) -> None:
+        """Of what several groups have under a key nobody holds, one may go on: that of most attempts."""
+        running = [leftover for leftover in self.keys.left_under(key) if not leftover.is_ending]
+        running.sort(key=lambda leftover: (leftover.attempt, leftover.request_id))
+        for leftover in running[:-1]:
+            self._end_leftover(leftover)
 
     # -- releases ---------------------------------------------------------------------------------------
 
@@ -570,11 +805,7 @@ class SchedulerMachine:
         now = self._now
         was_quiescent = group.is_quiescent
         seq = group.record_dispatch(shares, now)
-        if was_quiescent:
-            group.last_heard_at = max(group.last_heard_at, now)  # the watchdog counts from here
-        due_at = group.last_heard_at + self._watchdog.patience_s(group)
-        if self._watch_at is None or due_at < self._watch_at:
-            self._watch_at = due_at
+        self._watch_group(group, now, was_quiescent=was_quiescent)
         group_id = group.spec.group_id
         self._num_batches += 1
         batch_id = f"{self.epoch}-{self._num_batches}"
@@ -610,6 +841,13 @@ class SchedulerMachine:
                 )
             )
         )
+
+    def _watch_group(self, group: GroupState, now: float, *, was_quiescent: bool) -> None:
+        if was_quiescent:
+            group.last_heard_at = max(group.last_heard_at, now)  # the watchdog counts from here
+        due_at = group.last_heard_at + self._watchdog.patience_s(group)
+        if self._watch_at is None or due_at < self._watch_at:
+            self._watch_at = due_at
 
     # -- silence ----------------------------------------------------------------------------------------
 
@@ -648,3 +886,4 @@ class SchedulerMachine:
     def check_invariants(self) -> None:
         """AssertionError when any of the machine's promises is broken; see `invariants`."""
         check(self.fleet, self.waiting, self.requests, self._decode_ready, self._by_gateway)
+        check_keys(self.keys, self.requests, self.fleet, self._unsettled)

@@ -37,6 +37,10 @@ class RejectReason(Enum):
     PROMPT_TOO_LONG = "prompt_too_long"
     DRAINING = "draining"
     TENANT_QUOTA = "tenant_quota"
+    KEY_REUSED = "key_reused"
+    """Its idempotency key was used with another request."""
+    TAKEN_OVER = "taken_over"
+    """Another gateway has claimed its idempotency key."""
 
 
 class AbortReason(Enum):
@@ -49,6 +53,10 @@ class AbortReason(Enum):
     BATCH_SPLIT = "batch_split"
     """The member missed its batch; the gateway announces it again."""
     GATEWAY_LOST = "gateway_lost"
+    TAKEN_OVER = "taken_over"
+    """The client came back at another gateway, but nothing could be attached to."""
+    SUPERSEDED = "superseded"
+    """A newer attempt under the same key is under way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +166,8 @@ class SchedulerSettings:
     """Prompt tokens of all waiting requests; newcomers beyond it are refused on arrival."""
     queue_timeout_s: float = 30.0
     """How long a request may wait for a placement."""
+    settle_s: float = 2.0
+    """How long a new leader holds what clients come back for, until workers have told what runs."""
     tenants: tuple[TenantSettings, ...] = ()
     """Tenants that are not like the others, each once: objects with `name`, `weight` and `queue_share`."""
     max_tenant_share: float = 1.0

@@ -2,6 +2,7 @@
 
 States and the collection that holds a request in each:
 
+- FENCED: in `Keys`; wants a placement once nothing else runs under its idempotency key.
 - WAITING: in `WaitingQueue`; wants a placement.
 - PLACED: in its group's `in_flight`; prefills there (or, Aggregated, runs there to its end).
 - DECODE_WAITING: its KV waits at the prefill group; in the machine's decode-ready list.
@@ -18,6 +19,7 @@ from enum import Enum
 class RequestStatus(Enum):
     """Where a request is."""
 
+    FENCED = "fenced"
     WAITING = "waiting"
     PLACED = "placed"
     DECODE_WAITING = "decode_waiting"
@@ -36,8 +38,11 @@ class RequestState:
         "cost_tokens",
         "critical",
         "deadline_at",
+        "fingerprint",
         "gateway_id",
         "group_id",
+        "is_attached",
+        "key",
         "max_output_tokens",
         "num_prompt_tokens",
         "prefill_group_id",
@@ -66,6 +71,8 @@ class RequestState:
         tenant: str = "",
         critical: bool = False,
         deadline_at: float | None = None,
+        key: str = "",
+        fingerprint: str = "",
     ) -> None:
         self.request_id = request_id
         self.attempt = attempt
@@ -78,6 +85,9 @@ class RequestState:
         self.tenant = tenant
         self.critical = critical
         self.deadline_at = deadline_at
+        self.key = key  # digest of tenant and idempotency key
+        self.fingerprint = fingerprint
+        self.is_attached = False  # to what ran under its key already
         self.arrived_at = now
         self.waiting_since = now
         self.seq = seq  # order of arrival; breaks every tie

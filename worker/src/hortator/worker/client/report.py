@@ -165,7 +165,13 @@ class SchedulerLink:
 
     async def _say_hello(self, call: _Call) -> None:
         worker = self._worker
-        hello = encode_hello(worker.identity, worker.info, worker.load_snapshot(), worker.reusable_blocks())
+        hello = encode_hello(
+            worker.identity,
+            worker.info,
+            worker.load_snapshot(),
+            worker.reusable_blocks(),
+            worker.keyed_requests(),
+        )
         self._sequence = 1
         hello.sequence = self._sequence
         self._is_up = True  # what happens from here on is not in the hello
@@ -208,7 +214,8 @@ class SchedulerLink:
             case "manifest":
                 worker.on_manifest(decode_manifest(message.epoch, message.manifest))
             case "correction":
-                worker.on_correction((message.correction.request_id, message.correction.attempt))
+                correction = message.correction
+                worker.on_correction((correction.request_id, correction.attempt), correction.key_hash)
             case "probe":
                 self.offer(StatesReported(loads=worker.load_snapshot()))
             case "drain":

@@ -56,6 +56,10 @@ class _RejectReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RejectRe
     REJECT_REASON_DRAINING: _RejectReason.ValueType  # 8
     REJECT_REASON_TENANT_QUOTA: _RejectReason.ValueType  # 9
     """The tenant holds as much of the queue as it may."""
+    REJECT_REASON_KEY_REUSED: _RejectReason.ValueType  # 10
+    """The key was used with another request."""
+    REJECT_REASON_TAKEN_OVER: _RejectReason.ValueType  # 11
+    """The client came back at another gateway, where the request goes on."""
 
 class RejectReason(_RejectReason, metaclass=_RejectReasonEnumTypeWrapper): ...
 
@@ -70,6 +74,10 @@ REJECT_REASON_PROMPT_TOO_LONG: RejectReason.ValueType  # 7
 REJECT_REASON_DRAINING: RejectReason.ValueType  # 8
 REJECT_REASON_TENANT_QUOTA: RejectReason.ValueType  # 9
 """The tenant holds as much of the queue as it may."""
+REJECT_REASON_KEY_REUSED: RejectReason.ValueType  # 10
+"""The key was used with another request."""
+REJECT_REASON_TAKEN_OVER: RejectReason.ValueType  # 11
+"""The client came back at another gateway, where the request goes on."""
 Global___RejectReason: _TypeAlias = RejectReason  # noqa: Y015
 
 class _RetractReason:
@@ -82,6 +90,7 @@ class _RetractReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Retract
     RETRACT_REASON_WORKER_LOST: _RetractReason.ValueType  # 1
     RETRACT_REASON_DEADLINE: _RetractReason.ValueType  # 2
     RETRACT_REASON_BATCH_SPLIT: _RetractReason.ValueType  # 3
+    RETRACT_REASON_TAKEN_OVER: _RetractReason.ValueType  # 4
 
 class RetractReason(_RetractReason, metaclass=_RetractReasonEnumTypeWrapper): ...
 
@@ -89,6 +98,7 @@ RETRACT_REASON_UNSPECIFIED: RetractReason.ValueType  # 0
 RETRACT_REASON_WORKER_LOST: RetractReason.ValueType  # 1
 RETRACT_REASON_DEADLINE: RetractReason.ValueType  # 2
 RETRACT_REASON_BATCH_SPLIT: RetractReason.ValueType  # 3
+RETRACT_REASON_TAKEN_OVER: RetractReason.ValueType  # 4
 Global___RetractReason: _TypeAlias = RetractReason  # noqa: Y015
 
 @_typing.final
@@ -197,6 +207,9 @@ class Announcement(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     LATENCY_CRITICAL_FIELD_NUMBER: _builtins.int
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    KEY_HASH_FIELD_NUMBER: _builtins.int
+    REQUEST_HASH_FIELD_NUMBER: _builtins.int
+    IS_RESUMED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     attempt: _builtins.int
     """Grows by one at every placement after a failure."""
@@ -209,6 +222,12 @@ class Announcement(_message.Message):
     latency_critical: _builtins.bool
     timeout_s: _builtins.float
     """Seconds from now; 0: none."""
+    key_hash: _builtins.bytes
+    """Digest of tenant and idempotency key; empty: the request has no key."""
+    request_hash: _builtins.bytes
+    """Digest of the whole request: the same key must not mean something else."""
+    is_resumed: _builtins.bool
+    """The client has tokens of it already, from another gateway."""
     @_builtins.property
     def block_hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Salted chained 64-bit hashes of full prompt blocks."""
@@ -225,10 +244,13 @@ class Announcement(_message.Message):
         tenant: _builtins.str = ...,
         latency_critical: _builtins.bool = ...,
         timeout_s: _builtins.float = ...,
+        key_hash: _builtins.bytes = ...,
+        request_hash: _builtins.bytes = ...,
+        is_resumed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "block_hashes", b"block_hashes", "latency_critical", b"latency_critical", "max_output_tokens", b"max_output_tokens", "num_prompt_tokens", b"num_prompt_tokens", "priority", b"priority", "request_id", b"request_id", "tenant", b"tenant", "timeout_s", b"timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "block_hashes", b"block_hashes", "is_resumed", b"is_resumed", "key_hash", b"key_hash", "latency_critical", b"latency_critical", "max_output_tokens", b"max_output_tokens", "num_prompt_tokens", b"num_prompt_tokens", "priority", b"priority", "request_hash", b"request_hash", "request_id", b"request_id", "tenant", b"tenant", "timeout_s", b"timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -266,11 +288,15 @@ class PrefillFinished(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    KEY_HASH_FIELD_NUMBER: _builtins.int
+    REQUEST_HASH_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     attempt: _builtins.int
     num_prompt_tokens: _builtins.int
     """Repeated so that a scheduler that lost its state can place it."""
     max_output_tokens: _builtins.int
+    key_hash: _builtins.bytes
+    request_hash: _builtins.bytes
     def __init__(
         self,
         *,
@@ -278,10 +304,12 @@ class PrefillFinished(_message.Message):
         attempt: _builtins.int = ...,
         num_prompt_tokens: _builtins.int = ...,
         max_output_tokens: _builtins.int = ...,
+        key_hash: _builtins.bytes = ...,
+        request_hash: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "max_output_tokens", b"max_output_tokens", "num_prompt_tokens", b"num_prompt_tokens", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "key_hash", b"key_hash", "max_output_tokens", b"max_output_tokens", "num_prompt_tokens", b"num_prompt_tokens", "request_hash", b"request_hash", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -447,6 +475,7 @@ class Placement(_message.Message):
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     DISPATCH_SEQ_FIELD_NUMBER: _builtins.int
     HOLD_S_FIELD_NUMBER: _builtins.int
+    ATTACHES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     attempt: _builtins.int
     phase: Global___Phase.ValueType
@@ -458,6 +487,8 @@ class Placement(_message.Message):
     batch_size: _builtins.int
     dispatch_seq: _builtins.int
     hold_s: _builtins.float
+    attaches: _builtins.bool
+    """The request runs there already, under its key: attach to it instead of submitting it."""
     def __init__(
         self,
         *,
@@ -472,10 +503,11 @@ class Placement(_message.Message):
         batch_size: _builtins.int = ...,
         dispatch_seq: _builtins.int = ...,
         hold_s: _builtins.float = ...,
+        attaches: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "batch_id", b"batch_id", "batch_size", b"batch_size", "boot_id", b"boot_id", "dispatch_seq", b"dispatch_seq", "dp_rank", b"dp_rank", "hold_s", b"hold_s", "phase", b"phase", "request_id", b"request_id", "worker_address", b"worker_address", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attaches", b"attaches", "attempt", b"attempt", "batch_id", b"batch_id", "batch_size", b"batch_size", "boot_id", b"boot_id", "dispatch_seq", b"dispatch_seq", "dp_rank", b"dp_rank", "hold_s", b"hold_s", "phase", b"phase", "request_id", b"request_id", "worker_address", b"worker_address", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -515,7 +547,7 @@ Global___Rejection: _TypeAlias = Rejection  # noqa: Y015
 @_typing.final
 class Retraction(_message.Message):
     """A placement that no longer holds: abort that attempt.
-    WORKER_LOST and BATCH_SPLIT: announce again; DEADLINE: fail the request.
+    WORKER_LOST and BATCH_SPLIT: announce again; DEADLINE and TAKEN_OVER: fail the request.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -556,6 +588,7 @@ class ReportRequest(_message.Message):
     RANK_STATES_FIELD_NUMBER: _builtins.int
     BATCH_SPLIT_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    KEYED_ENDS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     boot_id: _builtins.str
     """New at every start of the process."""
@@ -576,6 +609,8 @@ class ReportRequest(_message.Message):
     def batch_split(self) -> Global___BatchSplit: ...
     @_builtins.property
     def draining(self) -> Global___WorkerDraining: ...
+    @_builtins.property
+    def keyed_ends(self) -> Global___KeyedEnds: ...
     def __init__(
         self,
         *,
@@ -590,12 +625,13 @@ class ReportRequest(_message.Message):
         rank_states: Global___RankStates | None = ...,
         batch_split: Global___BatchSplit | None = ...,
         draining: Global___WorkerDraining | None = ...,
+        keyed_ends: Global___KeyedEnds | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch_split", b"batch_split", "draining", b"draining", "event", b"event", "forward_pass_ended", b"forward_pass_ended", "forward_pass_started", b"forward_pass_started", "hello", b"hello", "rank_states", b"rank_states"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch_split", b"batch_split", "draining", b"draining", "event", b"event", "forward_pass_ended", b"forward_pass_ended", "forward_pass_started", b"forward_pass_started", "hello", b"hello", "keyed_ends", b"keyed_ends", "rank_states", b"rank_states"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_split", b"batch_split", "boot_id", b"boot_id", "draining", b"draining", "epoch", b"epoch", "event", b"event", "forward_pass_ended", b"forward_pass_ended", "forward_pass_started", b"forward_pass_started", "hello", b"hello", "included_dispatch_seq", b"included_dispatch_seq", "rank_states", b"rank_states", "sequence", b"sequence", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_split", b"batch_split", "boot_id", b"boot_id", "draining", b"draining", "epoch", b"epoch", "event", b"event", "forward_pass_ended", b"forward_pass_ended", "forward_pass_started", b"forward_pass_started", "hello", b"hello", "included_dispatch_seq", b"included_dispatch_seq", "keyed_ends", b"keyed_ends", "rank_states", b"rank_states", "sequence", b"sequence", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["hello", "forward_pass_started", "forward_pass_ended", "rank_states", "batch_split", "draining"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["hello", "forward_pass_started", "forward_pass_ended", "rank_states", "batch_split", "draining", "keyed_ends"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -618,6 +654,7 @@ class WorkerHello(_message.Message):
     MAX_SEQUENCE_TOKENS_FIELD_NUMBER: _builtins.int
     ADMISSION_LEAD_PASSES_FIELD_NUMBER: _builtins.int
     RANK_STATES_FIELD_NUMBER: _builtins.int
+    KEYED_REQUESTS_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     phase: Global___Phase.ValueType
     model: _builtins.str
@@ -632,6 +669,10 @@ class WorkerHello(_message.Message):
     admission_lead_passes: _builtins.int
     @_builtins.property
     def rank_states(self) -> Global___RankStates: ...
+    @_builtins.property
+    def keyed_requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyedRequest]:
+        """All requests with a key that are here, whoever placed them."""
+
     def __init__(
         self,
         *,
@@ -648,14 +689,67 @@ class WorkerHello(_message.Message):
         max_sequence_tokens: _builtins.int = ...,
         admission_lead_passes: _builtins.int = ...,
         rank_states: Global___RankStates | None = ...,
+        keyed_requests: _abc.Iterable[Global___KeyedRequest] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["rank_states", b"rank_states"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "admission_lead_passes", b"admission_lead_passes", "chunk_budget_tokens", b"chunk_budget_tokens", "chunked_prefill", b"chunked_prefill", "dp_size", b"dp_size", "ep_size", b"ep_size", "kv_blocks_total", b"kv_blocks_total", "max_batch_size", b"max_batch_size", "max_sequence_tokens", b"max_sequence_tokens", "model", b"model", "phase", b"phase", "rank_states", b"rank_states", "tokens_per_block", b"tokens_per_block"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "admission_lead_passes", b"admission_lead_passes", "chunk_budget_tokens", b"chunk_budget_tokens", "chunked_prefill", b"chunked_prefill", "dp_size", b"dp_size", "ep_size", b"ep_size", "keyed_requests", b"keyed_requests", "kv_blocks_total", b"kv_blocks_total", "max_batch_size", b"max_batch_size", "max_sequence_tokens", b"max_sequence_tokens", "model", b"model", "phase", b"phase", "rank_states", b"rank_states", "tokens_per_block", b"tokens_per_block"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkerHello: _TypeAlias = WorkerHello  # noqa: Y015
+
+@_typing.final
+class KeyedRequest(_message.Message):
+    """A request with an idempotency key, as its worker knows it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_HASH_FIELD_NUMBER: _builtins.int
+    REQUEST_HASH_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    key_hash: _builtins.bytes
+    request_hash: _builtins.bytes
+    request_id: _builtins.str
+    attempt: _builtins.int
+    def __init__(
+        self,
+        *,
+        key_hash: _builtins.bytes = ...,
+        request_hash: _builtins.bytes = ...,
+        request_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "key_hash", b"key_hash", "request_hash", b"request_hash", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyedRequest: _TypeAlias = KeyedRequest  # noqa: Y015
+
+@_typing.final
+class KeyedEnds(_message.Message):
+    """Under these keys nothing is here any more: an orphan ended, or a correction asked for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyedRequest]: ...
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___KeyedRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyedEnds: _TypeAlias = KeyedEnds  # noqa: Y015
 
 @_typing.final
 class RankStates(_message.Message):
@@ -954,17 +1048,23 @@ class Correction(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
+    KEY_HASH_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     attempt: _builtins.int
+    key_hash: _builtins.bytes
+    """If set: whatever is here under this key must go, unless it is a newer attempt of that request; keyed_ends
+    says when it has.
+    """
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         attempt: _builtins.int = ...,
+        key_hash: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "key_hash", b"key_hash", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,6 +29,8 @@ class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Mode.ValueType],
     MODE_AGGREGATED: _Mode.ValueType  # 1
     MODE_PREFILL_ONLY: _Mode.ValueType  # 2
     MODE_DECODE_ONLY: _Mode.ValueType  # 3
+    MODE_ATTACH: _Mode.ValueType  # 4
+    """Nothing is to be run: go on with what runs here under key_hash. All of its tokens come, from index 0."""
 
 class Mode(_Mode, metaclass=_ModeEnumTypeWrapper): ...
 
@@ -36,6 +38,8 @@ MODE_UNSPECIFIED: Mode.ValueType  # 0
 MODE_AGGREGATED: Mode.ValueType  # 1
 MODE_PREFILL_ONLY: Mode.ValueType  # 2
 MODE_DECODE_ONLY: Mode.ValueType  # 3
+MODE_ATTACH: Mode.ValueType  # 4
+"""Nothing is to be run: go on with what runs here under key_hash. All of its tokens come, from index 0."""
 Global___Mode: _TypeAlias = Mode  # noqa: Y015
 
 class _CompletionReason:
@@ -55,6 +59,8 @@ class _CompletionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Comp
     """Never admitted: invalid here, wrong boot, late for its batch, draining."""
     COMPLETION_REASON_KV_LOST: _CompletionReason.ValueType  # 7
     """The KV lease was gone."""
+    COMPLETION_REASON_TAKEN_OVER: _CompletionReason.ValueType  # 8
+    """Another gateway has attached to the request."""
 
 class CompletionReason(_CompletionReason, metaclass=_CompletionReasonEnumTypeWrapper): ...
 
@@ -69,6 +75,8 @@ COMPLETION_REASON_REFUSED: CompletionReason.ValueType  # 6
 """Never admitted: invalid here, wrong boot, late for its batch, draining."""
 COMPLETION_REASON_KV_LOST: CompletionReason.ValueType  # 7
 """The KV lease was gone."""
+COMPLETION_REASON_TAKEN_OVER: CompletionReason.ValueType  # 8
+"""Another gateway has attached to the request."""
 Global___CompletionReason: _TypeAlias = CompletionReason  # noqa: Y015
 
 @_typing.final
@@ -208,6 +216,8 @@ class SubmittedRequest(_message.Message):
     BLOCK_HASHES_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     KV_SOURCE_FIELD_NUMBER: _builtins.int
+    KEY_HASH_FIELD_NUMBER: _builtins.int
+    REQUEST_HASH_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     attempt: _builtins.int
     epoch: _builtins.int
@@ -217,6 +227,11 @@ class SubmittedRequest(_message.Message):
     dispatch_seq: _builtins.int
     dp_rank: _builtins.int
     mode: Global___Mode.ValueType
+    key_hash: _builtins.bytes
+    """Digests of the idempotency key and of the whole request; empty: no key. A request with a key outlives its
+    gateway for a while.
+    """
+    request_hash: _builtins.bytes
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -245,10 +260,12 @@ class SubmittedRequest(_message.Message):
         block_hashes: _abc.Iterable[_builtins.int] | None = ...,
         sampling: Global___Sampling | None = ...,
         kv_source: Global___KvSource | None = ...,
+        key_hash: _builtins.bytes = ...,
+        request_hash: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["kv_source", b"kv_source", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "batch_id", b"batch_id", "batch_size", b"batch_size", "block_hashes", b"block_hashes", "dispatch_seq", b"dispatch_seq", "dp_rank", b"dp_rank", "epoch", b"epoch", "kv_source", b"kv_source", "mode", b"mode", "prior_output_ids", b"prior_output_ids", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "batch_id", b"batch_id", "batch_size", b"batch_size", "block_hashes", b"block_hashes", "dispatch_seq", b"dispatch_seq", "dp_rank", b"dp_rank", "epoch", b"epoch", "key_hash", b"key_hash", "kv_source", b"kv_source", "mode", b"mode", "prior_output_ids", b"prior_output_ids", "prompt_token_ids", b"prompt_token_ids", "request_hash", b"request_hash", "request_id", b"request_id", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,146 @@
+"""A connection to one gateway: prompts in, deltas out, a call for each generation.
+
+    async with GatewayClient("127.0.0.1:8080") as client:
+        async for event in client.generate("To be, or not to be"):
+            match event:
+                case Delta(text=text): print(text, end="")
+                case Completion(finish_reason=reason): print(reason)
+
+A generation is a stream of `Delta` that ends with one `Completion`. What goes wrong is a `GenerateError` with
+the status name, the fields at fault, and when to come back. Leaving the loop early cancels the request.
+
+A call that a gateway cancels before it has said anything is made again: one that leaves while others stay
+tells its connections to go, and a call that crosses that word on its way is cancelled by gRPC itself.
+Everything else that goes wrong is told; `Client` is who tries again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import grpc.aio
+
+from hortator.client.codec import decode_events, encode_sampling, set_prompt
+from hortator.client.errors import generate_error
+from hortator.client.messages import Completion, Delta, Model, Prompt, Sampling
+from hortator.rpc.inference.v1 import inference_pb2, inference_pb2_grpc
+from hortator.runtime.grpc_server import open_channel
+
+NO_SAMPLING = Sampling()
+"""The gateway chooses everything."""
+_RETRIES = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [
+                    {"service": inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name}
+                ],
+                "retryPolicy": {
+                    "maxAttempts": 3,
+                    "initialBackoff": "0.02s",
+                    "maxBackoff": "0.2s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["CANCELLED"],
+                },
+            }
+        ]
+    }
+)
+"""In gRPC's own words; nothing is made again once the first message of an answer has come."""
+
+
+@dataclass(slots=True)
+class GatewayClient:
+    """A connection to one gateway. Use as an async context manager, or call `aclose`."""
+
+    address: str
+    """`host:port` of the gateway's public gRPC API."""
+    _channel: grpc.aio.Channel = field(init=False)
+    _stub: inference_pb2_grpc.InferenceServiceStub = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Prepare to connect; the connection is made by the first call."""
+        self._channel = open_channel(self.address, options=[("grpc.service_config", _RETRIES)])
+        self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connection; what still streams is cancelled."""
+        await self._channel.close()
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        *,
+        model: str = "",
+        sampling: Sampling = NO_SAMPLING,
+        priority: int = 0,
+        tenant: str = "",
+        latency_critical: bool = False,
+        idempotency_key: str = "",
+        resume_from_index: int = 0,
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[Delta | Completion, None]:
+        """Stream one generation.
+
+        Args:
+            prompt: text, token ids, or chat turns.
+            model: empty means the only one.
+            sampling: how tokens are chosen.
+            priority: -100..100; higher goes first.
+            tenant: whose request this is.
+            latency_critical: bypass every voluntary hold.
+            idempotency_key: a retry with the same key reads the same generation.
+            resume_from_index: first output token that is still needed; with a key only.
+            timeout_s: deadline for the whole generation; None is none.
+
+        Raises:
+            GenerateError: the request failed or was refused.
+        """
+        request = inference_pb2.GenerateRequest(
+            model=model,
+            sampling=encode_sampling(sampling),
+            priority=priority,
+            tenant=tenant,
+            latency_class=inference_pb2.LATENCY_CLASS_CRITICAL
+            if latency_critical
+            else inference_pb2.LATENCY_CLASS_STANDARD,
+            idempotency_key=idempotency_key,
+            resume_from_index=resume_from_index,
+        )
+        set_prompt(request, prompt)
+        call = self._stub.Generate(request, timeout=timeout_s)
+        try:
+            async for message in call:
+                for event in decode_events(message):
+                    yield event
+        except grpc.aio.AioRpcError as error:
+            raise generate_error(error, self.address) from None
+        finally:
+            call.cancel()
+
+    async def list_models(self, *, timeout_s: float | None = 10.0) -> list[Model]:
+        """The models that the gateway serves.
+
+        Raises:
+            GenerateError: the gateway cannot be reached.
+        """
+        try:
+            response = await self._stub.ListModels(inference_pb2.ListModelsRequest(), timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise generate_error(error, self.address) from None
+        return [
+            Model(name=m.name, max_sequence_tokens=m.max_sequence_tokens, vocab_size=m.vocab_size)
+            for m in response.models
+        ]

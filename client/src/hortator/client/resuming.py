@@ -1,0 +1,178 @@
+"""Generations that outlive their gateway.
+
+A generation has an idempotency key, made here if the caller brings none. When its call breaks, the same
+request is made again at the next address, with the same key and the index of the first token that is still
+missing. The gateway there goes on with what runs, or starts it again once that has ended; either way every
+token position comes once, in order.
+
+What is tried again: calls that broke (UNAVAILABLE, CANCELLED), for `retry_for_s` from the first failure to
+the next token. What is not: a refusal (wrong input, a full queue, a quarantined request), a deadline that has
+passed, and a service of which no gateway ever answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, Sequence
+from itertools import count
+from types import TracebackType
+from typing import Self
+
+from hortator.client.errors import GenerateError
+from hortator.client.gateway import NO_SAMPLING, GatewayClient
+from hortator.client.messages import Completion, Delta, Model, Prompt, Sampling
+
+FIRST_PAUSE_S = 0.05
+MAX_PAUSE_S = 1.0
+
+_BROKEN = frozenset({"UNAVAILABLE", "CANCELLED"})
+
+
+class Client:
+    """A service and all of its gateways. Use as an async context manager, or call `aclose`."""
+
+    def __init__(self, addresses: str | Sequence[str], *, retry_for_s: float = 30.0) -> None:
+        """Nothing is connected before the first call.
+
+        Args:
+            addresses: `host:port` of every gateway, or of one name that stands for all. Calls begin at one
+                after the other.
+            retry_for_s: how long a generation is tried again without a new token; 0: never.
+        """
+        self.addresses = (addresses,) if isinstance(addresses, str) else tuple(addresses)
+        if not self.addresses:
+            raise ValueError("addresses: got none (allowed: host:port of at least one gateway)")
+        self._retry_for_s = retry_for_s
+        self._gateways = [GatewayClient(address) for address in self.addresses]
+        self._calls = count(secrets.randbelow(len(self._gateways)))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections; what still streams is cancelled."""
+        for gateway in self._gateways:
+            await gateway.aclose()
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        *,
+        model: str = "",
+        sampling: Sampling = NO_SAMPLING,
+        priority: int = 0,
+        tenant: str = "",
+        latency_critical: bool = False,
+        idempotency_key: str = "",
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[Delta | Completion, None]:
+        """Stream one generation, whatever dies: every token once, in order, then one completion.
+
+        Args:
+            prompt: text, token ids, or chat turns.
+            model: empty means the only one.
+            sampling: how tokens are chosen.
+            priority: -100..100; higher goes first.
+            tenant: whose request this is.
+            latency_critical: bypass every voluntary hold.
+            idempotency_key: names this generation within the tenant; empty: one is made.
+            timeout_s: deadline for the whole generation, retries included; None is none.
+
+        Raises:
+            GenerateError: the request was refused, or could not be carried through.
+        """
+        tries = _Tries(self._retry_for_s, len(self._gateways), timeout_s)
+        key = idempotency_key or secrets.token_hex(16)
+        num_tokens = 0
+        first = next(self._calls)
+        for number in count(first):
+            gateway = self._gateways[number % len(self._gateways)]
+            events = gateway.generate(
+                prompt,
+                model=model,
+                sampling=sampling,
+                priority=priority,
+                tenant=tenant,
+                latency_critical=latency_critical,
+                idempotency_key=key,
+                resume_from_index=num_tokens,
+                timeout_s=tries.rest_s(),
+            )
+            try:
+                async for event in events:
+                    tries.heard()
+                    if isinstance(event, Completion):
+                        yield event
+                        return
+                    num_tokens = event.token_index + len(event.token_ids)
+                    yield event
+            except GenerateError as error:
+                pause_s = tries.pause_after(error)
+            finally:
+                await events.aclose()
+            await asyncio.sleep(pause_s)
+
+    async def list_models(self, *, timeout_s: float | None = 10.0) -> list[Model]:
+        """The models that the service serves, as the first gateway that answers says.
+
+        Raises:
+            GenerateError: no gateway can be reached.
+        """
+        *others, last = self._gateways
+        for gateway in others:
+            try:
+                return await gateway.list_models(timeout_s=timeout_s)
+            except GenerateError as error:
+                if not error.is_unreachable:
+                    raise
+        return await last.list_models(timeout_s=timeout_s)
+
+
+class _Tries:
+    """How often one generation is tried, and how long is waited in between."""
+
+    def __init__(self, retry_for_s: float, num_gateways: int, timeout_s: float | None) -> None:
+        self._retry_for_s = retry_for_s
+        self._num_gateways = num_gateways
+        self._deadline_at = None if timeout_s is None else time.monotonic() + timeout_s
+        self._failing_since: float | None = None
+        self._num_unanswered = 0
+        self._num_failed = 0
+        self._was_answered = False
+
+    def rest_s(self) -> float | None:
+        """Until the deadline; None: there is none."""
+        return None if self._deadline_at is None else max(self._deadline_at - time.monotonic(), 0.001)
+
+    def heard(self) -> None:
+        """Something new came."""
+        self._failing_since = None
+        self._num_unanswered = self._num_failed = 0
+        self._was_answered = True
+
+    def pause_after(self, error: GenerateError) -> float:
+        """How long to wait before the next try. Raises the error where there is none."""
+        now = time.monotonic()
+        if self._failing_since is None:
+            self._failing_since = now
+        if error.status not in _BROKEN or now - self._failing_since >= self._retry_for_s:
+            raise error
+        if error.has_connected:
+            self._was_answered = True
+        else:
+            self._num_unanswered += 1
+            if not self._was_answered and self._num_unanswered >= self._num_gateways:
+                raise error
+        self._num_failed += 1
+        if self._num_failed < self._num_gateways:
+            return 0.0  # there is another one
+        doublings = min(self._num_failed - self._num_gateways, 16)
+        pause_s = min(FIRST_PAUSE_S * (1 << doublings), MAX_PAUSE_S)
+        return max(pause_s, min(error.retry_after_s or 0.0, MAX_PAUSE_S))
