@@ -190,6 +190,38 @@ def test_certificates_of_a_new_authority_are_taken_up_without_a_restart_of_gatew
     assert secured.scheduler.popen.poll() is None
 
 
+def test_the_command_line_shows_certificate_and_key(secured, tmp_path):
+    (tmp_path / "key").write_text(secured.api_key + "\n")
+    client, administrator = (str(secured.certificates / name) for name in ("client", "administrator"))
+    gateway, scheduler = secured.gateway.address(), secured.scheduler.address()
+    generate = ("generate", "go", "--endpoint", gateway, "--max-tokens", "4", "--ignore-eos", "--json")
+    key = ("--api-key-file", str(tmp_path / "key"))
+    events = [json.loads(line) for line in secured.run(*generate, "--tls", client, *key).splitlines()]
+    assert events[-1]["completion"]["num_output_tokens"] == 4
+    state = json.loads(secured.run("state", "--scheduler", scheduler, "--tls", administrator, "--json"))
+    assert [group["worker_id"] for group in state["groups"]] == ["aggregated-0"]
+    for arguments, exit_code, words in (
+        ((*generate, "--tls", client), 2, "authorization: an API key is wanted"),
+        ((*generate, *key), 3, "no gateway answers at"),
+        (
+            (*generate, "--tls", str(tmp_path), *key),
+            2,
+            f"--tls: {tmp_path}/ca.crt: No such file or directory",
+        ),
+        (
+            ("state", "--scheduler", scheduler, "--tls", client),
+            2,
+            "Snapshot: may be called by administrator or",
+        ),
+    ):
+        ended = subprocess.run(
+            [*HORTATOR, *arguments], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert ended.returncode == exit_code, ended.stderr
+        assert words in ended.stderr
+        assert len(ended.stderr.splitlines()) == 1
+
+
 def test_logs_hold_neither_keys_nor_prompts(secured):
     """By default: what a client sends and what lets it in are nobody else's business."""
     prompt = "a prompt that nobody should read"

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from hortator.cli.admin.client import AdminClient, Drained
 from hortator.cli.console import stdout
 from hortator.cli.errors import EXIT_FAILED
 from hortator.cli.state import scheduler_address
+from hortator.client import Access
 
 
-def drain(*, worker_id: str, timeout_s: float, name: str | None, scheduler: str | None) -> int:
+def drain(
+    *, worker_id: str, timeout_s: float, name: str | None, scheduler: str | None, tls: Path | None
+) -> int:
     """Drain one worker; returns the exit code. Raises CommandError for an unknown worker."""
     address = scheduler_address(name=name, scheduler=scheduler)
 
     async def call() -> Drained:
-        async with AdminClient(address) as admin:
+        async with AdminClient(address, access=Access(tls_folder=tls)) as admin:
             return await admin.drain(worker_id, timeout_s=timeout_s)
 
     drained = asyncio.run(call())
@@ -29,12 +33,12 @@ def drain(*, worker_id: str, timeout_s: float, name: str | None, scheduler: str 
     return EXIT_FAILED
 
 
-def change_policy(policy: str, *, name: str | None, scheduler: str | None) -> None:
+def change_policy(policy: str, *, name: str | None, scheduler: str | None, tls: Path | None) -> None:
     """Switch the policy. Raises CommandError for an unknown one."""
     address = scheduler_address(name=name, scheduler=scheduler)
 
     async def call() -> str:
-        async with AdminClient(address) as admin:
+        async with AdminClient(address, access=Access(tls_folder=tls)) as admin:
             return await admin.change_policy(policy)
 
     stdout().print(f"policy: {asyncio.run(call())} -> {policy}")

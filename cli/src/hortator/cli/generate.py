@@ -24,7 +24,7 @@ from hortator.cli.errors import CommandError
 from hortator.cli.inference.client import InferenceClient
 from hortator.cli.inference.options import GenerateOptions
 from hortator.cli.running import find_stack
-from hortator.client import Completion, Delta
+from hortator.client import Access, AccessError, Completion, Delta, read_api_key
 
 __all__ = ["GenerateOptions", "run"]
 
@@ -81,6 +81,8 @@ def run(
     endpoint: str | None,
     name: str | None,
     options: GenerateOptions,
+    tls: Path | None,
+    api_key_file: Path | None,
     concurrency: int,
     as_json: bool,
 ) -> int:
@@ -97,14 +99,22 @@ def run(
         texts = list(prompts) or [_from_stdin()]
         asked = [Asked(prompt=text, options=options) for text in texts]
     addresses = tuple(endpoint.split(",")) if endpoint else find_stack(name).endpoints
+    access = _access(tls, api_key_file)
     console = stderr()
     try:
         if len(asked) == 1 and file is None:
-            asyncio.run(_stream(addresses, asked[0], console, as_json=as_json))
+            asyncio.run(_stream(addresses, access, asked[0], console, as_json=as_json))
             return 0
-        return asyncio.run(_many(addresses, asked, console, concurrency=concurrency, as_json=as_json))
+        return asyncio.run(_many(addresses, access, asked, console, concurrency=concurrency, as_json=as_json))
     except KeyboardInterrupt:
         return 130
+
+
+def _access(tls: Path | None, api_key_file: Path | None) -> Access:
+    try:
+        return Access(tls_folder=tls, api_key=read_api_key(api_key_file) if api_key_file else "")
+    except AccessError as error:
+        raise CommandError(f"--api-key-file: {error}") from None
 
 
 def read_prompts(file: Path, options: GenerateOptions) -> list[Asked]:
@@ -179,8 +189,10 @@ async def _checked(events: AsyncIterator[Delta | Completion]) -> AsyncIterator[D
         raise CommandError("broken stream: it ended without a completion", exit_code=1)
 
 
-async def _stream(addresses: Sequence[str], asked: Asked, console: Console, *, as_json: bool) -> None:
-    async with InferenceClient(*addresses) as client:
+async def _stream(
+    addresses: Sequence[str], access: Access, asked: Asked, console: Console, *, as_json: bool
+) -> None:
+    async with InferenceClient(*addresses, access=access) as client:
         async for event in _checked(client.generate(asked.prompt, asked.options)):
             if as_json:
                 print(json.dumps({type(event).__name__.lower(): asdict(event)}), flush=True)
@@ -208,12 +220,18 @@ def summary(completion: Completion) -> str:
 
 
 async def _many(
-    addresses: Sequence[str], asked: Sequence[Asked], console: Console, *, concurrency: int, as_json: bool
+    addresses: Sequence[str],
+    access: Access,
+    asked: Sequence[Asked],
+    console: Console,
+    *,
+    concurrency: int,
+    as_json: bool,
 ) -> int:
     slots = asyncio.Semaphore(concurrency)
     columns = (TextColumn("generating"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     exit_code = 0
-    async with InferenceClient(*addresses) as client, asyncio.TaskGroup() as tasks:
+    async with InferenceClient(*addresses, access=access) as client, asyncio.TaskGroup() as tasks:
         with Progress(*columns, console=console, transient=True) as progress:
             bar = progress.add_task("", total=len(asked))
 

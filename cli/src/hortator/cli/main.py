@@ -21,7 +21,7 @@ import typer
 from hortator.cli.bench_app import bench_app
 from hortator.cli.entry import run_app
 from hortator.cli.k8s.app import app as k8s_app
-from hortator.cli.options import FileOption, SeedOption
+from hortator.cli.options import ApiKeyOption, FileOption, SeedOption, TlsOption
 from hortator.cli.security_app import security_app
 from hortator.cli.study_app import study_app
 from hortator.cli.virtual_time_app import virtual_time_app
@@ -174,6 +174,8 @@ def generate(
     critical: Annotated[bool, typer.Option(help="Latency-critical: never held on purpose.")] = False,
     tenant: Annotated[str, typer.Option(help="Keeps prefix caches apart.")] = "",
     timeout: Annotated[float, typer.Option(help="Seconds for one request; 0: no limit.")] = 0.0,
+    tls: TlsOption = None,
+    api_key_file: ApiKeyOption = None,
     concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Requests at a time, with --file.")] = 16,
     json: JsonOption = False,
 ) -> None:
@@ -207,6 +209,8 @@ def generate(
                 tenant=tenant,
                 timeout_s=timeout,
             ),
+            tls=tls,
+            api_key_file=api_key_file,
             concurrency=concurrency,
             as_json=json,
         )
@@ -221,6 +225,7 @@ def state(
     placements: Annotated[int, typer.Option(min=0, max=1000, help="Newest placements to show.")] = 10,
     name: NameOption = None,
     scheduler: SchedulerOption = None,
+    tls: TlsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show EP groups, their DP ranks, the queue and the newest placements."""
@@ -232,6 +237,7 @@ def state(
         num_placements=placements,
         name=name,
         scheduler=scheduler,
+        tls=tls,
         as_json=json,
     )
 
@@ -243,11 +249,20 @@ def drain(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for what is in flight.")] = 600.0,
     name: NameOption = None,
     scheduler: SchedulerOption = None,
+    tls: TlsOption = None,
 ) -> None:
     """Stop placements on one worker and wait until nothing is in flight there (else exit code 1)."""
     from hortator.cli import admin_commands as command
 
-    raise SystemExit(command.drain(worker_id=worker, timeout_s=timeout, name=name, scheduler=scheduler))
+    raise SystemExit(
+        command.drain(
+            worker_id=worker,
+            timeout_s=timeout,
+            name=name,
+            scheduler=scheduler,
+            tls=tls,
+        )
+    )
 
 
 @app.command()
@@ -258,11 +273,12 @@ def policy(
     *,
     name: NameOption = None,
     scheduler: SchedulerOption = None,
+    tls: TlsOption = None,
 ) -> None:
     """Switch the scheduling policy of a running stack; nothing is lost."""
     from hortator.cli import admin_commands as command
 
-    command.change_policy(policy, name=name, scheduler=scheduler)
+    command.change_policy(policy, name=name, scheduler=scheduler, tls=tls)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -15,6 +16,7 @@ from hortator.cli.admin.client import AdminClient
 from hortator.cli.admin.snapshot import GroupSnapshot, PlacementSnapshot, Snapshot
 from hortator.cli.console import stdout
 from hortator.cli.running import find_stack
+from hortator.client import Access
 
 _STATE_STYLES = {
     "ready": "green",
@@ -33,17 +35,19 @@ def run(
     num_placements: int,
     name: str | None,
     scheduler: str | None,
+    tls: Path | None,
     as_json: bool,
 ) -> None:
     """Print the state once, or keep showing it. Raises CommandError when no scheduler answers."""
     address = scheduler_address(name=name, scheduler=scheduler)
+    access = Access(tls_folder=tls)
     if watch:
         try:
-            asyncio.run(_watch(address, interval_s, num_placements, as_json=as_json))
+            asyncio.run(_watch(address, access, interval_s, num_placements, as_json=as_json))
         except KeyboardInterrupt:
             return
     else:
-        _print(stdout(), asyncio.run(_once(address, num_placements)), as_json=as_json)
+        _print(stdout(), asyncio.run(_once(address, access, num_placements)), as_json=as_json)
 
 
 def scheduler_address(*, name: str | None, scheduler: str | None) -> str:
@@ -59,14 +63,16 @@ def render(snapshot: Snapshot) -> RenderableType:
     return Group(*parts)
 
 
-async def _once(address: str, num_placements: int) -> Snapshot:
-    async with AdminClient(address) as admin:
+async def _once(address: str, access: Access, num_placements: int) -> Snapshot:
+    async with AdminClient(address, access=access) as admin:
         return await admin.snapshot(num_recent_placements=num_placements)
 
 
-async def _watch(address: str, interval_s: float, num_placements: int, *, as_json: bool) -> None:
+async def _watch(
+    address: str, access: Access, interval_s: float, num_placements: int, *, as_json: bool
+) -> None:
     console = stdout()
-    async with AdminClient(address) as admin:
+    async with AdminClient(address, access=access) as admin:
         snapshots = admin.watch(interval_s=interval_s, num_recent_placements=num_placements)
         if as_json or not console.is_terminal:
             async for snapshot in snapshots:

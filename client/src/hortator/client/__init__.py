@@ -10,12 +10,15 @@
 one gateway. What goes wrong for good is a `GenerateError`.
 """
 
+from hortator.client.access import Access, AccessError, read_api_key
 from hortator.client.errors import GenerateError
 from hortator.client.gateway import GatewayClient
 from hortator.client.messages import ChatTurn, Completion, Delta, Model, Prompt, Sampling
 from hortator.client.resuming import Client
 
 __all__ = [
+    "Access",
+    "AccessError",
     "ChatTurn",
     "Client",
     "Completion",
@@ -25,4 +28,5 @@ __all__ = [
     "Model",
     "Prompt",
     "Sampling",
+    "read_api_key",
 ]

@@ -24,11 +24,11 @@ from typing import Self
 
 import grpc.aio
 
+from hortator.client.access import ANYBODY, Access
 from hortator.client.codec import decode_events, encode_sampling, set_prompt
 from hortator.client.errors import generate_error
 from hortator.client.messages import Completion, Delta, Model, Prompt, Sampling
 from hortator.rpc.inference.v1 import inference_pb2, inference_pb2_grpc
-from hortator.runtime.grpc_server import open_channel
 
 NO_SAMPLING = Sampling()
 """The gateway chooses everything."""
@@ -59,12 +59,16 @@ class GatewayClient:
 
     address: str
     """`host:port` of the gateway's public gRPC API."""
+    access: Access = ANYBODY
+    """Certificates and API key to show."""
     _channel: grpc.aio.Channel = field(init=False)
     _stub: inference_pb2_grpc.InferenceServiceStub = field(init=False)
 
     def __post_init__(self) -> None:
         """Prepare to connect; the connection is made by the first call."""
-        self._channel = open_channel(self.address, options=[("grpc.service_config", _RETRIES)])
+        self._channel = self.access.open_channel(
+            self.address, "gateway", options=[("grpc.service_config", _RETRIES)]
+        )
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:
@@ -120,7 +124,7 @@ class GatewayClient:
             resume_from_index=resume_from_index,
         )
         set_prompt(request, prompt)
-        call = self._stub.Generate(request, timeout=timeout_s)
+        call = self._stub.Generate(request, timeout=timeout_s, metadata=self.access.metadata())
         try:
             async for message in call:
                 for event in decode_events(message):
@@ -137,7 +141,9 @@ class GatewayClient:
             GenerateError: the gateway cannot be reached.
         """
         try:
-            response = await self._stub.ListModels(inference_pb2.ListModelsRequest(), timeout=timeout_s)
+            response = await self._stub.ListModels(
+                inference_pb2.ListModelsRequest(), timeout=timeout_s, metadata=self.access.metadata()
+            )
         except grpc.aio.AioRpcError as error:
             raise generate_error(error, self.address) from None
         return [

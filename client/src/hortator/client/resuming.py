@@ -20,6 +20,7 @@ from itertools import count
 from types import TracebackType
 from typing import Self
 
+from hortator.client.access import ANYBODY, Access
 from hortator.client.errors import GenerateError
 from hortator.client.gateway import NO_SAMPLING, GatewayClient
 from hortator.client.messages import Completion, Delta, Model, Prompt, Sampling
@@ -33,19 +34,22 @@ _BROKEN = frozenset({"UNAVAILABLE", "CANCELLED"})
 class Client:
     """A service and all of its gateways. Use as an async context manager, or call `aclose`."""
 
-    def __init__(self, addresses: str | Sequence[str], *, retry_for_s: float = 30.0) -> None:
+    def __init__(
+        self, addresses: str | Sequence[str], *, retry_for_s: float = 30.0, access: Access = ANYBODY
+    ) -> None:
         """Nothing is connected before the first call.
 
         Args:
             addresses: `host:port` of every gateway, or of one name that stands for all. Calls begin at one
                 after the other.
             retry_for_s: how long a generation is tried again without a new token; 0: never.
+            access: certificates and API key to show.
         """
         self.addresses = (addresses,) if isinstance(addresses, str) else tuple(addresses)
         if not self.addresses:
             raise ValueError("addresses: got none (allowed: host:port of at least one gateway)")
         self._retry_for_s = retry_for_s
-        self._gateways = [GatewayClient(address) for address in self.addresses]
+        self._gateways = [GatewayClient(address, access) for address in self.addresses]
         self._calls = count(secrets.randbelow(len(self._gateways)))
 
     async def __aenter__(self) -> Self:

@@ -17,6 +17,7 @@ import grpc.aio
 
 from hortator.cli.admin.snapshot import GroupSnapshot, PhaseName, PlacementSnapshot, RankSnapshot, Snapshot
 from hortator.cli.errors import EXIT_FAILED, EXIT_UNAVAILABLE, EXIT_USAGE, CommandError
+from hortator.client.access import ANYBODY, Access, AccessError
 from hortator.rpc.scheduling.v1 import scheduling_pb2 as pb
 from hortator.rpc.scheduling.v1 import scheduling_pb2_grpc as rpc
 
@@ -29,6 +30,7 @@ _PHASES: dict[int, PhaseName] = {
 _EXIT_CODES = {
     grpc.StatusCode.INVALID_ARGUMENT: EXIT_USAGE,
     grpc.StatusCode.NOT_FOUND: EXIT_USAGE,
+    grpc.StatusCode.PERMISSION_DENIED: EXIT_USAGE,
     grpc.StatusCode.UNAVAILABLE: EXIT_UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED: EXIT_UNAVAILABLE,
 }
@@ -45,9 +47,13 @@ class Drained:
 class AdminClient:
     """One channel to one scheduler; an async context manager."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, access: Access = ANYBODY) -> None:
+        """Nothing is connected yet. Raises CommandError when a file of `access` cannot be used."""
         self._address = address
-        self._channel = grpc.aio.insecure_channel(address)
+        try:
+            self._channel = access.open_channel(address, "scheduler")
+        except AccessError as error:
+            raise CommandError(f"--tls: {error}", exit_code=EXIT_USAGE) from None
         self._stub = rpc.AdminServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:

@@ -12,11 +12,14 @@ from typing import Self
 
 from hortator.cli.errors import EXIT_FAILED, EXIT_UNAVAILABLE, EXIT_USAGE, CommandError
 from hortator.cli.inference.options import GenerateOptions
-from hortator.client import Client, Completion, Delta, GenerateError, Sampling
+from hortator.client import Access, AccessError, Client, Completion, Delta, GenerateError, Sampling
+from hortator.client.access import ANYBODY
 
 _EXIT_CODES = {
     "INVALID_ARGUMENT": EXIT_USAGE,
     "NOT_FOUND": EXIT_USAGE,
+    "UNAUTHENTICATED": EXIT_USAGE,
+    "PERMISSION_DENIED": EXIT_USAGE,
     "UNAVAILABLE": EXIT_UNAVAILABLE,
     "RESOURCE_EXHAUSTED": EXIT_UNAVAILABLE,
     "DEADLINE_EXCEEDED": EXIT_UNAVAILABLE,
@@ -26,9 +29,13 @@ _EXIT_CODES = {
 class InferenceClient:
     """A service, at the addresses of its gateways; an async context manager."""
 
-    def __init__(self, *addresses: str) -> None:
+    def __init__(self, *addresses: str, access: Access = ANYBODY) -> None:
+        """Nothing is connected yet. Raises CommandError when a file of `access` cannot be used."""
         self._addresses = ", ".join(addresses)
-        self._client = Client(addresses)
+        try:
+            self._client = Client(addresses, access=access)
+        except AccessError as error:
+            raise CommandError(f"--tls: {error}") from None
 
     async def __aenter__(self) -> Self:
         return self
