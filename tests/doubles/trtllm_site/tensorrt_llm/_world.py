@@ -9,8 +9,10 @@ A forward pass ends when every rank has answered. Nobody tells `LLM` of a rank t
 import hmac
 import json
 import os
+import signal
 import socket
 import sys
+import time
 
 PREFIX = "TLLM_SPAWN_PROXY_PROCESS"
 
@@ -51,13 +53,12 @@ class Link:
         return self.hear()
 
     def close(self):
+        self._connection.shutdown(socket.SHUT_RDWR)  # whatever still holds the file over it
         self._connection.close()
 
 
 def connect():
     """As `LLM` or `--action stop` does."""
-    import time
-
     ends_at = time.monotonic() + 20
     while True:
         try:
@@ -110,8 +111,11 @@ def work():
     host, port = world.gather("")[0].split()
     world.gather(_self(world))
     link = Link(socket.create_connection((host, int(port))))
-    while (request := link.hear()) != "stop":
-        link.say(request)
+    try:
+        while (request := link.hear()) != "stop":
+            link.say(request)
+    except ConnectionError:
+        signal.pause()  # a rank whose peer is gone hangs in a collective until mpirun ends it
     world.finalize()
 
 
