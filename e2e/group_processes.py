@@ -15,8 +15,11 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from live_stack import HORTATOR, wait_until
+
+_S = TypeVar("_S", bound="Starter")
 
 ENGINE_OPTIONS = {"dp_size": 4, "kv_blocks_total": 1000, "time_scale": 0.01}
 
@@ -71,7 +74,13 @@ class Process:
 @contextlib.contextmanager
 def processes(folder: Path) -> Iterator[Starter]:
     """Start processes; none is left afterwards."""
-    starter = Starter(folder)
+    with cleared(Starter(folder)) as starter:
+        yield starter
+
+
+@contextlib.contextmanager
+def cleared(starter: _S) -> Iterator[_S]:
+    """Kill what a starter has started."""
     try:
         yield starter
     finally:

@@ -39,6 +39,7 @@ EVERYTHING = {
 }
 ROLE = {
     "shmSize": "64Gi",
+    "rdmaResources": {"rdma/hca_shared_devices_a": 1},
     "nodeSelector": {"pool": "h800"},
     "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
     "priorityClassName": "high",

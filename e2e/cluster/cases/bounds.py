@@ -189,7 +189,8 @@ def _text(path: str, schema: Obj, length: int) -> str:
 
 def _items(path: str, schema: Obj, number: int) -> Any:
     if schema["type"] == "object":
-        return {f"label-{index}": "a" for index in range(number)}
+        value = 1 if schema["additionalProperties"]["type"] == "integer" else "a"
+        return {f"label-{index}": value for index in range(number)}
     item = _at(path)[0]
     return [item | {"name": f"a{index}"} if "name" in item else item for index in range(number)]
 

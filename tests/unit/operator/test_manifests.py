@@ -9,6 +9,7 @@ from hortator.operator import names, topology
 from hortator.operator.accepted import is_record
 from hortator.operator.manifests import engine as engine_manifest
 from hortator.operator.manifests import pods
+from hortator.operator.manifests.engine import IDENTITY_KEY
 from hortator.operator.manifests.group import with_token
 from hortator.operator.options import Images, Options
 from hortator.scheduler.settings import SchedulerProcessSettings
@@ -438,7 +439,40 @@ def test_tensorrt_llm_is_told_its_split_in_its_own_words(sample, wanted):
     assert (options["tensor_parallel_size"], options["moe_expert_parallel_size"]) == (32, 32)
     assert options["enable_attention_dp"] is True
     assert options["max_num_tokens"] == 8192
-    assert (found["WORLD_SIZE"], found["GPUS_PER_NODE"]) == ("32", "8")
+
+
+def test_members_of_a_group_over_several_pods_can_be_reached_for_the_start_of_ranks(sample, wanted):
+    template = engine_pod(wanted(sample("h800-16")))
+    container, found = template["spec"]["containers"][0], environment(template)
+    names_in_order = [entry["name"] for entry in container["env"]]
+    assert found["HORTATOR_WORKER_SSH_HOST"] == ("$(HORTATOR_WORKER_POD_NAME).deepseek-v3-a-0.default.svc")
+    # Kubernetes fills in what stands before
+    assert names_in_order.index("HORTATOR_WORKER_POD_NAME") < names_in_order.index("HORTATOR_WORKER_SSH_HOST")
+    assert {"name": "ssh", "containerPort": 2222, "protocol": "TCP"} in container["ports"]
+    folder = next(one["mountPath"] for one in container["volumeMounts"] if one["name"] == "identity")
+    assert found["HORTATOR_WORKER_IDENTITY_FILE"] == f"{folder}/{IDENTITY_KEY}"
+    assert not any("OMPI_" in name for name in names_in_order)  # the worker itself is no MPI process
+
+
+def test_a_group_of_one_pod_has_no_door(sample, wanted, changed):
+    role = {"spec.roles.0.nodes": 1, "spec.roles.0.parallelism": {"attentionDP": 8, "expert": 8}}
+    template = engine_pod(wanted(changed(sample("h800-16"), role)))
+    assert "HORTATOR_WORKER_SSH_HOST" not in environment(template)
+    assert "ssh" not in [port["name"] for port in template["spec"]["containers"][0]["ports"]]
+
+
+def test_rdma_ports_are_requested_and_let_the_container_lock_memory(sample, wanted, changed):
+    service = changed(sample("h800-16"), {"spec.roles.0.rdmaResources": {"rdma/hca_shared_devices_a": 1}})
+    container = engine_pod(wanted(service))["spec"]["containers"][0]
+    assert container["resources"]["limits"]["rdma/hca_shared_devices_a"] == "1"
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
+
+
+def test_engines_on_cpus_request_no_rdma_ports(sample, wanted, changed):
+    service = changed(sample("simulated-64"), {"spec.roles.0.rdmaResources": {"rdma/a": 1}})
+    container = engine_pod(wanted(service))["spec"]["containers"][0]
+    assert "rdma/a" not in container["resources"]["limits"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
 def test_a_made_cache_is_filled_by_a_job_and_read_by_engines(sample, changed, wanted):

@@ -104,11 +104,11 @@ def _roles(service: LLMService) -> Iterator[Problem]:
                 message=f"{ranks} does not divide the {processes.BUILTIN_EXPERTS} routed experts of the "
                 "builtin model: workers refuse to start",
             )
-        if backend == "TensorRTLLM" and role.nodes > 1:
+        if backend == "TensorRTLLM" and role.nodes > 1 and not role.rdma_resources:
             yield Problem(
-                path=f"{at}.nodes",
-                message=f"{role.nodes}, but TensorRTLLM is not started over several pods yet: workers refuse "
-                "to start (set 1, for a model that fits one node)",
+                path=f"{at}.rdmaResources",
+                message="absent: what GPUs of different nodes say to each other goes by TCP then, if the "
+                "cluster has no other way to its RDMA ports",
             )
         if backend == "TensorRTLLM" and role.chunked_prefill:
             yield Problem(

@@ -11,6 +11,7 @@ the machine. What is awkward, in order of appearance:
 5. An abort is an item of the queue like any other; one that reaches a generation_only request whose KV is still
    on its way wedges the executor (facts s2.3).
 6. A row of statistics is closed one loop later with the overlap scheduler (facts s3, trap a).
+7. With ranks in other processes a pass ends when all have answered; one that is gone is not noticed (facts s7).
 """
 
 import asyncio
@@ -77,8 +78,9 @@ class _Sequence(GroupRequest):
 class Executor:
     """See the module docstring."""
 
-    def __init__(self, args, setting):
+    def __init__(self, args, setting, ranks=None):
         self.args = args
+        self._ranks = ranks
         self.profile = setting.profile
         self.time_scale = setting.time_scale
         self.counters = Counters()
@@ -156,6 +158,8 @@ class Executor:
         _SENDERS.pop(self.uid, None)
         if self._task is not None:
             self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+        if self._ranks is not None:
+            self._ranks.close()
 
     # The loop
 
@@ -169,6 +173,8 @@ class Executor:
                     await self._wait_for_transfer()
                     continue
                 await asyncio.sleep(duration_s * self.time_scale)
+                if self._ranks is not None:
+                    await self._all_ranks_answer()
                 self.counters.passes += 1
                 if self._fault in DEADLY and self.counters.passes > self._fault_after:
                     await self._go_wrong()
@@ -177,6 +183,12 @@ class Executor:
             raise
         except Exception as error:  # noqa: BLE001  # whatever happens in the loop is the engine's death
             self.die(error)
+
+    async def _all_ranks_answer(self):
+        try:
+            await asyncio.to_thread(self._ranks.ask, self.counters.passes)
+        except (OSError, ValueError):  # oddity 7
+            await asyncio.Event().wait()
 
     async def _go_wrong(self):
         if self._fault == "fatal":

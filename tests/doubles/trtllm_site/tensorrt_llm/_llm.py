@@ -4,7 +4,7 @@ import functools
 import itertools
 from pathlib import Path
 
-from tensorrt_llm import _profile
+from tensorrt_llm import _profile, _world
 from tensorrt_llm._executor import Cancel, Executor, Submitted
 from tensorrt_llm._result import GenerationResult
 from tensorrt_llm.executor.utils import RequestError
@@ -39,10 +39,21 @@ class _LLM:
             raise FileNotFoundError(f"{model} does not exist")
         if self.args.cache_transceiver_config and self.args.cache_transceiver_config.backend is None:
             raise ValueError("cache_transceiver_config.backend is not set")
-        self._double = Executor(self.args, setting)
+        self._double = Executor(self.args, setting, self._ranks())
         proxy = GenerationExecutorRpcProxy if setting.profile.rpc_statistics else GenerationExecutorProxy
         self._executor = proxy(self._double)
         self._ids = itertools.count(1)
+
+    def _ranks(self):
+        """The link to the ranks of other processes; None: they are all played here."""
+        if not _world.is_spawned():
+            return None
+        link = _world.connect()
+        ranks, wanted = link.ask("who"), self.args.tensor_parallel_size * self.args.pipeline_parallel_size
+        if len(ranks) != wanted:
+            link.close()
+            raise RuntimeError(f"world size {len(ranks)} is not tp * pp = {wanted}")
+        return link
 
     def _generate(self, inputs, sampling_params, disaggregated_params, scheduling_params, cache_salt):
         double = self._double

@@ -3,13 +3,13 @@
 `facts sN` in this package means section N of the page on TensorRT-LLM that the adapter was written from; docs/how-to/tensorrt-llm.md
 repeats what matters. A process chooses by environment variables, a test by `doubles.trtllm.emulate`.
 
-    TENSORRT_LLM_DOUBLE              1.2.1 or 1.3.0rc20
+    TENSORRT_LLM_DOUBLE              1.2.1, 1.3.0rc20 or 1.1.0
     TENSORRT_LLM_DOUBLE_TIME_SCALE   wall seconds per modelled second
     TENSORRT_LLM_DOUBLE_FAULT        hang:N | zombie:N | fatal:N | misplace:N after N passes; split; construct:TEXT
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,7 @@ PROFILES = {
         has_priority=True,
     ),
 }
+PROFILES["1.1.0"] = replace(PROFILES["1.2.1"], version="1.1.0")  # too old for the adapter
 
 
 @dataclass(frozen=True, kw_only=True)

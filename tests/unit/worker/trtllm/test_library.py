@@ -58,11 +58,3 @@ def test_a_broken_installation_is_one_line(monkeypatch):
     monkeypatch.setattr(library, "is_installed", lambda: True)
     with pytest.raises(EngineDeadError, match=r"cannot be imported: ModuleNotFoundError"):
         library.load()
-
-
-def test_a_group_of_several_pods_is_refused():
-    settings = WorkerSettings(
-        engine="tensorrt_llm", pod_name="w-0", group_size=2, epoch=1, worker_id="w", engine_options=OPTIONS
-    )
-    with pytest.raises(SettingsError, match="not started over pods yet"):
-        settings.group_place()

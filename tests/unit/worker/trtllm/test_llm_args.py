@@ -108,5 +108,14 @@ def test_more_ranks_than_a_pod_has_gpus_are_refused():
         check_world(config())
 
 
+def test_the_ranks_of_a_group_of_several_pods_are_all_their_gpus():
+    check_world(config(num_pods=2))
+    check_world(config(num_pods=4, gpus_per_node=4))
+    with pytest.raises(
+        EngineConfigError, match=r"16 ranks, but 3 pods \(GROUP_SIZE\) of 8 GPUs .* have 24 \(allowed: 24\)"
+    ):
+        check_world(config(num_pods=3))
+
+
 def test_tensor_parallel_attention_is_one_rank():
     assert config(enable_attention_dp=False).dp_size == 1

@@ -20,8 +20,10 @@ from hortator.runtime.logs import configure_logging
 from hortator.runtime.settings import SettingsError
 from hortator.runtime.transport import transport_of
 from hortator.worker.app import CLOSE_MARGIN_S, hold_place, serve
+from hortator.worker.engine import Engine
 from hortator.worker.engine_factory import build_engine
 from hortator.worker.errors import EngineConfigError
+from hortator.worker.launch.keys import check_programs
 from hortator.worker.settings import WorkerSettings
 
 _PR_SET_PDEATHSIG = 1
@@ -41,12 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = WorkerSettings.load(**_read_file(arguments.settings))
         configure_logging(component="worker", level=settings.log_level, log_format=settings.log_format)
         place = settings.group_place()
-        is_member = place is not None and not place.is_leader
-        engine = (
-            None
-            if is_member
-            else build_engine(settings.engine, settings.engine_options, phase=settings.phase)
-        )
+        engine = _engine(settings, is_leader=place is None or place.is_leader)
     except (SettingsError, EngineConfigError, ValueError) as error:
         _exit_with(str(error))
     if arguments.print_settings:
@@ -65,6 +62,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return await hold_place(settings, place, drain, transport=transport)
 
     return run_process(run, drain_timeout_s=settings.drain_timeout_s + CLOSE_MARGIN_S, parent_pid=parent_pid)
+
+
+def _engine(settings: WorkerSettings, *, is_leader: bool) -> Engine | None:
+    """What this process hosts: nothing in a member other than ordinal 0.
+
+    Where ranks run in all pods, each looks for itself at what they need, so that all of them say what is wrong
+    before anything is started.
+    """
+    if not is_leader and not settings.is_launched:
+        return None
+    engine = build_engine(
+        settings.engine, settings.engine_options, phase=settings.phase, num_pods=settings.group_size
+    )
+    if settings.is_launched:
+        check_programs(is_leader=is_leader)
+    settings.group_secret()
+    return engine if is_leader else None
 
 
 def _read_file(path: Path | None) -> dict[str, Any]:

@@ -4,7 +4,9 @@
     stop:   NOT_SERVING, WorkerDraining -> what runs finishes (or is aborted) -> streams, server, members,
             engine
 
-In a group of several pods this is what ordinal 0 does; the others are `group.member_process`.
+In a group of several pods this is what ordinal 0 does; the others are `group.member_process`. Where the engine
+has ranks in all of them, ordinal 0 starts those between members and engine, and ends them before it lets the
+members go (`launch`).
 
 Exit codes: 0 after a drain, 70 when the engine died (the whole EP group is to be started again), 71 and 72
 those of `group.membership`, 2 for bad settings, and those of `hortator.runtime.lifecycle`.
@@ -42,10 +44,13 @@ from hortator.worker.group.leader import GroupLeader
 from hortator.worker.group.member import GroupPlace, Member
 from hortator.worker.group.member_process import MemberProcess
 from hortator.worker.group.service import CALLERS as GROUP_CALLERS
+from hortator.worker.group.membership import End
 from hortator.worker.group.service import SERVICE_NAME as GROUP_SERVICE_NAME
 from hortator.worker.group.service import GroupService
 from hortator.worker.host import WorkerHost
 from hortator.worker.kv_leases import KvLeases
+from hortator.worker.launch.door import Door
+from hortator.worker.launch.world import World
 from hortator.worker.metrics import WorkerMetrics
 from hortator.worker.orphans import Orphans
 from hortator.worker.report import WorkerIdentity
@@ -70,20 +75,29 @@ async def serve(
     transport = transport or Plaintext()
     registry = new_registry()
     metrics = WorkerMetrics(registry)
-    startup = Startup(tuple(StartupPhase), metrics)
+    startup = Startup(_phases(settings), metrics)
     boot_id = settings.new_boot_id()
     group: GroupLeader | None = None
+    world: World | None = None
     async with AsyncExitStack() as stack:
         try:
             admin_port = open_admin(settings, startup, registry, stack)
-            group = await _open_group(settings, boot_id, metrics, drain, stack, transport)
+            if settings.is_launched:
+                world = await stack.enter_async_context(_world(settings))
+            group = await _open_group(settings, boot_id, metrics, drain, stack, transport, world)
             stack.push_async_callback(engine.aclose)
             if group is not None:
                 startup.waiting_for = group.waits_for
                 await _until(group.wait_complete(), drain, group)
             startup.reached(StartupPhase.MEMBERS_JOINED)
-            info = await _until(engine.start(), drain, group)
+            if group is not None and world is not None:
+                startup.waiting_for = world.waits_for
+                await _until(world.start(group.members), drain, group)
+                startup.reached(StartupPhase.RANKS_STARTED)
+            info = await _until(engine.start(), drain, group, world)
             startup.reached(StartupPhase.ENGINE_STARTED)
+            if group is not None:
+                group.started()
             worker = await Worker.open(
                 settings,
                 engine,
@@ -95,7 +109,10 @@ async def serve(
                 transport=transport,
             )
             await worker.announce(admin_port)
-            await worker.run_until_drained(drain, group)
+            await worker.run_until_drained(drain, group, world)
+            if world is not None:
+                await engine.aclose()
+                await world.aclose()
         except _DrainedEarlyError:
             pass
         except (EngineDeadError, GroupBrokenError, BaseExceptionGroup) as error:
@@ -110,27 +127,74 @@ async def hold_place(
 ) -> int:
     """Run a member other than ordinal 0; returns the exit code."""
     registry = new_registry()
-    startup = Startup((StartupPhase.MEMBERS_JOINED,), WorkerMetrics(registry))
+    phases = (StartupPhase.MEMBERS_JOINED, StartupPhase.ENGINE_STARTED)
+    startup = Startup(phases, WorkerMetrics(registry))
     member = Member(place=place, boot_id=settings.new_boot_id())
     async with AsyncExitStack() as stack:
         try:
             admin_port = open_admin(settings, startup, registry, stack)
             _claim_epoch(settings, member)
+            door = await stack.enter_async_context(_door(settings)) if settings.is_launched else None
+            if door is not None:
+                member = await door.shown(member)
+            process = MemberProcess(
+                member,
+                settings.group_limits(),
+                leader_address=settings.leader_address,
+                startup=startup,
+                on_welcome=door.on_welcome if door is not None else lambda _: None,
+                transport=transport,
+            )
+            _say_ready(address="", admin_port=admin_port)
+            end = await _held(process, drain, member, door)
         except GroupBrokenError as error:
             return _failed(error, None)
-        process = MemberProcess(
-            member,
-            settings.group_limits(),
-            leader_address=settings.leader_address,
-            startup=startup,
-            transport=transport,
-        )
-        _say_ready(address="", admin_port=admin_port)
-        end = await process.run(drain)
     if end.exit_code:
         say_last_words(end.message)
     structlog.get_logger("hortator.worker.app").info("ended", why=end.message, exit_code=end.exit_code)
     return end.exit_code
+
+
+async def _held(process: MemberProcess, drain: Drain, member: Member, door: Door | None) -> End:
+    """How the place was given up. Raises GroupBrokenError when the door fell shut before."""
+    holding = asyncio.ensure_future(process.run(drain))
+    opening = [] if door is None else [asyncio.ensure_future(door.run(member))]
+    tasks = [holding, *opening]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if holding.done():
+            return holding.result()
+        for one in opening:
+            await one
+        raise AssertionError  # a door ends with an error
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _phases(settings: WorkerSettings) -> tuple[StartupPhase, ...]:
+    """What a worker that hosts an engine goes through."""
+    if settings.is_launched:
+        return tuple(StartupPhase)
+    return tuple(phase for phase in StartupPhase if phase is not StartupPhase.RANKS_STARTED)
+
+
+def _world(settings: WorkerSettings) -> World:
+    return World(
+        gpus_per_node=settings.gpus_per_node,
+        secret=settings.group_secret(),
+        timeout_s=settings.startup_timeout_s,
+    )
+
+
+def _door(settings: WorkerSettings) -> Door:
+    return Door(
+        host=settings.ssh_host or settings.advertise_host or settings.host,
+        listen=settings.host,
+        port=settings.ssh_port,
+        secret=settings.group_secret(),
+    )
 
 
 def open_admin(
@@ -159,6 +223,7 @@ async def _open_group(
     drain: Drain,
     stack: AsyncExitStack,
     transport: Transport,
+    world: World | None,
 ) -> GroupLeader | None:
     """Take members, if there are to be any. Raises GroupBrokenError for a second boot of this pod."""
     place = settings.group_place()
@@ -168,7 +233,7 @@ async def _open_group(
     _claim_epoch(settings, leader)
     if place.group_size == 1:
         return None
-    group = GroupLeader(leader, settings.group_limits(), request_drain=drain.request)
+    group = GroupLeader(leader, settings.group_limits(), request_drain=drain.request, launch=world)
     stack.callback(group.close)
     metrics.group_members.set_function(lambda: group.num_members)
     service = GroupService(group)
@@ -198,11 +263,13 @@ class _DrainedEarlyError(Exception):
     """A drain was asked for before there was anything to drain."""
 
 
-async def _until(work: Coroutine[Any, Any, _T], drain: Drain, group: GroupLeader | None) -> _T:
-    """The result of `work`, unless a drain is asked for or the group breaks before."""
+async def _until(
+    work: Coroutine[Any, Any, _T], drain: Drain, group: GroupLeader | None, world: World | None = None
+) -> _T:
+    """The result of `work`, unless a drain is asked for or the group, or its ranks, break before."""
     doing = asyncio.ensure_future(work)
     draining = asyncio.ensure_future(drain.wait())
-    watching = [] if group is None else [asyncio.ensure_future(group.run())]
+    watching = [asyncio.ensure_future(one.run()) for one in (group, world) if one is not None]
     tasks = [doing, draining, *watching]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -310,7 +377,7 @@ class Worker:
         )
         service.host = host
         endpoints = Endpoints(settings.scheduler_addresses, interval_s=settings.scheduler_resolve_interval_s)
-        startup = startup or Startup(tuple(StartupPhase), metrics)
+        startup = startup or Startup(_phases(settings), metrics)
         links = SchedulerLinks(
             endpoints,
             host,
@@ -337,10 +404,12 @@ class Worker:
         )
         _say_ready(address=self._server.address, admin_port=admin_port)
 
-    async def run_until_drained(self, drain: Drain, group: GroupLeader | None = None) -> None:
+    async def run_until_drained(
+        self, drain: Drain, group: GroupLeader | None = None, world: World | None = None
+    ) -> None:
         """Serve. Raises EngineDeadError or GroupBrokenError in an exception group."""
         async with asyncio.TaskGroup() as tasks:
-            watching = None if group is None else tasks.create_task(group.run())
+            watching = [tasks.create_task(one.run()) for one in (group, world) if one is not None]
             serving = tasks.create_task(self.host.run())
             reporting = tasks.create_task(self.links.run())
             settle()
@@ -354,8 +423,8 @@ class Worker:
             reporting.cancel()
             await self._server.close(grace_s=0.5)
             serving.cancel()
-            if watching is not None:
-                watching.cancel()
+            for watch in watching:
+                watch.cancel()
 
     async def _drain(self, *, is_orphan: bool) -> None:
         self.host.start_draining()

@@ -20,10 +20,12 @@ def build_engine(
     options: Mapping[str, JsonValue],
     *,
     phase: WorkerPhase = WorkerPhase.AGGREGATED,
+    num_pods: int = 1,
 ) -> Engine:
     """Make the engine; it is not started. Raises EngineConfigError, one line per problem.
 
-    `phase` decides how TensorRT-LLM admits requests; the other engines do not care.
+    `phase` decides how TensorRT-LLM admits requests, and `num_pods` says over how many pods its ranks are
+    started; the other engines do not care.
     """
     match kind:
         case EngineKind.SIMULATED:
@@ -41,7 +43,8 @@ def build_engine(
             from hortator.worker.engines.trtllm.config import TensorRTLLMConfig  # noqa: PLC0415
             from hortator.worker.engines.trtllm.engine import TensorRTLLMEngine  # noqa: PLC0415
 
-            engine = _build(TensorRTLLMEngine, TensorRTLLMConfig, {"phase": phase.value, **options})
+            ours: dict[str, JsonValue] = {"phase": phase.value, "num_pods": num_pods}
+            engine = _build(TensorRTLLMEngine, TensorRTLLMConfig, ours | dict(options))
             if not library.is_installed():
                 raise EngineConfigError(library.MISSING)
             return engine

@@ -6,6 +6,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from enum import StrEnum
+from pathlib import Path
 
 from pydantic import Field, JsonValue
 from pydantic_settings import SettingsConfigDict
@@ -108,6 +109,19 @@ class WorkerSettings(Settings):
     )
     heartbeat_timeout_s: float = Field(
         default=6.0, gt=0, description="Silence after which a member counts as lost, in seconds."
+    )
+    ssh_host: str = Field(
+        default="",
+        description="Name or address at which ordinal 0 reaches this pod's sshd, in groups of several pods "
+        "whose ranks are started so (tensorrt_llm); empty: advertise_host, or host.",
+    )
+    ssh_port: int = Field(
+        default=2222, ge=1, le=65535, description="Port of that sshd, which members other than ordinal 0 run."
+    )
+    identity_file: str = Field(
+        default="",
+        description="File with the secret of this EP group, the same in all its pods; with it members prove "
+        "that the keys they exchange are theirs. Empty: nothing is proven.",
     )
     boot_dir: str = Field(
         default="",
@@ -235,10 +249,30 @@ class WorkerSettings(Settings):
             yield "WORKER_ID: required with GROUP_SIZE above 1, the same in all members"
         if ordinal and not self.leader_address:
             yield "LEADER_ADDRESS: required in members other than ordinal 0 (allowed: host:port)"
-        if self.engine is EngineKind.TENSORRT_LLM:
-            yield f"GROUP_SIZE: got {size}, but tensorrt_llm is not started over pods yet (allowed: 1)"
         if self.engine is EngineKind.TORCH_MOE:
             yield f"GROUP_SIZE: got {size}, but torch_moe runs all its ranks in one pod (allowed: 1)"
+
+    @property
+    def is_launched(self) -> bool:
+        """Ranks run in all pods of the group, and ordinal 0 starts them."""
+        return self.group_size > 1 and self.engine is EngineKind.TENSORRT_LLM
+
+    @property
+    def gpus_per_node(self) -> int:
+        """Ranks of each pod; `build_engine` has checked it."""
+        found = self.engine_options.get("gpus_per_node", 8)
+        return found if isinstance(found, int) else 8
+
+    def group_secret(self) -> bytes:
+        """Of the EP group; empty: there is none. Raises SettingsError."""
+        if not self.identity_file:
+            return b""
+        try:
+            return Path(self.identity_file).read_bytes().strip()
+        except OSError as error:
+            raise SettingsError(
+                [f"HORTATOR_WORKER_IDENTITY_FILE: {self.identity_file}: {error.strerror}"]
+            ) from None
 
     def group_limits(self) -> GroupLimits:
         """How long the members of a group wait for each other."""

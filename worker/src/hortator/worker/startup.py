@@ -1,7 +1,8 @@
 """What a worker process has reached on its way to readiness, and when.
 
     members_joined   every member of the group's epoch is here (at once in a group of one)
-    engine_started   the engine is up; on ordinal 0 only
+    ranks_started    mpirun has started every rank; on ordinal 0 of a group that is launched so
+    engine_started   the engine is up, with all its ranks; other members hear it from ordinal 0
     reported         a scheduler has taken this worker's report; on ordinal 0 only
 
 What was reached stays reached: a scheduler that goes away later does not make its workers unready, because
@@ -21,15 +22,19 @@ class StartupPhase(StrEnum):
     """In the order in which they are reached."""
 
     MEMBERS_JOINED = "members_joined"
+    RANKS_STARTED = "ranks_started"
     ENGINE_STARTED = "engine_started"
     REPORTED = "reported"
 
 
 _WAITING = {
     StartupPhase.MEMBERS_JOINED: "the group is not complete",
+    StartupPhase.RANKS_STARTED: "ranks are being started",
     StartupPhase.ENGINE_STARTED: "the engine is starting",
     StartupPhase.REPORTED: "no scheduler has taken the report",
 }
+
+_DETAILED = {StartupPhase.MEMBERS_JOINED, StartupPhase.RANKS_STARTED}
 
 
 class Startup:
@@ -48,7 +53,7 @@ class Startup:
         self._began_at = clock()
         self._reached_s: dict[StartupPhase, float] = {}
         self.waiting_for: Callable[[], str] = lambda: ""
-        """More about what is waited for before the group is complete."""
+        """More about what is waited for before the group is complete, and before its ranks are started."""
         self.is_draining = False
 
     def reached(self, phase: StartupPhase) -> None:
@@ -65,7 +70,7 @@ class Startup:
         missing = next((phase for phase in self._phases if phase not in self._reached_s), None)
         if missing is None:
             return ()
-        detail = self.waiting_for() if missing is StartupPhase.MEMBERS_JOINED else ""
+        detail = self.waiting_for() if missing in _DETAILED else ""
         return (f"{_WAITING[missing]}: {detail}" if detail else _WAITING[missing],)
 
     def timeline(self) -> Sequence[str]:

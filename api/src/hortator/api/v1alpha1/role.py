@@ -13,6 +13,7 @@ from hortator.api.v1alpha1.text import Between, ChildName, QualifiedName, Quanti
 RoleName = Literal["Prefill", "Decode", "Aggregated"]
 
 MAX_NODE_LABELS = 16
+MAX_RDMA_RESOURCES = 16
 MAX_TOLERATIONS = 16
 
 LabelValue = Annotated[
@@ -80,6 +81,13 @@ class RoleSpec(Model):
     max_sequence_tokens: Annotated[int, Field(ge=2, le=1 << 24)] | None = None
     """Prompt plus output tokens of one request; absent is the model's own limit."""
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
+    rdma_resources: Annotated[
+        dict[QualifiedName, Annotated[int, Field(ge=1, le=64)]],
+        Field(max_length=MAX_RDMA_RESOURCES),
+        NullIsAbsent,
+    ] = Field(default_factory=dict)
+    """What the cluster's device plug-in calls its RDMA ports, and how many each pod gets; with any, containers
+    may lock memory (IPC_LOCK). Only pods of backend TensorRTLLM request them."""
     shm_size: Quantity | None = None
     """Memory for /dev/shm of each pod, for collective libraries; absent: the container runtime's 64 MiB."""
     node_selector: Annotated[dict[str, LabelValue], Field(max_length=MAX_NODE_LABELS), NullIsAbsent] = Field(

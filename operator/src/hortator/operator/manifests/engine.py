@@ -12,8 +12,9 @@ A value of the manifest that spells a mark is filled in as well.
 
 Everything a process needs comes by environment variables; there is no ConfigMap. Members of a group are told
 apart by their pod's name, from whose ordinal each takes its place. Backends on CPUs (Simulated, TorchMoE)
-request no GPUs. A pod of TensorRTLLM requests its node's GPUs and nothing for RDMA, which is to come with
-groups over several pods: until then workers of those refuse to start.
+request no GPUs. A pod of TensorRTLLM requests its node's GPUs, and the RDMA ports that the role names. In a group
+of several pods ordinal 0 starts the ranks of the others by ssh: they have a port for it and a name, and all
+have the group's Secret, by which they know each other. No key is in any manifest: pods make theirs.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ PREFIX = "HORTATOR_WORKER_"
 COMMAND = ("python", "-m", "hortator.worker")
 IDENTITY_FOLDER = "/etc/hortator/identity"
 IDENTITY_MODE = 0o440
+IDENTITY_KEY = "token"
+"""The entry of the group's Secret: random bytes that every member of a group, and nobody else, can read."""
 
 SIMULATED_MILLICPUS, SIMULATED_MIB = 50, 512
 TORCH_RANK_MILLICPUS, TORCH_BASE_MIB, TORCH_RANK_MIB = 200, 512, 512
@@ -51,6 +54,7 @@ def pod_template(service: LLMService, role: RoleSpec, *, owner: Owner, options: 
     engine = service.spec.engine
     mount = cache.mount(service)
     secured = security.certificate(service, "worker")
+    ports = {"grpc": names.PORT_WORKER, "join": names.PORT_JOIN, "admin": names.PORT_ADMIN}
     container = pods.container(
         names.ENGINE_CONTAINER,
         image=engine.image or options.images.workers[engine.backend],
@@ -58,7 +62,8 @@ def pod_template(service: LLMService, role: RoleSpec, *, owner: Owner, options: 
         command=COMMAND,
         env=_environment(service, role, owner, options),
         resources=_resources(engine.backend, role),
-        ports={"grpc": names.PORT_WORKER, "join": names.PORT_JOIN, "admin": names.PORT_ADMIN},
+        ports=ports | ({"ssh": names.PORT_SSH} if is_launched(service, role) else {}),
+        capabilities=("IPC_LOCK",) if _rdma(engine.backend, role) else (),
         mounts=[
             {"name": "identity", "mountPath": IDENTITY_FOLDER, "readOnly": True},
             *([{"name": "shm", "mountPath": "/dev/shm"}] if role.shm_size else []),  # noqa: S108
@@ -107,6 +112,7 @@ def _environment(service: LLMService, role: RoleSpec, owner: Owner, options: Opt
         "leader_address": f"{GROUP_NAME}-0.{leader}:{names.PORT_JOIN}",
         "join_port": names.PORT_JOIN,
         "startup_timeout_s": role.startup_timeout_s,
+        **_launch(service, role, options, owner),
         "boot_dir": pods.TMP,  # outlives the container, not the pod
         **engine,
         **security.certificate(service, "worker").settings,
@@ -124,21 +130,35 @@ def _environment(service: LLMService, role: RoleSpec, owner: Owner, options: Opt
         environment.from_label(f"{PREFIX}EPOCH", names.LABEL_EPOCH),
         *environment.variables(PREFIX, values, nested=["tls"]),
         *cache.token(service),
-        *(_launcher(role) if service.spec.engine.backend == "TensorRTLLM" else []),
+        *(_METRICS if service.spec.engine.backend == "TensorRTLLM" else []),
     ]
     theirs = [{"name": entry.name, "value": entry.value} for entry in service.spec.engine.env]
     return environment.merged(ours, theirs)
 
 
-def _launcher(role: RoleSpec) -> list[Obj]:
-    """What an MPI start over the group's pods goes by."""
-    values = {
-        "OMPI_MCA_orte_keep_fqdn_hostnames": "1",
-        "TLLM_METRICS_ALL_RANKS": "1",  # without it only rank 0 is seen under attention DP
-        "GPUS_PER_NODE": str(role.gpus_per_node),
-        "WORLD_SIZE": str(role.nodes * role.gpus_per_node),
+def is_launched(service: LLMService, role: RoleSpec) -> bool:
+    """Ordinal 0 starts ranks in the other pods of a group."""
+    return service.spec.engine.backend == "TensorRTLLM" and role.nodes > 1
+
+
+def _launch(service: LLMService, role: RoleSpec, options: Options, owner: Owner) -> dict[str, object]:
+    if not is_launched(service, role):
+        return {}
+    return {
+        "ssh_host": f"$({PREFIX}POD_NAME).{options.host(GROUP_NAME, owner.namespace)}",
+        "ssh_port": names.PORT_SSH,
+        "identity_file": f"{IDENTITY_FOLDER}/{IDENTITY_KEY}",
     }
-    return [{"name": name, "value": value} for name, value in values.items()]
+
+
+_METRICS = [{"name": "TLLM_METRICS_ALL_RANKS", "value": "1"}]
+"""Without it only rank 0 is seen under attention DP."""
+
+
+def _rdma(backend: Backend, role: RoleSpec) -> dict[str, str]:
+    if backend != "TensorRTLLM":
+        return {}
+    return {name: str(number) for name, number in role.rdma_resources.items()}
 
 
 def _resources(backend: Backend, role: RoleSpec) -> Obj:
@@ -158,7 +178,7 @@ def _resources(backend: Backend, role: RoleSpec) -> Obj:
                 role.resources,
                 cpu=str(TENSORRT_CPUS_PER_GPU * gpus),
                 memory=f"{TENSORRT_GIB_PER_GPU * gpus}Gi",
-                extra={role.gpu_resource_name: str(gpus)},
+                extra={role.gpu_resource_name: str(gpus), **_rdma(backend, role)},
             )
 
 

@@ -16,9 +16,6 @@ from hortator.operator.manifests.metadata import Owner, child
 from hortator.operator.objects import Obj
 from hortator.operator.topology import Group
 
-IDENTITY_KEY = "token"
-"""The entry of the Secret: random bytes that every member of a group, and nobody else, can read."""
-
 
 def statefulset(
     group: Group,
@@ -94,7 +91,7 @@ def identity(group: Group, *, owner: Owner) -> Obj:
 
 def with_token(secret: Obj, token: str) -> Obj:
     """The Secret as it is created; `token` is new random text."""
-    return secret | {"stringData": {IDENTITY_KEY: token}}
+    return secret | {"stringData": {engine.IDENTITY_KEY: token}}
 
 
 def fill(template: Obj, group: Group, *, owner: Owner, drain_timeout_s: float, uid: str) -> Obj:

@@ -1,7 +1,8 @@
 """What all pods have in common: they run as nobody in particular and can do nothing but their work.
 
 The security context passes the Pod Security Standard `restricted`: a user id that no host has, no capability,
-no privilege escalation, the runtime's seccomp profile, and a read-only root with an empty /tmp. No pod is
+no privilege escalation, the runtime's seccomp profile, and a read-only root with an empty /tmp. Pods that
+request RDMA ports get IPC_LOCK, which `baseline` and `restricted` do not allow. No pod is
 given a token of the API, nor the addresses of other Services as environment variables (that of a Service
 named `hortator-worker` would read as a setting of the worker).
 """
@@ -75,6 +76,7 @@ def container(
     resources: Obj,
     ports: Mapping[str, int],
     mounts: Sequence[Obj] = (),
+    capabilities: Sequence[str] = (),
 ) -> Obj:
     """A container without probes; the pull policy is that of the whole service."""
     spec: Obj = {
@@ -89,7 +91,7 @@ def container(
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
+            "capabilities": {"drop": ["ALL"], **({"add": [*capabilities]} if capabilities else {})},
         },
     }
     if ports:

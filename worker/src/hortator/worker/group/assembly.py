@@ -59,6 +59,11 @@ class LinkBroke:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderStarted:
+    """The leader's engine has started, with all its ranks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeaderDrained:
     """The leader has nothing in flight any more and ends."""
 
@@ -75,7 +80,9 @@ class TimePassed:
     """`next_wakeup` has come."""
 
 
-AssemblyEvent = Joined | Heard | Leaving | LinkBroke | LeaderDrained | LeaderFailed | TimePassed
+AssemblyEvent = (
+    Joined | Heard | Leaving | LinkBroke | LeaderStarted | LeaderDrained | LeaderFailed | TimePassed
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +104,13 @@ class Refuse:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SayComplete:
     """Tell members that everybody is here."""
+
+    links: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SayStarted:
+    """Tell members that the engine has started: they are ready."""
 
     links: tuple[int, ...]
 
@@ -130,7 +144,7 @@ class Break:
     message: str
 
 
-AssemblyCommand = Welcome | Refuse | SayComplete | SayHeartbeat | Drain | Dismiss | Break
+AssemblyCommand = Welcome | Refuse | SayComplete | SayStarted | SayHeartbeat | Drain | Dismiss | Break
 
 
 class AssemblyState(Enum):
@@ -213,6 +227,8 @@ class Assembly:
                 return self._leave(link, now)
             case LinkBroke(link=link, why=why):
                 return self._lose(link, why)
+            case LeaderStarted():
+                return [] if self.is_over else [SayStarted(links=self.links)]
             case LeaderDrained():
                 return self._dismiss()
             case LeaderFailed(why=why):

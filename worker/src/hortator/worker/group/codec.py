@@ -13,12 +13,14 @@ from hortator.worker.group.assembly import (
     Refuse,
     SayComplete,
     SayHeartbeat,
+    SayStarted,
     Welcome,
 )
-from hortator.worker.group.member import GroupLimits, GroupPlace, Member
+from hortator.worker.group.member import GroupLimits, GroupPlace, Member, Shell
 from hortator.worker.group.membership import (
     Completed,
     Dismissed,
+    EngineStarted,
     GroupBroke,
     LeaderHeard,
     MembershipEvent,
@@ -40,8 +42,16 @@ def encode_hello(member: Member) -> pb.JoinRequest:
             pod_name=place.pod_name,
             node_name=place.node_name,
             incarnation=place.incarnation,
+            shell=_encode_shell(member),
         )
     )
+
+
+def _encode_shell(member: Member) -> pb.MemberShell | None:
+    shell = member.shell
+    if shell is None:
+        return None
+    return pb.MemberShell(host=shell.host, port=shell.port, host_key=shell.host_key, proof=member.proof)
 
 
 def decode_hello(hello: pb.MemberHello) -> Member:
@@ -57,17 +67,25 @@ def decode_hello(hello: pb.MemberHello) -> Member:
             incarnation=hello.incarnation,
         ),
         boot_id=hello.boot_id,
+        shell=Shell(host=hello.shell.host, port=hello.shell.port, host_key=hello.shell.host_key)
+        if hello.HasField("shell")
+        else None,
+        proof=hello.shell.proof,
     )
 
 
-def encode_command(command: AssemblyCommand, limits: GroupLimits) -> pb.JoinResponse | None:
-    """What a member is told; None for what is not said to members."""
+def encode_command(
+    command: AssemblyCommand, limits: GroupLimits, *, launch_key: str = "", launch_proof: bytes = b""
+) -> pb.JoinResponse | None:
+    """What a member is told; None for what is not said to members. The key goes with the welcome."""
     match command:
         case Welcome():
             return pb.JoinResponse(
                 welcome=pb.MemberWelcome(
                     heartbeat_interval_s=limits.heartbeat_interval_s,
                     heartbeat_timeout_s=limits.heartbeat_timeout_s,
+                    launch_key=launch_key,
+                    launch_proof=launch_proof,
                 )
             )
         case Refuse(message=message, try_again=try_again):
@@ -76,6 +94,8 @@ def encode_command(command: AssemblyCommand, limits: GroupLimits) -> pb.JoinResp
             return pb.JoinResponse(heartbeat=pb.LeaderHeartbeat())
         case SayComplete():
             return pb.JoinResponse(complete=pb.GroupComplete())
+        case SayStarted():
+            return pb.JoinResponse(engine_started=pb.EngineStarted())
         case Dismiss():
             return pb.JoinResponse(dismissed=pb.MemberDismissed())
         case Break(message=message):
@@ -93,11 +113,15 @@ def decode_response(message: pb.JoinResponse) -> MembershipEvent:
             return Welcomed(
                 heartbeat_interval_s=message.welcome.heartbeat_interval_s,
                 heartbeat_timeout_s=message.welcome.heartbeat_timeout_s,
+                launch_key=message.welcome.launch_key,
+                launch_proof=message.welcome.launch_proof,
             )
         case "refused":
             return Refused(message=message.refused.message, try_again=message.refused.try_again)
         case "complete":
             return Completed()
+        case "engine_started":
+            return EngineStarted()
         case "dismissed":
             return Dismissed()
         case "broken":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import assert_never
+from typing import Protocol, assert_never
 
 import structlog
 
@@ -25,11 +25,13 @@ from hortator.worker.group.assembly import (
     Joined,
     LeaderDrained,
     LeaderFailed,
+    LeaderStarted,
     Leaving,
     LinkBroke,
     Refuse,
     SayComplete,
     SayHeartbeat,
+    SayStarted,
     TimePassed,
     Welcome,
 )
@@ -42,18 +44,39 @@ DISMISS_TIMEOUT_S = 2.0
 Outbox = asyncio.Queue[AssemblyCommand]
 
 
+class Launch(Protocol):
+    """Starts ranks in the pods of members, where the engine needs that."""
+
+    launch_key: str
+
+    def may_join(self, member: Member) -> str:
+        """Why not; empty: it may."""
+
+    def proof_for(self, member: Member) -> bytes:
+        """Goes with the key to a member."""
+
+
 class GroupLeader:
     """Ordinal 0 of a group of several pods."""
 
-    def __init__(self, leader: Member, limits: GroupLimits, *, request_drain: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        leader: Member,
+        limits: GroupLimits,
+        *,
+        request_drain: Callable[[str], None],
+        launch: Launch | None = None,
+    ) -> None:
         """Must be called in a running loop.
 
         Args:
             leader: this process.
             limits: how long anybody waits.
             request_drain: called with the reason when a member was told to stop.
+            launch: what members are told to let in; None: nothing.
         """
         self.limits = limits
+        self.launch = launch
         self._loop = asyncio.get_running_loop()
         self._assembly = Assembly(leader, limits, now=self._loop.time())
         self._request_drain = request_drain
@@ -72,6 +95,11 @@ class GroupLeader:
     def num_members(self) -> int:
         """Members that are here, this process included."""
         return len(self._assembly.members)
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Everybody who is here, by ordinal, this process first."""
+        return self._assembly.members
 
     def waits_for(self) -> str:
         """Who is missing, for people; empty once complete. May be called from other threads."""
@@ -100,6 +128,10 @@ class GroupLeader:
             except TimeoutError:
                 self._log.warning("members did not go", num_links=len(self._outboxes))
 
+    def started(self) -> None:
+        """The engine has started: members are ready."""
+        self._handle(LeaderStarted())
+
     def fail(self, why: str) -> None:
         """The leader cannot go on: tell everybody why."""
         self._handle(LeaderFailed(why=why))
@@ -126,7 +158,11 @@ class GroupLeader:
             pod=member.place.pod_name,
             node=member.place.node_name,
         )
-        self._handle(Joined(link=link, member=member))
+        stranger = self.launch.may_join(member) if self.launch is not None else ""
+        if stranger:
+            self._carry_out([Refuse(link=link, message=stranger, try_again=False)])
+        else:
+            self._handle(Joined(link=link, member=member))
         return link, outbox
 
     def heard(self, link: int) -> None:
@@ -154,7 +190,7 @@ class GroupLeader:
             match command:
                 case Welcome(link=link) | Refuse(link=link):
                     self._tell((link,), command)
-                case SayHeartbeat(links=links):
+                case SayHeartbeat(links=links) | SayStarted(links=links):
                     self._tell(links, command)
                 case SayComplete(links=links):
                     self._tell(links, command)

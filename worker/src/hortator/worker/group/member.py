@@ -28,11 +28,25 @@ class GroupPlace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shell:
+    """Where ordinal 0 can start ranks in a pod: the sshd of one boot of a member."""
+
+    host: str
+    port: int
+    host_key: str
+    """`ssh-ed25519 AAAA...`"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
     """One boot of one process of a group."""
 
     place: GroupPlace
     boot_id: str
+    shell: Shell | None = None
+    """None: no ranks are started in its pod from outside."""
+    proof: bytes = b""
+    """That it holds the group's secret; see `launch.proof`."""
 
     def __str__(self) -> str:
         """For error lines: ordinal, pod, node and boot."""

@@ -1,12 +1,13 @@
 """A process that holds a member's place: no engine, one link to the leader, its own admin port.
 
-It is ready once the group is complete, and ends when the leader says so, when the link breaks, or when it is
+It is ready once the engine of the group has started, with the ranks in this pod, and ends when the leader says so, when the link breaks, or when it is
 refused (see `membership` for the exit codes).
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import assert_never
 
 import structlog
@@ -19,6 +20,7 @@ from hortator.worker.group.membership import (
     Completed,
     DialAgain,
     End,
+    EngineStarted,
     Membership,
     MembershipEvent,
     MembershipState,
@@ -42,8 +44,10 @@ class MemberProcess:
         leader_address: str,
         startup: Startup,
         transport: Transport | None = None,
+        on_welcome: Callable[[Welcomed], None] = lambda _: None,
     ) -> None:
         self._member = member
+        self._on_welcome = on_welcome
         self._leader_address = leader_address
         self._startup = startup
         self._transport = transport or Plaintext()
@@ -95,6 +99,10 @@ class MemberProcess:
                     epoch=self._member.place.epoch,
                     boot_id=self._member.boot_id,
                 )
+                self._on_welcome(event)
+            case EngineStarted():
+                self._startup.reached(StartupPhase.ENGINE_STARTED)
+                self._log.info("the engine has started")
             case Completed():
                 self._startup.reached(StartupPhase.MEMBERS_JOINED)
                 self._log.info("the group is complete")

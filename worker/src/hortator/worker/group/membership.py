@@ -35,6 +35,9 @@ class Welcomed:
 
     heartbeat_interval_s: float
     heartbeat_timeout_s: float
+    launch_key: str = ""
+    """What ordinal 0 will log in with to start ranks; empty: it will not."""
+    launch_proof: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,11 @@ class LeaderHeard:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completed:
     """Everybody has joined."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStarted:
+    """All ranks of this epoch are up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +97,7 @@ MembershipEvent = (
     | Refused
     | LeaderHeard
     | Completed
+    | EngineStarted
     | Dismissed
     | GroupBroke
     | LinkFailed
@@ -182,7 +191,7 @@ class Membership:
                 return self._dial_again(message)
             case Refused(message=message):
                 return self._end(EXIT_FENCED, f"refused by the leader: {message}")
-            case LeaderHeard():
+            case LeaderHeard() | EngineStarted():
                 self._heard_at = now
                 return []
             case Completed():

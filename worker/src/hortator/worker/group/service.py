@@ -13,6 +13,7 @@ from hortator.rpc.worker.v1 import group_pb2_grpc as pb_grpc
 from hortator.worker.group.assembly import Break, Refuse
 from hortator.worker.group.codec import decode_hello, encode_command
 from hortator.worker.group.leader import GroupLeader, Outbox
+from hortator.worker.group.member import Member
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["GroupService"].full_name
 
@@ -39,12 +40,13 @@ class GroupService(pb_grpc.GroupServiceServicer):
             return
         if first.WhichOneof("event") != "hello":
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be a hello")
-        link, outbox = self._leader.open_link(decode_hello(first.hello))
+        member = decode_hello(first.hello)
+        link, outbox = self._leader.open_link(member)
         why = "the link broke"
         try:
             async with asyncio.TaskGroup() as tasks:
                 reader = tasks.create_task(self._read(link, context))
-                writer = tasks.create_task(self._write(outbox, context))
+                writer = tasks.create_task(self._write(member, outbox, context))
                 await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
                 if reader.done() and not reader.exception():
                     why = "it closed its side"
@@ -63,11 +65,13 @@ class GroupService(pb_grpc.GroupServiceServicer):
                 case _:
                     self._leader.heard(link)
 
-    async def _write(self, outbox: Outbox, context: _Context) -> None:
+    async def _write(self, member: Member, outbox: Outbox, context: _Context) -> None:
         """Until a last word. A dismissed member closes its side itself, so that it has surely heard."""
+        launch = self._leader.launch
+        key = {"launch_key": launch.launch_key, "launch_proof": launch.proof_for(member)} if launch else {}
         while True:
             command = await outbox.get()
-            message = encode_command(command, self._leader.limits)
+            message = encode_command(command, self._leader.limits, **key)
             if message is not None:
                 await context.write(message)
             if isinstance(command, (Refuse, Break)):

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"hortator/rpc/worker/v1/group.proto\x12\x16hortator.rpc.worker.v1\"\xc4\x01\n\x0bJoinRequest\x12\x34\n\x05hello\x18\x01 \x01(\x0b\x32#.hortator.rpc.worker.v1.MemberHelloH\x00\x12<\n\theartbeat\x18\x02 \x01(\x0b\x32\'.hortator.rpc.worker.v1.MemberHeartbeatH\x00\x12\x38\n\x07leaving\x18\x03 \x01(\x0b\x32%.hortator.rpc.worker.v1.MemberLeavingH\x00\x42\x07\n\x05\x65vent\"\x9f\x01\n\x0bMemberHello\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x12\n\ngroup_size\x18\x02 \x01(\r\x12\x0f\n\x07ordinal\x18\x03 \x01(\r\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x0f\n\x07\x62oot_id\x18\x05 \x01(\t\x12\x10\n\x08pod_name\x18\x06 \x01(\t\x12\x11\n\tnode_name\x18\x07 \x01(\t\x12\x13\n\x0bincarnation\x18\x08 \x01(\t\"\x11\n\x0fMemberHeartbeat\"\x0f\n\rMemberLeaving\"\xf7\x02\n\x0cJoinResponse\x12\x38\n\x07welcome\x18\x01 \x01(\x0b\x32%.hortator.rpc.worker.v1.MemberWelcomeH\x00\x12\x36\n\x07refused\x18\x02 \x01(\x0b\x32#.hortator.rpc.worker.v1.JoinRefusedH\x00\x12<\n\theartbeat\x18\x03 \x01(\x0b\x32\'.hortator.rpc.worker.v1.LeaderHeartbeatH\x00\x12\x39\n\x08\x63omplete\x18\x04 \x01(\x0b\x32%.hortator.rpc.worker.v1.GroupCompleteH\x00\x12<\n\tdismissed\x18\x05 \x01(\x0b\x32\'.hortator.rpc.worker.v1.MemberDismissedH\x00\x12\x35\n\x06\x62roken\x18\x06 \x01(\x0b\x32#.hortator.rpc.worker.v1.GroupBrokenH\x00\x42\x07\n\x05\x65vent\"J\n\rMemberWelcome\x12\x1c\n\x14heartbeat_interval_s\x18\x01 \x01(\x01\x12\x1b\n\x13heartbeat_timeout_s\x18\x02 \x01(\x01\"1\n\x0bJoinRefused\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x11\n\ttry_again\x18\x02 \x01(\x08\"\x11\n\x0fLeaderHeartbeat\"\x0f\n\rGroupComplete\"\x11\n\x0fMemberDismissed\"\x1e\n\x0bGroupBroken\x12\x0f\n\x07message\x18\x01 \x01(\t2e\n\x0cGroupService\x12U\n\x04Join\x12#.hortator.rpc.worker.v1.JoinRequest\x1a$.hortator.rpc.worker.v1.JoinResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"hortator/rpc/worker/v1/group.proto\x12\x16hortator.rpc.worker.v1\"\xc4\x01\n\x0bJoinRequest\x12\x34\n\x05hello\x18\x01 \x01(\x0b\x32#.hortator.rpc.worker.v1.MemberHelloH\x00\x12<\n\theartbeat\x18\x02 \x01(\x0b\x32\'.hortator.rpc.worker.v1.MemberHeartbeatH\x00\x12\x38\n\x07leaving\x18\x03 \x01(\x0b\x32%.hortator.rpc.worker.v1.MemberLeavingH\x00\x42\x07\n\x05\x65vent\"\xd3\x01\n\x0bMemberHello\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x12\n\ngroup_size\x18\x02 \x01(\r\x12\x0f\n\x07ordinal\x18\x03 \x01(\r\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x0f\n\x07\x62oot_id\x18\x05 \x01(\t\x12\x10\n\x08pod_name\x18\x06 \x01(\t\x12\x11\n\tnode_name\x18\x07 \x01(\t\x12\x13\n\x0bincarnation\x18\x08 \x01(\t\x12\x32\n\x05shell\x18\t \x01(\x0b\x32#.hortator.rpc.worker.v1.MemberShell\"J\n\x0bMemberShell\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x10\n\x08host_key\x18\x03 \x01(\t\x12\r\n\x05proof\x18\x04 \x01(\x0c\"\x11\n\x0fMemberHeartbeat\"\x0f\n\rMemberLeaving\"\xb8\x03\n\x0cJoinResponse\x12\x38\n\x07welcome\x18\x01 \x01(\x0b\x32%.hortator.rpc.worker.v1.MemberWelcomeH\x00\x12\x36\n\x07refused\x18\x02 \x01(\x0b\x32#.hortator.rpc.worker.v1.JoinRefusedH\x00\x12<\n\theartbeat\x18\x03 \x01(\x0b\x32\'.hortator.rpc.worker.v1.LeaderHeartbeatH\x00\x12\x39\n\x08\x63omplete\x18\x04 \x01(\x0b\x32%.hortator.rpc.worker.v1.GroupCompleteH\x00\x12<\n\tdismissed\x18\x05 \x01(\x0b\x32\'.hortator.rpc.worker.v1.MemberDismissedH\x00\x12\x35\n\x06\x62roken\x18\x06 \x01(\x0b\x32#.hortator.rpc.worker.v1.GroupBrokenH\x00\x12?\n\x0e\x65ngine_started\x18\x07 \x01(\x0b\x32%.hortator.rpc.worker.v1.EngineStartedH\x00\x42\x07\n\x05\x65vent\"t\n\rMemberWelcome\x12\x1c\n\x14heartbeat_interval_s\x18\x01 \x01(\x01\x12\x1b\n\x13heartbeat_timeout_s\x18\x02 \x01(\x01\x12\x12\n\nlaunch_key\x18\x03 \x01(\t\x12\x14\n\x0claunch_proof\x18\x04 \x01(\x0c\"1\n\x0bJoinRefused\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x11\n\ttry_again\x18\x02 \x01(\x08\"\x11\n\x0fLeaderHeartbeat\"\x0f\n\rGroupComplete\"\x0f\n\rEngineStarted\"\x11\n\x0fMemberDismissed\"\x1e\n\x0bGroupBroken\x12\x0f\n\x07message\x18\x01 \x01(\t2e\n\x0cGroupService\x12U\n\x04Join\x12#.hortator.rpc.worker.v1.JoinRequest\x1a$.hortator.rpc.worker.v1.JoinResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,25 +34,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOINREQUEST']._serialized_start=63
   _globals['_JOINREQUEST']._serialized_end=259
   _globals['_MEMBERHELLO']._serialized_start=262
-  _globals['_MEMBERHELLO']._serialized_end=421
-  _globals['_MEMBERHEARTBEAT']._serialized_start=423
-  _globals['_MEMBERHEARTBEAT']._serialized_end=440
-  _globals['_MEMBERLEAVING']._serialized_start=442
-  _globals['_MEMBERLEAVING']._serialized_end=457
-  _globals['_JOINRESPONSE']._serialized_start=460
-  _globals['_JOINRESPONSE']._serialized_end=835
-  _globals['_MEMBERWELCOME']._serialized_start=837
-  _globals['_MEMBERWELCOME']._serialized_end=911
-  _globals['_JOINREFUSED']._serialized_start=913
-  _globals['_JOINREFUSED']._serialized_end=962
-  _globals['_LEADERHEARTBEAT']._serialized_start=964
-  _globals['_LEADERHEARTBEAT']._serialized_end=981
-  _globals['_GROUPCOMPLETE']._serialized_start=983
-  _globals['_GROUPCOMPLETE']._serialized_end=998
-  _globals['_MEMBERDISMISSED']._serialized_start=1000
-  _globals['_MEMBERDISMISSED']._serialized_end=1017
-  _globals['_GROUPBROKEN']._serialized_start=1019
-  _globals['_GROUPBROKEN']._serialized_end=1049
-  _globals['_GROUPSERVICE']._serialized_start=1051
-  _globals['_GROUPSERVICE']._serialized_end=1152
+  _globals['_MEMBERHELLO']._serialized_end=473
+  _globals['_MEMBERSHELL']._serialized_start=475
+  _globals['_MEMBERSHELL']._serialized_end=549
+  _globals['_MEMBERHEARTBEAT']._serialized_start=551
+  _globals['_MEMBERHEARTBEAT']._serialized_end=568
+  _globals['_MEMBERLEAVING']._serialized_start=570
+  _globals['_MEMBERLEAVING']._serialized_end=585
+  _globals['_JOINRESPONSE']._serialized_start=588
+  _globals['_JOINRESPONSE']._serialized_end=1028
+  _globals['_MEMBERWELCOME']._serialized_start=1030
+  _globals['_MEMBERWELCOME']._serialized_end=1146
+  _globals['_JOINREFUSED']._serialized_start=1148
+  _globals['_JOINREFUSED']._serialized_end=1197
+  _globals['_LEADERHEARTBEAT']._serialized_start=1199
+  _globals['_LEADERHEARTBEAT']._serialized_end=1216
+  _globals['_GROUPCOMPLETE']._serialized_start=1218
+  _globals['_GROUPCOMPLETE']._serialized_end=1233
+  _globals['_ENGINESTARTED']._serialized_start=1235
+  _globals['_ENGINESTARTED']._serialized_end=1250
+  _globals['_MEMBERDISMISSED']._serialized_start=1252
+  _globals['_MEMBERDISMISSED']._serialized_end=1269
+  _globals['_GROUPBROKEN']._serialized_start=1271
+  _globals['_GROUPBROKEN']._serialized_end=1301
+  _globals['_GROUPSERVICE']._serialized_start=1303
+  _globals['_GROUPSERVICE']._serialized_end=1404
 # @@protoc_insertion_point(module_scope)

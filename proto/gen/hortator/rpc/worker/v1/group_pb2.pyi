@@ -60,6 +60,7 @@ class MemberHello(_message.Message):
     POD_NAME_FIELD_NUMBER: _builtins.int
     NODE_NAME_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
+    SHELL_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     group_size: _builtins.int
     ordinal: _builtins.int
@@ -71,6 +72,10 @@ class MemberHello(_message.Message):
     node_name: _builtins.str
     incarnation: _builtins.str
     """Which making of the group this is: one that was deleted and made again counts its epochs anew."""
+    @_builtins.property
+    def shell(self) -> Global___MemberShell:
+        """Where ordinal 0 can start ranks in this pod; absent where the engine needs none there."""
+
     def __init__(
         self,
         *,
@@ -82,14 +87,47 @@ class MemberHello(_message.Message):
         pod_name: _builtins.str = ...,
         node_name: _builtins.str = ...,
         incarnation: _builtins.str = ...,
+        shell: Global___MemberShell | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["shell", b"shell"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "epoch", b"epoch", "group_size", b"group_size", "incarnation", b"incarnation", "node_name", b"node_name", "ordinal", b"ordinal", "pod_name", b"pod_name", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "epoch", b"epoch", "group_size", b"group_size", "incarnation", b"incarnation", "node_name", b"node_name", "ordinal", b"ordinal", "pod_name", b"pod_name", "shell", b"shell", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MemberHello: _TypeAlias = MemberHello  # noqa: Y015
+
+@_typing.final
+class MemberShell(_message.Message):
+    """The sshd of a pod, made for this boot of the member alone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    HOST_KEY_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    port: _builtins.int
+    host_key: _builtins.str
+    """`ssh-ed25519 AAAA...`"""
+    proof: _builtins.bytes
+    """That a holder of the group's secret says this: HMAC-SHA256 over the hello."""
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        port: _builtins.int = ...,
+        host_key: _builtins.str = ...,
+        proof: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "host_key", b"host_key", "port", b"port", "proof", b"proof"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemberShell: _TypeAlias = MemberShell  # noqa: Y015
 
 @_typing.final
 class MemberHeartbeat(_message.Message):
@@ -135,6 +173,7 @@ class JoinResponse(_message.Message):
     COMPLETE_FIELD_NUMBER: _builtins.int
     DISMISSED_FIELD_NUMBER: _builtins.int
     BROKEN_FIELD_NUMBER: _builtins.int
+    ENGINE_STARTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___MemberWelcome: ...
     @_builtins.property
@@ -147,6 +186,8 @@ class JoinResponse(_message.Message):
     def dismissed(self) -> Global___MemberDismissed: ...
     @_builtins.property
     def broken(self) -> Global___GroupBroken: ...
+    @_builtins.property
+    def engine_started(self) -> Global___EngineStarted: ...
     def __init__(
         self,
         *,
@@ -156,12 +197,13 @@ class JoinResponse(_message.Message):
         complete: Global___GroupComplete | None = ...,
         dismissed: Global___MemberDismissed | None = ...,
         broken: Global___GroupBroken | None = ...,
+        engine_started: Global___EngineStarted | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["broken", b"broken", "complete", b"complete", "dismissed", b"dismissed", "event", b"event", "heartbeat", b"heartbeat", "refused", b"refused", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["broken", b"broken", "complete", b"complete", "dismissed", b"dismissed", "engine_started", b"engine_started", "event", b"event", "heartbeat", b"heartbeat", "refused", b"refused", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["broken", b"broken", "complete", b"complete", "dismissed", b"dismissed", "event", b"event", "heartbeat", b"heartbeat", "refused", b"refused", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broken", b"broken", "complete", b"complete", "dismissed", b"dismissed", "engine_started", b"engine_started", "event", b"event", "heartbeat", b"heartbeat", "refused", b"refused", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["welcome", "refused", "heartbeat", "complete", "dismissed", "broken"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["welcome", "refused", "heartbeat", "complete", "dismissed", "broken", "engine_started"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -173,18 +215,26 @@ class MemberWelcome(_message.Message):
 
     HEARTBEAT_INTERVAL_S_FIELD_NUMBER: _builtins.int
     HEARTBEAT_TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    LAUNCH_KEY_FIELD_NUMBER: _builtins.int
+    LAUNCH_PROOF_FIELD_NUMBER: _builtins.int
     heartbeat_interval_s: _builtins.float
     """How often each side says that it is here, and how long the other waits for it."""
     heartbeat_timeout_s: _builtins.float
+    launch_key: _builtins.str
+    """The key that ordinal 0 will log in with, made for its boot alone; empty where it starts no ranks."""
+    launch_proof: _builtins.bytes
+    """HMAC-SHA256 of it and of the member's boot."""
     def __init__(
         self,
         *,
         heartbeat_interval_s: _builtins.float = ...,
         heartbeat_timeout_s: _builtins.float = ...,
+        launch_key: _builtins.str = ...,
+        launch_proof: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval_s", b"heartbeat_interval_s", "heartbeat_timeout_s", b"heartbeat_timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval_s", b"heartbeat_interval_s", "heartbeat_timeout_s", b"heartbeat_timeout_s", "launch_key", b"launch_key", "launch_proof", b"launch_proof"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -246,6 +296,23 @@ class GroupComplete(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GroupComplete: _TypeAlias = GroupComplete  # noqa: Y015
+
+@_typing.final
+class EngineStarted(_message.Message):
+    """All ranks of this epoch are up: the member is ready."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EngineStarted: _TypeAlias = EngineStarted  # noqa: Y015
 
 @_typing.final
 class MemberDismissed(_message.Message):

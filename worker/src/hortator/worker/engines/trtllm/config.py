@@ -35,6 +35,8 @@ class TensorRTLLMConfig:
     enable_attention_dp: bool = True
     """False: attention is tensor-parallel, and the group is one rank."""
     gpus_per_node: int = 8
+    num_pods: int = 1
+    """Of the group, told by the worker; with several, ordinal 0 starts the ranks of all of them by mpirun."""
     max_num_tokens: int = 8192
     """The chunk budget."""
     max_batch_size: int = 128
@@ -97,6 +99,11 @@ class TensorRTLLMConfig:
     def dp_size(self) -> int:
         """DP ranks: the GPUs of the tensor-parallel group under attention DP, else one."""
         return self.tensor_parallel_size if self.enable_attention_dp else 1
+
+    @property
+    def world_size(self) -> int:
+        """MPI ranks, one per GPU."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
 
     @property
     def ep_size(self) -> int:

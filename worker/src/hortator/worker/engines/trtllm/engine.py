@@ -43,7 +43,7 @@ from hortator.worker.engines.trtllm.config import TensorRTLLMConfig
 from hortator.worker.engines.trtllm.explain import explained
 from hortator.worker.engines.trtllm.group_books import GroupBooks
 from hortator.worker.engines.trtllm.live import Lease, Live
-from hortator.worker.engines.trtllm.model_facts import ModelFacts, model_facts
+from hortator.worker.engines.trtllm.model_facts import ModelFacts, missing_folder, model_facts
 from hortator.worker.engines.trtllm.pass_tracker import PassTracker
 from hortator.worker.engines.trtllm.rank_books import Entry, RankLimits, State
 from hortator.worker.engines.trtllm.requests import Prepared, Translator, blocks_for
@@ -73,6 +73,9 @@ class TensorRTLLMEngine:
     ) -> None:
         llm_args.check_overrides(config)
         llm_args.check_world(config)
+        missing = missing_folder(config) if config.num_pods > 1 else ""
+        if missing:  # every pod looks at its own volume before ranks are started over all of them
+            raise EngineConfigError(missing)
         self.config = config
         self.llm: Any = None
         """The library's own object, once started."""

@@ -13,6 +13,7 @@ engine wait are refused, each with its reason.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -125,12 +126,17 @@ def check_overrides(config: TensorRTLLMConfig) -> None:
 
 
 def check_world(config: TensorRTLLMConfig) -> None:
-    """One pod starts all ranks itself. Raises EngineConfigError when they do not fit it."""
-    ranks, gpus = config.tensor_parallel_size, config.gpus_per_node
-    if ranks > gpus:
+    """Ranks must be the GPUs that the pods of the group have. Raises EngineConfigError."""
+    ranks, gpus, pods = config.world_size, config.gpus_per_node, config.num_pods
+    if pods == 1 and ranks > gpus:
         raise EngineConfigError(
             f"engine_options.tensor_parallel_size: {ranks} ranks need {ranks} GPUs, and a pod has {gpus} "
-            "(gpus_per_node); a group over several pods cannot be started yet"
+            f"(gpus_per_node; allowed: at most {gpus}, or a group of {math.ceil(ranks / gpus)} pods)"
+        )
+    if pods > 1 and ranks != pods * gpus:
+        raise EngineConfigError(
+            f"engine_options.tensor_parallel_size: {ranks} ranks, but {pods} pods (GROUP_SIZE) of {gpus} GPUs "
+            f"(gpus_per_node) have {pods * gpus} (allowed: {pods * gpus})"
         )
 
 

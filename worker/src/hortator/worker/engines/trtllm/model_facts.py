@@ -31,8 +31,9 @@ def model_facts(config: TensorRTLLMConfig) -> ModelFacts:
         EngineDeadError: there is no such model, or it does not say what is needed.
     """
     source = Path(config.model_source)
-    if source.is_absolute() and not source.is_dir():
-        raise EngineDeadError(f"model: {source} is not a folder in this container (is its volume mounted?)")
+    missing = missing_folder(config)
+    if missing:
+        raise EngineDeadError(missing)
     is_told = None not in {config.vocab_size, config.max_seq_len, config.end_id}
     if is_told and not source.is_dir():
         values: Mapping[str, Any] = {}
@@ -44,6 +45,14 @@ def model_facts(config: TensorRTLLMConfig) -> ModelFacts:
         end_id=config.end_id if config.end_id is not None else _first(values.get("eos_token_id")),
         is_mla="kv_lora_rank" in values,
     )
+
+
+def missing_folder(config: TensorRTLLMConfig) -> str:
+    """What is wrong with a model that is a path; empty: nothing that can be seen from here."""
+    source = Path(config.model_source)
+    if source.is_absolute() and not source.is_dir():
+        return f"model: {source} is not a folder in this container (is its volume mounted?)"
+    return ""
 
 
 def _read(config: TensorRTLLMConfig, folder: Path) -> Mapping[str, Any]:
