@@ -1,18 +1,23 @@
 """Two gateways, of which one is killed: clients go on at the other, with what ran for them."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
-import time
+import threading
+from functools import partial
 
 import pytest
 from live_stack import ROOT, running, wait_until
 
-from hortator.client import Client, Completion, Delta, Sampling
+from hortator.client import Client, Completion, Delta, GatewayClient, GenerateError, Sampling
 
 NUM_STREAMS = 50
 NUM_TOKENS = 80
+
+
+KEEP_S = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +99,7 @@ def test_fifty_streams_outlive_their_gateway_and_nothing_is_generated_twice(twin
     undisturbed = asyncio.run(answers(endpoints, prompts))
     before = requests_on_workers(twins)
     pid = twins.pid_of("gateway")
-    killed_at = []
-
-    def kill():
-        os.kill(pid, signal.SIGKILL)
-        killed_at.append(time.monotonic())
-
+    kill = partial(os.kill, pid, signal.SIGKILL)
     disturbed = asyncio.run(answers(endpoints, prompts, after=5, then=kill))
     for answer, expected in zip(disturbed, undisturbed, strict=True):
         assert answer.token_ids == expected.token_ids
@@ -132,6 +132,51 @@ def test_streams_outlive_their_gateway_and_their_worker_at_once(twins):
     wait_until(lambda: len(twins.state()["groups"]) == 2, what="both groups")
 
 
+@pytest.mark.safety
+def test_a_prompt_that_kills_workers_restarts_two_groups_and_no_more(twins):
+    """Whoever runs it is killed. The client library does not ask again, and asking with the key changes nothing."""
+    pids = {name: twins.pid_of(name) for name in ("aggregated-0", "aggregated-1")}
+    num_killed = 0
+    is_over = threading.Event()
+
+    def poison() -> None:
+        nonlocal num_killed
+        while not is_over.is_set():
+            for group in twins.state()["groups"]:
+                if group["num_in_flight"] and twins.pid_of(group["worker_id"]) == pids[group["worker_id"]]:
+                    os.kill(pids[group["worker_id"]], signal.SIGKILL)
+                    num_killed += 1
+                    wait_until(
+                        lambda name=group["worker_id"]: twins.pid_of(name) != pids[name], what="a restart"
+                    )
+                    pids[group["worker_id"]] = twins.pid_of(group["worker_id"])
+
+    async def ask(client: Client) -> GenerateError:
+        answer = Answer("poison")
+        with pytest.raises(GenerateError) as caught:
+            await answer.read(
+                client, sampling=Sampling(max_tokens=2000, ignore_eos=True), idempotency_key="poison"
+            )
+        return caught.value
+
+    async def ask_twice() -> list[GenerateError]:
+        async with Client(twins.info()["endpoint"]) as client:
+            return [await ask(client), await ask(client)]
+
+    poisoner = threading.Thread(target=poison)
+    poisoner.start()
+    try:
+        errors = asyncio.run(ask_twice())
+    finally:
+        is_over.set()
+        poisoner.join()
+    assert [error.reason for error in errors] == ["QUARANTINED", "QUARANTINED"]
+    assert num_killed == 2
+    wait_until(lambda: len(twins.state()["groups"]) == 2, what="both groups")
+    healthy = asyncio.run(answers(twins.info()["endpoints"], ["healthy"], num_tokens=5))
+    assert len(healthy[0].token_ids) == 5
+
+
 def test_the_command_line_goes_on_at_the_other_gateway(twins):
     command = ("generate", "the show goes on", "--json", "--max-tokens", "80", "--ignore-eos")
     expected = [json.loads(line) for line in twins.cli(*command).stdout.splitlines()]
@@ -147,6 +192,66 @@ def test_the_command_line_goes_on_at_the_other_gateway(twins):
     process.stderr.close()
     assert ids(events) == ids(expected)
     wait_until(lambda: twins.pid_of(busy) != pid, what="a new gateway")
+
+
+def test_who_comes_back_too_late_gets_a_new_attempt_once_the_orphan_has_ended(tmp_path, monkeypatch):
+    monkeypatch.setenv("HORTATOR_WORKER_ORPHAN_KEEP_S", f"{KEEP_S}")
+    manifest = ROOT / "e2e/manifests/aggregated.yaml"
+    sampling = Sampling(max_tokens=200, ignore_eos=True)
+
+    async def some(endpoint: str, number: int) -> list[int]:
+        token_ids: list[int] = []
+        async with GatewayClient(endpoint) as client:
+            with contextlib.suppress(GenerateError):
+                async for event in client.generate("late", sampling=sampling, idempotency_key="late"):
+                    token_ids += event.token_ids
+                    if len(token_ids) == number:
+                        os.kill(up.pid_of("gateway"), signal.SIGKILL)
+        return token_ids
+
+    async def the_rest(endpoint: str, start: int) -> Answer:
+        answer = Answer("late")
+        async with GatewayClient(endpoint) as client:
+            async for event in client.generate(
+                "late", sampling=sampling, idempotency_key="late", resume_from_index=start
+            ):
+                if isinstance(event, Delta):
+                    assert event.token_index == start + len(answer.token_ids)
+                    answer.token_ids += event.token_ids
+        return answer
+
+    with running(manifest, "e2e-aggregated", tmp_path, "--gateways", "2") as up:
+        first, second = up.info()["endpoints"]
+        seen = asyncio.run(some(first, 5))
+        workers = ("aggregated-0", "aggregated-1")
+        assert sum(up.metrics(worker).value("hortator_worker_orphans") for worker in workers) == 1
+        wait_until(lambda: requests_on_workers(up).get("aborted") == 1, timeout=2 * KEEP_S, what="its end")
+        late = asyncio.run(the_rest(second, len(seen)))
+        [whole] = asyncio.run(answers([second], ["late"], num_tokens=200))
+        assert seen + late.token_ids == whole.token_ids
+        assert difference(requests_on_workers(up), {"attached": 0}) == {"aborted": 1, "length": 2}
+
+
+@pytest.mark.torch
+@pytest.mark.safety
+def test_real_text_goes_on_at_the_other_gateway_as_if_nothing_had_happened(tmp_path):
+    """The MoE engine, prefill and decode apart: what decodes is attached to, what prefills begins again."""
+    manifest = ROOT / "manifests/samples/llmservice-local.yaml"
+    prompts = ["To be, or not to be", "Now is the winter", "All the world's a stage", "If music be the food"]
+    with running(manifest, "local", tmp_path, "--gateways", "2") as up:
+        endpoints = up.info()["endpoints"]
+        undisturbed = asyncio.run(answers(endpoints, prompts, num_tokens=120))
+        pid = up.pid_of("gateway")
+        disturbed = asyncio.run(
+            answers(endpoints, prompts, num_tokens=120, after=3, then=lambda: os.kill(pid, signal.SIGKILL))
+        )
+        for answer, expected in zip(disturbed, undisturbed, strict=True):
+            assert answer.token_ids == expected.token_ids
+            assert answer.text == expected.text
+        moved = [answer for answer in disturbed if len(answer.request_ids) > 1]
+        assert len(moved) == 2
+        assert up.metrics("decode-0").value("hortator_worker_attached_requests_total") == 2
+        assert up.metrics("decode-0").value("hortator_worker_ended_requests_total", reason="length") == 8
 
 
 def ids(events) -> list[int]:

@@ -61,6 +61,10 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.phase = phase
         self.pass_s = 0.001
         self.tokens_per_pass = 1
+        self.output = ALPHABET.encode()
+        """What it says, again and again; a byte is a token."""
+        self.attachable: dict[bytes, list[int]] = {}
+        """Key hash: the tokens that a request without a gateway has so far."""
         self.is_running = True
         self.refuse: worker_pb2.Completion | None = None
         self.lose_kv = False
@@ -142,6 +146,12 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         elif self.fail:
             completion.reason = worker_pb2.COMPLETION_REASON_FAILED
             completion.message = "the engine broke"
+        elif request.mode == worker_pb2.MODE_ATTACH:
+            tokens = self.attachable.pop(request.key_hash, None)
+            if tokens is not None:
+                self._attached(request, stream, tokens)
+                return
+            completion.reason = worker_pb2.COMPLETION_REASON_REFUSED
         elif self.lose_kv and request.mode == worker_pb2.MODE_DECODE_ONLY:
             completion.reason = worker_pb2.COMPLETION_REASON_KV_LOST
         else:
@@ -149,6 +159,12 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             self.runs[key] = Run(request, stream, len(request.prior_output_ids))
             return
         stream.responses.put_nowait(worker_pb2.SubmitResponse(completions=[completion]))
+
+    def _attached(self, request: worker_pb2.SubmittedRequest, stream: FakeStream, tokens: list[int]) -> None:
+        request.sampling.max_tokens = 10
+        self.runs[request.request_id, request.attempt] = Run(request, stream, len(tokens))
+        delta = worker_pb2.TokenDelta(request_id=request.request_id, token_ids=tokens)
+        stream.responses.put_nowait(worker_pb2.SubmitResponse(deltas=[delta]))
 
     async def _passes(self) -> None:
         while True:
@@ -178,7 +194,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
                 request_id=request.request_id,
                 attempt=request.attempt,
                 token_index=start,
-                token_ids=[letter(i) for i in range(start, end)],
+                token_ids=[self.output[i % len(self.output)] for i in range(start, end)],
             )
         )
         run.next_index = end
@@ -209,6 +225,8 @@ class FakeScheduler(scheduling_pb2_grpc.SchedulingServiceServicer):
         self.epoch = 1
         self.workers: list[FakeWorker] = []
         self.is_placing = True
+        self.attaches = False
+        """What is announced first runs already, on the next worker."""
         self.reject: scheduling_pb2.Rejection | None = None
         self.events: list[scheduling_pb2.GatewayEvent] = []
         self.held: list[tuple[str, int, bool]] = []
@@ -303,6 +321,7 @@ class FakeScheduler(scheduling_pb2_grpc.SchedulingServiceServicer):
             batch_id=f"batch-{self.num_turns}",
             batch_size=1,
             dispatch_seq=self.num_turns,
+            attaches=self.attaches,
         )
 
     def say(self, *, epoch: int | None = None, **commands) -> None:

@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from hortator.rpc.inference.v1 import inference_pb2
 from hortator.rpc.scheduling.v1 import scheduling_pb2
 from hortator.rpc.worker.v1 import worker_pb2
 from hortator.runtime.rpc_errors import details_of
@@ -39,6 +40,67 @@ async def test_a_worker_that_dies_is_replaced_and_every_token_comes_once(cluster
     for announcement in again:
         assert announcement.num_prompt_tokens + announcement.max_output_tokens == 2 + 60
         assert announcement.num_prompt_tokens > 2
+
+
+async def cut(cluster, call, *, num_tokens):
+    """Read so many tokens, then the worker that runs the request dies; what came before and after."""
+    first = await cluster.read(call, num_tokens=num_tokens)
+    victim = next(worker for worker in cluster.workers if worker.runs)
+    cluster.scheduler.workers.remove(victim)
+    await victim.kill()
+    rest = await cluster.read(call)
+    assert rest.completion.timings.num_replacements == 1
+    return first, rest
+
+
+async def test_a_stop_string_is_found_across_the_cut(cluster):
+    """Half of it came from the worker that died: 'g' is held back, and 'h' comes from the next."""
+    for worker in cluster.workers:
+        worker.is_running = False
+    call = cluster.call(max_tokens=60, sampling={"stop": ["ghi"]})
+    reading = asyncio.ensure_future(cut(cluster, call, num_tokens=7))
+    for _ in range(7):
+        await asyncio.sleep(0.02)
+        for worker in cluster.workers:
+            worker.step()
+    for worker in cluster.workers:
+        worker.is_running = True
+    first, rest = await reading
+    assert (first.text, rest.text) == ("abcdef", "")
+    assert rest.completion.finish_reason == inference_pb2.FINISH_REASON_STOP
+    assert rest.completion.usage.num_output_tokens == 9
+
+
+async def test_a_character_whose_bytes_are_cut_comes_out_whole(cluster):
+    """Two of the three bytes of the euro sign came from the worker that died."""
+    text = "a\N{EURO SIGN}b"
+    for worker in cluster.workers:
+        worker.output, worker.is_running = text.encode(), False
+    call = cluster.call(max_tokens=10)
+    reading = asyncio.ensure_future(cut(cluster, call, num_tokens=3))
+    for _ in range(3):
+        await asyncio.sleep(0.02)
+        for worker in cluster.workers:
+            worker.step()
+    for worker in cluster.workers:
+        worker.is_running = True
+    first, rest = await reading
+    assert first.text == "a"
+    assert first.text + rest.text == 2 * text
+
+
+async def test_sampling_and_usage_count_what_was_sent_before_the_cut(cluster):
+    slow(cluster)
+    call = cluster.call(max_tokens=40, sampling={"min_tokens": 30, "stop_token_ids": [1], "seed": 5})
+    first, rest = await cut(cluster, call, num_tokens=5)
+    [before] = [r for worker in cluster.workers for r in worker.received if r.attempt == 0]
+    [after] = [r for worker in cluster.workers for r in worker.received if r.attempt == 1]
+    assert after.sampling == before.sampling
+    assert after.sampling.min_tokens == 30
+    assert list(after.prompt_token_ids) == list(before.prompt_token_ids)
+    usage = rest.completion.usage
+    assert (usage.num_prompt_tokens, usage.num_output_tokens) == (2, 40)
+    assert len(first.token_ids) + len(rest.token_ids) == 40
 
 
 async def test_a_request_on_two_workers_that_died_is_quarantined(cluster):

@@ -470,6 +470,24 @@ async def test_a_resumed_request_goes_on_where_the_last_attempt_stopped(bench):
     assert resumed.end.num_output_tokens == 12
 
 
+async def test_min_tokens_counts_the_tokens_of_earlier_attempts(bench):
+    """A stop token before the sixth is none, whichever attempt it falls into."""
+    free = await bench.run_one(bench.a_request(40, max_tokens=12))
+    sampling = Sampling(max_tokens=12, min_tokens=6, ignore_eos=True, stop_token_ids=tuple(free.tokens))
+    whole = await bench.run_one(bench.a_request(40, sampling=sampling))
+    assert whole.end.num_output_tokens >= 6
+    for num_prior in (2, 5):
+        prior = tuple(whole.tokens[:num_prior])
+        resumed = await bench.run_one(
+            bench.a_request(40, sampling=sampling, prior_output_ids=prior, attempt=1)
+        )
+        assert resumed.tokens == whole.tokens[num_prior:]
+        assert (resumed.end.reason, resumed.end.num_output_tokens) == (
+            whole.end.reason,
+            whole.end.num_output_tokens,
+        )
+
+
 async def test_a_resumed_request_with_nothing_left_ends_at_once(bench):
     transcript = await bench.run_one(bench.a_request(40, max_tokens=3, prior_output_ids=(5, 6, 7)))
     assert transcript.chunks == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -436,3 +438,45 @@ def test_a_request_that_grew_too_long_to_prefill_elsewhere_is_no_fault_of_the_cl
     machine.worker_lost(W0, "gone", crashed=True)
     [fail] = machine.rejected(Rejection(request_id="r", attempt=1, reason=RejectReason.PROMPT_TOO_LONG))
     assert fail.error.kind is ErrorKind.UNAVAILABLE
+
+
+@pytest.mark.parametrize("phase", [Phase.AGGREGATED, Phase.DECODE])
+def test_a_request_that_runs_already_is_attached_to_and_gets_all_tokens_from_the_first(phase):
+    machine = a_machine()
+    placement = replace(a_placement(phase), attaches=True)
+    assert machine.placed(placement) == [Submit(placement, SubmitMode.ATTACH)]
+    assert machine.accept_tokens(0, 0, [1, 2, 3]) == 3
+    assert machine.state is State.DECODING
+    done = machine.worker_completed(a_completion(CompletionReason.LENGTH, num_output_tokens=3))
+    assert done == [Complete(Finish.LENGTH)]
+
+
+@pytest.mark.parametrize("phase", [Phase.AGGREGATED, Phase.DECODE])
+def test_who_cannot_attach_wants_a_placement_under_the_same_attempt(phase):
+    machine = a_machine()
+    machine.placed(replace(a_placement(phase), attaches=True))
+    [report] = machine.worker_completed(a_completion(CompletionReason.REFUSED))
+    assert isinstance(report, ReportRefusal)
+    assert (machine.state, machine.attempt) == (State.WAITING, 0)
+    placement = a_placement()
+    assert machine.placed(placement) == [Submit(placement, SubmitMode.AGGREGATED)]
+
+
+def test_what_was_taken_over_is_not_announced_again():
+    """Two gateways would race for it."""
+    machine = a_running_machine()
+    actions = machine.worker_completed(a_completion(CompletionReason.TAKEN_OVER))
+    assert failure(actions).kind is ErrorKind.TAKEN_OVER
+    assert actions == [Fail(failure(actions))]
+    machine = a_machine()
+    machine.placed(a_placement(Phase.PREFILL))
+    actions = machine.retracted(Retraction(request_id="r", attempt=0, reason=RetractReason.TAKEN_OVER))
+    assert failure(actions).kind is ErrorKind.TAKEN_OVER
+    assert actions[0] == AbortAttempt(W0, 0)
+
+
+def test_a_gateway_that_stops_ends_only_what_no_worker_runs():
+    error = GatewayError(ErrorKind.UNAVAILABLE, "stopped")
+    assert a_running_machine().left(error) == [Fail(error)]
+    assert a_machine().left(error) == [Withdraw(0), Fail(error)]
+    assert a_transferring_machine().left(error) == [ReleaseLease(KV), Withdraw(0), Fail(error)]

@@ -428,7 +428,10 @@ def encode_report_response(epoch: int, item: WorkerItem) -> pb.ReportResponse:
             )
         case Abort():
             correction = pb.Correction(
-                request_id=item.request_id, attempt=item.attempt, key_hash=bytes.fromhex(item.key)
+                request_id=item.request_id,
+                attempt=item.attempt,
+                key_hash=bytes.fromhex(item.key),
+                dispatch_seq=item.dispatch_seq,
             )
             return pb.ReportResponse(epoch=epoch, correction=correction)
         case Probe():

@@ -143,11 +143,12 @@ class SchedulingService(pb_grpc.SchedulingServiceServicer):
 
         async def read() -> None:
             stream.outbox.put(Welcome(self._heartbeat_interval_s))
+            # Before the loads: with them, what waits may be placed here.
+            shell.handle(KeyedRequestsListed(group_id=group.group_id, requests=hello.keyed_requests))
             if loads is not None:
                 shell.handle(
                     RankStateReported(group_id=group.group_id, included_dispatch_seq=included, loads=loads)
                 )
-            shell.handle(KeyedRequestsListed(group_id=group.group_id, requests=hello.keyed_requests))
             while (message := await context.read()) is not grpc.aio.EOF:
                 self._take_report(stream, message)
 

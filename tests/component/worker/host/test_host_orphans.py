@@ -180,14 +180,16 @@ async def test_tokens_of_earlier_attempts_come_first(an_engine, a_worker, a_gate
 async def test_a_scheduler_has_all_ended_that_runs_under_a_key_and_hears_when_it_has(
     orphaned, scheduler, a_gateway
 ):
-    correction = sched.Correction(request_id="new", attempt=0, key_hash=KEY)
+    correction = sched.Correction(request_id="new", attempt=0, key_hash=KEY, dispatch_seq=7)
     scheduler.send(correction=correction)
     ended = await key_ended(scheduler)
     assert ended.request_id == "old"
     assert orphaned.engine.aborted == ["old#0"]
-    gateway = await a_gateway(orphaned, "g3")  # what was submitted under that name and comes late
-    await gateway.submit("new", max_tokens=5, **KEYED)
-    assert (await gateway.completion("new")).reason == pb.COMPLETION_REASON_REFUSED
+    gateway = await a_gateway(orphaned, "g3")
+    await gateway.submit("late", epoch=1, dispatch_seq=7, **KEYED)
+    assert (await gateway.completion("late")).reason == pb.COMPLETION_REASON_REFUSED
+    await gateway.submit("new", epoch=1, dispatch_seq=8, **KEYED)
+    await until(lambda: list(orphaned.engine.running) == ["new#0"])
 
 
 async def test_a_scheduler_that_asks_for_nothing_that_is_here_is_answered_at_once(orphaned, scheduler):

@@ -19,6 +19,7 @@ from hortator.worker.engine import (
 from hortator.worker.gate import Manifest, RequestKey
 from hortator.worker.gateway_link import Outbox
 from hortator.worker.report import (
+    Correction,
     DrainingReported,
     KeyedEndsReported,
     KeyedRequest,
@@ -283,4 +284,14 @@ def decode_manifest(epoch: int, message: scheduling.BatchManifest) -> Manifest:
         dispatch_seq=message.dispatch_seq,
         members=tuple((member.request_id, member.attempt) for member in message.members),
         predicted_pass_s=message.predicted_pass_s,
+    )
+
+
+def decode_correction(epoch: int, message: scheduling.Correction) -> Correction:
+    """A member that will not come, or must go."""
+    return Correction(
+        key=(message.request_id, message.attempt),
+        key_hash=message.key_hash,
+        epoch=epoch,
+        dispatch_seq=message.dispatch_seq,
     )

@@ -51,6 +51,7 @@ from hortator.worker.metrics import WorkerMetrics
 from hortator.worker.orphans import Orphans
 from hortator.worker.report import (
     BlockIndex,
+    Correction,
     DrainingReported,
     KeyedEndsReported,
     KeyedRequest,
@@ -77,8 +78,8 @@ from hortator.worker.submission import (
 STATES_DELAY_S = 0.005
 """What changes outside a pass (freed KV, a batch settled) is reported this late, several changes together."""
 
-MAX_TOLD_TO_END = 10_000
-"""Names that a scheduler had ended; what was submitted under one of them and comes late is refused."""
+MAX_CLOSED_KEYS = 10_000
+"""Keys of which a scheduler had all ended; what was dispatched before that and comes late is refused."""
 
 _PLACEMENT_FIELDS = frozenset(
     {"dp_rank", "mode", "request_id", "kv_payload", "block_hashes", "prior_output_ids"}
@@ -158,7 +159,8 @@ class WorkerHost:
         self._orphans = orphans
         self._by_key_hash: dict[bytes, _LiveRequest] = {}
         self._renamed: dict[RequestKey, RequestKey] = {}
-        self._told_to_end: OrderedDict[RequestKey, None] = OrderedDict()
+        self._closed_keys: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
+        """Epoch and dispatch sequence up to which nothing may begin."""
         self._keyed_ends: list[KeyedRequest] = []
         self._blocks = BlockIndex(info.dp_size)
         self._loop = asyncio.get_running_loop()
@@ -251,7 +253,7 @@ class WorkerHost:
         if isinstance(submission, Attachment):
             self._attach(link, submission)
             return
-        if key in self._told_to_end:
+        if submission.claim is not None and self._is_closed(submission, submission.claim):
             self._refuse(link, key, "a scheduler had this attempt ended", "")
             return
         other = self._newest.get(key[0])
@@ -324,6 +326,10 @@ class WorkerHost:
         live.can_attach = request.mode is not RequestMode.PREFILL_ONLY
         live.output_ids = array("I", request.prior_output_ids)
         self._by_key_hash[claim.key_hash] = live
+
+    def _is_closed(self, submission: Submission, claim: Claim) -> bool:
+        closed = self._closed_keys.get(claim.key_hash)
+        return closed is not None and (submission.epoch, submission.dispatch_seq) <= closed
 
     def _orphan(self, live: _LiveRequest) -> None:
         """Go on without a gateway for a while."""
@@ -426,12 +432,10 @@ class WorkerHost:
         """A batch will come."""
         self._carry_out(self._gate.on_manifest(manifest, self._loop.time()))
 
-    def on_correction(self, key: RequestKey, key_hash: bytes = b"") -> None:
-        """A member will not come, or must go; with a hash, all that is here under that idempotency key.
-
-        A newer attempt of the same request may stay. Who gives a hash is told when all has ended.
-        """
-        name, key = key, self._renamed.get(key, key)
+    def on_correction(self, correction: Correction) -> None:
+        """A member will not come, or must go. Who gives the hash of a key is told when all has ended."""
+        name, key_hash = correction.key, correction.key_hash
+        key = self._renamed.get(name, name)
         named = self._live.get(key)
         if named is None:
             self._carry_out(self._gate.on_gone(key, self._loop.time()))
@@ -439,9 +443,9 @@ class WorkerHost:
             self.abort(key)
         if not key_hash:
             return
-        self._told_to_end[name] = None
-        if len(self._told_to_end) > MAX_TOLD_TO_END:
-            self._told_to_end.popitem(last=False)
+        self._closed_keys[key_hash] = (correction.epoch, correction.dispatch_seq)
+        if len(self._closed_keys) > MAX_CLOSED_KEYS:
+            self._closed_keys.popitem(last=False)
         live = self._by_key_hash.get(key_hash)
         if live is None or (live.name[0] == name[0] and live.name[1] > name[1]):
             self._say_ended(KeyedRequest(key=name, key_hash=key_hash))

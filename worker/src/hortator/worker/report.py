@@ -83,6 +83,18 @@ class KeyedEndsReported:
     loads: LoadSnapshot
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correction:
+    """A member of a batch will not come, or must go."""
+
+    key: RequestKey
+    key_hash: bytes = b""
+    """If set: all that is here under this idempotency key must go, but for a newer attempt of the request."""
+    epoch: int = 0
+    dispatch_seq: int = 0
+    """What was dispatched under that idempotency key until then and comes late must not run."""
+
+
 WorkerReport = PassReported | StatesReported | SplitReported | DrainingReported | KeyedEndsReported
 
 
@@ -126,8 +138,8 @@ class ScheduledWorker(Protocol):
         """A batch will come."""
         ...
 
-    def on_correction(self, key: RequestKey, key_hash: bytes = b"") -> None:
-        """A member will not come, or must go; with a hash, all that is here under that idempotency key."""
+    def on_correction(self, correction: Correction) -> None:
+        """A member will not come, or must go."""
         ...
 
     def start_draining(self) -> None:

@@ -37,6 +37,8 @@ class Abort:
     reason: AbortReason
     key: str = ""
     """If set, the worker says when nothing runs under this key any more."""
+    dispatch_seq: int = 0
+    """With a key: what the group was given under it up to this sequence must not begin to run either."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -502,6 +502,7 @@ class SchedulerMachine:
                     group_id=group_id,
                     reason=reason,
                     key=key,
+                    dispatch_seq=group.last_seq if key and group is not None else 0,
                 )
             )
 
@@ -669,6 +670,7 @@ class SchedulerMachine:
                 group_id=leftover.group_id,
                 reason=AbortReason.SUPERSEDED,
                 key=leftover.key,
+                dispatch_seq=self.fleet.groups[leftover.group_id].last_seq,
             )
         )
 

@@ -30,7 +30,7 @@ from hortator.rpc.scheduling.v1 import scheduling_pb2, scheduling_pb2_grpc
 from hortator.runtime.endpoints import Endpoints
 from hortator.runtime.transport import Plaintext, Transport
 from hortator.worker.client.cancellation import PeerCancelledError, peer_cancellation_as_error
-from hortator.worker.codec import decode_manifest, encode_hello, encode_report
+from hortator.worker.codec import decode_correction, decode_manifest, encode_hello, encode_report
 from hortator.worker.engine import ForwardPassEnded, ForwardPassStarted
 from hortator.worker.report import (
     DrainingReported,
@@ -214,8 +214,7 @@ class SchedulerLink:
             case "manifest":
                 worker.on_manifest(decode_manifest(message.epoch, message.manifest))
             case "correction":
-                correction = message.correction
-                worker.on_correction((correction.request_id, correction.attempt), correction.key_hash)
+                worker.on_correction(decode_correction(message.epoch, message.correction))
             case "probe":
                 self.offer(StatesReported(loads=worker.load_snapshot()))
             case "drain":

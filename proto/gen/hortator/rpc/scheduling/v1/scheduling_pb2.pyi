@@ -1049,22 +1049,26 @@ class Correction(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     KEY_HASH_FIELD_NUMBER: _builtins.int
+    DISPATCH_SEQ_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     attempt: _builtins.int
     key_hash: _builtins.bytes
     """If set: whatever is here under this key must go, unless it is a newer attempt of that request; keyed_ends
     says when it has.
     """
+    dispatch_seq: _builtins.int
+    """With a key: what was dispatched under it up to this sequence (of this epoch) and comes late is refused."""
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         attempt: _builtins.int = ...,
         key_hash: _builtins.bytes = ...,
+        dispatch_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "key_hash", b"key_hash", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "dispatch_seq", b"dispatch_seq", "key_hash", b"key_hash", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
