@@ -63,6 +63,10 @@ class Secured:
             api_keys_file=str(self.keys),
             **self.tls("gateway"),
         )
+        wait_until(self.is_ready, what="the group is ready")
+
+    def is_ready(self):
+        return all(worker.readyz()[0] == 200 for worker in self.workers)
 
     def start_member(self, ordinal, epoch=1):
         return self.starter.member(
@@ -184,7 +188,7 @@ def test_certificates_of_a_new_authority_are_taken_up_without_a_restart_of_gatew
         worker.kill(signal.SIGKILL)
         worker.wait()
     secured.workers = [secured.start_member(ordinal, epoch=2) for ordinal in (0, 1)]
-    wait_until(lambda: secured.workers[0].readyz()[0] == 200, what="the new group is ready")
+    wait_until(secured.is_ready, what="the new group is ready")
     assert len(secured.generate()) == 8
     assert secured.gateway.popen.poll() is None
     assert secured.scheduler.popen.poll() is None
