@@ -160,6 +160,9 @@ class Values(Model):
     """Of the operator."""
     service_log_level: LogLevel = "INFO"
     """Of every process in the services' pods."""
+    tls_secret: str = Field(default="", pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$")
+    """Secret with the operator's certificate, for services with `security.tls` (docs/how-to/secure.md).
+    Empty: none."""
     cluster_domain: str = Field(default="", pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$")
     """Appended to host names of Services; empty: `NAME.NAMESPACE.svc`."""
     resources: Resources = {

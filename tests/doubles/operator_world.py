@@ -26,6 +26,7 @@ from hortator.operator.options import Images
 from hortator.operator.reconciler import Reconciler
 from hortator.operator.recorder import EventRecorder
 from hortator.operator.resync import Resync
+from hortator.operator.schedulers import SchedulerAt
 from hortator.operator.work_queue import Key, WorkQueue
 
 SAMPLE = Path(__file__).resolve().parents[2] / "manifests" / "samples" / "llmservice-simulated-64.yaml"
@@ -42,10 +43,10 @@ class KilledError(BaseException):
 class SilentSchedulers:
     """Nobody answers, at once: a real call would take real time, of which this loop knows nothing."""
 
-    async def workers(self, _address: str) -> None:
+    async def workers(self, _scheduler: SchedulerAt) -> None:
         return None
 
-    def start_drain(self, address: str, worker_id: str, *, timeout_s: float) -> None:
+    def start_drain(self, scheduler: SchedulerAt, worker_id: str, *, timeout_s: float) -> None:
         pass
 
 

@@ -3,15 +3,22 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import grpc.aio
 import pytest
+import structlog
 
+from doubles.certificates import new_authority, write_certificate
 from hortator.operator.client import scheduler as module
 from hortator.operator.client.scheduler import SchedulerAdmin
+from hortator.operator.schedulers import SchedulerAt
 from hortator.rpc.scheduling.v1 import scheduling_pb2 as pb
 from hortator.rpc.scheduling.v1 import scheduling_pb2_grpc as rpc
 from hortator.runtime.grpc_server import GrpcServer
+from hortator.runtime.identity import Identity
+from hortator.runtime.transport import Transport, transport_of
+from hortator.scheduler.service import CALLERS
 
 
 class FakeAdmin(rpc.AdminServiceServicer):
@@ -48,12 +55,12 @@ def fake() -> FakeAdmin:
 
 
 @pytest.fixture
-async def address(fake: FakeAdmin) -> AsyncIterator[str]:
+async def address(fake: FakeAdmin) -> AsyncIterator[SchedulerAt]:
     def register(server: grpc.aio.Server) -> None:
         rpc.add_AdminServiceServicer_to_server(fake, server)
 
     async with GrpcServer(register=register, service_names=()) as server:
-        yield server.address
+        yield SchedulerAt(address=server.address)
 
 
 @pytest.fixture
@@ -63,7 +70,7 @@ async def admin() -> AsyncIterator[SchedulerAdmin]:
     await admin.close()
 
 
-async def test_workers_are_told_with_epoch_and_load(admin: SchedulerAdmin, address: str) -> None:
+async def test_workers_are_told_with_epoch_and_load(admin: SchedulerAdmin, address: SchedulerAt) -> None:
     workers = await admin.workers(address)
     assert workers is not None
     (worker,) = workers.values()
@@ -72,7 +79,7 @@ async def test_workers_are_told_with_epoch_and_load(admin: SchedulerAdmin, addre
 
 
 async def test_a_drain_is_asked_for_once_and_seen_by_its_effect(
-    admin: SchedulerAdmin, address: str, fake: FakeAdmin
+    admin: SchedulerAdmin, address: SchedulerAt, fake: FakeAdmin
 ) -> None:
     for _ in range(3):
         admin.start_drain(address, "prefill-0", timeout_s=30.0)
@@ -92,14 +99,14 @@ async def test_a_drain_is_asked_for_once_and_seen_by_its_effect(
 
 
 async def test_a_scheduler_that_is_not_there_is_no_error_and_is_left_alone(admin: SchedulerAdmin) -> None:
-    assert await admin.workers("127.0.0.1:1") is None
+    assert await admin.workers(SchedulerAt(address="127.0.0.1:1")) is None
     began_at = time.monotonic()
-    assert await admin.workers("127.0.0.1:1") is None
+    assert await admin.workers(SchedulerAt(address="127.0.0.1:1")) is None
     assert time.monotonic() - began_at < 0.1
 
 
 async def test_a_scheduler_that_does_not_answer_costs_a_limited_time(
-    admin: SchedulerAdmin, address: str, fake: FakeAdmin
+    admin: SchedulerAdmin, address: SchedulerAt, fake: FakeAdmin
 ) -> None:
     fake.pause_s = 30.0
     began_at = time.monotonic()
@@ -108,7 +115,7 @@ async def test_a_scheduler_that_does_not_answer_costs_a_limited_time(
 
 
 async def test_a_scheduler_that_was_silent_is_asked_in_the_background_and_known_once_it_answers(
-    admin: SchedulerAdmin, address: str, fake: FakeAdmin, monkeypatch: pytest.MonkeyPatch
+    admin: SchedulerAdmin, address: SchedulerAt, fake: FakeAdmin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No look but the first waits for it, however often it is due to be asked again."""
     monkeypatch.setattr(module, "RETRY_S", 0.0)
@@ -135,13 +142,50 @@ async def test_what_is_known_of_silent_schedulers_is_bounded(
 ) -> None:
     monkeypatch.setattr(module, "MAX_SILENT", 3)
     for port in range(2, 8):
-        assert await admin.workers(f"127.0.0.1:{port}") is None
-    assert list(admin._silent) == [f"127.0.0.1:{port}" for port in (5, 6, 7)]
+        assert await admin.workers(SchedulerAt(address=f"127.0.0.1:{port}")) is None
+    assert list(admin._silent) == [SchedulerAt(address=f"127.0.0.1:{port}") for port in (5, 6, 7)]
 
 
-async def test_channels_are_bounded(admin: SchedulerAdmin, address: str) -> None:
+async def test_channels_are_bounded(admin: SchedulerAdmin, address: SchedulerAt) -> None:
     for port in range(2, module.MAX_CHANNELS + 10):
-        admin.start_drain(f"127.0.0.1:{port}", "w", timeout_s=0.01)
+        admin.start_drain(SchedulerAt(address=f"127.0.0.1:{port}"), "w", timeout_s=0.01)
     await asyncio.sleep(0.2)
     assert await admin.workers(address) is not None
     assert len(admin._channels) <= module.MAX_CHANNELS
+
+
+@pytest.fixture
+def secured(tmp_path: Path, fake: FakeAdmin) -> tuple[GrpcServer, Transport]:
+    """A scheduler of `ns/svc` that wants certificates, and an operator of another namespace that has one."""
+    authority = new_authority()
+    scheduler = transport_of(write_certificate(tmp_path / "scheduler", "scheduler", authority=authority))
+    operator = write_certificate(tmp_path / "operator", "operator", service="hortator", authority=authority)
+    server = GrpcServer(
+        register=lambda server: rpc.add_AdminServiceServicer_to_server(fake, server),
+        service_names=(),
+        credentials=scheduler.server_credentials(),
+        interceptors=scheduler.interceptors(CALLERS),
+    )
+    return server, transport_of(operator)
+
+
+async def test_a_scheduler_that_wants_certificates_is_asked_with_ours(
+    secured: tuple[GrpcServer, Transport],
+) -> None:
+    server, transport = secured
+    async with server:
+        scheduler = SchedulerAt(
+            address=server.address, identity=Identity(namespace="ns", service="svc", component="scheduler")
+        )
+        admin = SchedulerAdmin(transport=transport)
+        workers = await admin.workers(scheduler)
+        await admin.close()
+        assert workers is not None
+        assert list(workers) == ["prefill-0"]
+        bare = SchedulerAdmin()
+        with structlog.testing.capture_logs() as logs:
+            assert await bare.workers(scheduler) is None
+        await bare.close()
+        assert [log["event"] for log in logs if log["log_level"] == "warning"] == [
+            "a scheduler wants a certificate, and the operator has none"
+        ]

@@ -3,6 +3,7 @@
 import pytest
 
 from hortator.gateway.settings import ClientAuth, GatewaySettings
+from hortator.operator.execution import scheduler_of
 from hortator.operator.revision import revision_hash
 from hortator.scheduler.settings import SchedulerProcessSettings
 from hortator.worker.settings import WorkerSettings
@@ -110,3 +111,25 @@ def test_the_service_that_clients_dial_says_what_it_speaks(sample, changed, want
             if obj["kind"] == "Service" and obj["metadata"]["name"].endswith("-gateway")
         )
         assert [port["appProtocol"] for port in service["spec"]["ports"]] == [protocol]
+
+
+def test_a_scheduler_is_asked_as_its_pod_speaks(sample, changed, wanted):
+    """Not as the LLMService says: that may have changed a moment ago."""
+    for values, identity in (({}, None), ({"spec.security.tls": {}}, "scheduler of default/simulated-64")):
+        service = changed(sample("simulated-64"), values | {"metadata.name": "simulated-64"})
+        (deployment,) = (
+            obj
+            for obj in wanted(service).objects()
+            if obj["kind"] == "Deployment" and obj["metadata"]["name"].endswith("-scheduler")
+        )
+        template = deployment["spec"]["template"]
+        pod = {
+            "kind": "Pod",
+            "metadata": {**template["metadata"], "namespace": "default", "name": "a"},
+            "spec": template["spec"],
+            "status": {"podIP": "10.0.0.7", "conditions": [{"type": "Ready", "status": "True"}]},
+        }
+        found = scheduler_of([pod])
+        assert found is not None
+        assert found.address == "10.0.0.7:7070"
+        assert (None if found.identity is None else str(found.identity)) == identity

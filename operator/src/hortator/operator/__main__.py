@@ -11,9 +11,11 @@ from pathlib import Path
 
 from hortator.operator.app.process import run
 from hortator.operator.settings import OperatorSettings
+from hortator.runtime.certificates import CertificateError
 from hortator.runtime.lifecycle import run_process
 from hortator.runtime.logs import configure_logging
 from hortator.runtime.settings import SettingsError
+from hortator.runtime.transport import transport_of
 
 EXIT_BAD_SETTINGS = 2
 _MARGIN_S = 5.0
@@ -42,9 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.print_settings:
         sys.stdout.write(settings.render() + "\n")
         return 0
+    try:
+        transport = transport_of(settings.tls)
+    except CertificateError as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_BAD_SETTINGS
     parent_pid: int | None = arguments.die_with_parent
     return run_process(
-        functools.partial(run, settings),
+        functools.partial(run, settings, transport=transport),
         drain_timeout_s=settings.drain_timeout_s + _MARGIN_S,
         parent_pid=os.getppid() if parent_pid == 0 else parent_pid,
     )

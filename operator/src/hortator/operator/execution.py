@@ -18,12 +18,14 @@ from hortator.operator import names
 from hortator.operator.cluster import AlreadyExistsError, Cluster, ConflictError, NotFoundError
 from hortator.operator.inventory import Inventory
 from hortator.operator.manifests.group import with_token
+from hortator.operator.manifests.security import TLS_VOLUME
 from hortator.operator.metrics import OperatorMetrics
 from hortator.operator.objects import Obj, Ref, ref_of
 from hortator.operator.observed import read_memory
 from hortator.operator.plan import Action, Apply, Create, Delete, PatchLabels, StartDrain
-from hortator.operator.schedulers import Schedulers
+from hortator.operator.schedulers import SchedulerAt, Schedulers
 from hortator.operator.work_queue import Key
+from hortator.runtime.identity import Identity
 
 IDENTITY_BYTES = 32
 
@@ -86,9 +88,9 @@ class Executor:
                 case PatchLabels(ref=ref, labels=labels):
                     await self._cluster.patch_labels(ref, labels)
                 case StartDrain(worker_id=worker_id, timeout_s=timeout_s):
-                    address = scheduler_address(self._inventory.children(key))
-                    if address is not None:
-                        self._schedulers.start_drain(address, worker_id, timeout_s=timeout_s)
+                    scheduler = scheduler_of(self._inventory.children(key))
+                    if scheduler is not None:
+                        self._schedulers.start_drain(scheduler, worker_id, timeout_s=timeout_s)
         except (ConflictError, NotFoundError):
             await self._read_again(target(action))
             raise
@@ -148,8 +150,8 @@ class Executor:
         self._inventory.put(obj, told_at=self._told_at())
 
 
-def scheduler_address(children: Sequence[Obj]) -> str | None:
-    """Of the scheduler pod that is ready; by IP, because Services have names only inside the cluster."""
+def scheduler_of(children: Sequence[Obj]) -> SchedulerAt | None:
+    """The scheduler pod that is ready; by IP, because Services have names only inside the cluster."""
     for child in children:
         labels = child["metadata"].get("labels") or {}
         if child["kind"] != "Pod" or labels.get(names.LABEL_COMPONENT) != names.COMPONENT_SCHEDULER:
@@ -159,8 +161,22 @@ def scheduler_address(children: Sequence[Obj]) -> str | None:
         is_ready = any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
         ip = status.get("podIP")
         if is_ready and ip and not child["metadata"].get("deletionTimestamp"):
-            return f"[{ip}]:{names.PORT_SCHEDULER}" if ":" in ip else f"{ip}:{names.PORT_SCHEDULER}"
+            address = f"[{ip}]:{names.PORT_SCHEDULER}" if ":" in ip else f"{ip}:{names.PORT_SCHEDULER}"
+            return SchedulerAt(address=address, identity=_identity(child))
     return None
+
+
+def _identity(pod: Obj) -> Identity | None:
+    """Whose certificate a scheduler's pod has; None: none, it speaks in the clear."""
+    volumes = (pod.get("spec") or {}).get("volumes") or ()
+    if not any(volume.get("name") == TLS_VOLUME for volume in volumes):
+        return None
+    metadata = pod["metadata"]
+    return Identity(
+        namespace=metadata["namespace"],
+        service=metadata["labels"][names.LABEL_SERVICE],
+        component=names.COMPONENT_SCHEDULER,
+    )
 
 
 def target(action: Action) -> Ref | None:

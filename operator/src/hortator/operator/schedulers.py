@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from hortator.operator.observed import WorkerLoad
+from hortator.runtime.identity import Identity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerAt:
+    """A scheduler that is ready."""
+
+    address: str
+    """`host:port`"""
+    identity: Identity | None = None
+    """Whose certificate it shows; None: it speaks in the clear."""
 
 
 class Schedulers(Protocol):
-    """The schedulers of many services, by address (`host:port`)."""
+    """The schedulers of many services."""
 
-    async def workers(self, address: str) -> Mapping[str, WorkerLoad] | None:
+    async def workers(self, scheduler: SchedulerAt) -> Mapping[str, WorkerLoad] | None:
         """All workers by their ids; None: nothing is known now."""
         ...
 
-    def start_drain(self, address: str, worker_id: str, *, timeout_s: float) -> None:
+    def start_drain(self, scheduler: SchedulerAt, worker_id: str, *, timeout_s: float) -> None:
         """Ask the scheduler to place nothing more on a worker; whether it has, `workers` tells."""
         ...

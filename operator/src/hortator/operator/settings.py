@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from hortator.operator.lease import LeaseTimes
+from hortator.runtime.certificates import TlsSettings
 from hortator.runtime.logs import LogFormat
 from hortator.runtime.settings import Settings
 
@@ -74,6 +75,10 @@ class OperatorSettings(Settings):
     )
     gc_threshold: int = Field(
         default=50_000, ge=700, description="Allocations between collections of Python's youngest garbage."
+    )
+    tls: TlsSettings = Field(
+        default_factory=TlsSettings,
+        description="Certificate, key and authority for asking schedulers that have TLS; none: they are not asked.",
     )
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
     log_format: LogFormat = Field(default=LogFormat.JSON, description="json or console.")

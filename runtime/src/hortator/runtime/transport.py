@@ -34,9 +34,9 @@ class Transport(Protocol):
         ...
 
     def open_channel(
-        self, address: str, component: str, *, options: Sequence[tuple[str, Any]] = ()
+        self, address: str, peer: str | Identity, *, options: Sequence[tuple[str, Any]] = ()
     ) -> grpc.aio.Channel:
-        """A channel to a component of our own service at `host:port`. Close it."""
+        """A channel to a component of our own service, or to anybody else, at `host:port`. Close it."""
         ...
 
     def server_credentials(self) -> grpc.ServerCredentials | None:
@@ -61,7 +61,7 @@ class Plaintext:
     def open_channel(
         self,
         address: str,
-        component: str,  # noqa: ARG002  # nobody proves to be one
+        peer: str | Identity,  # noqa: ARG002  # nobody proves to be anybody
         *,
         options: Sequence[tuple[str, Any]] = (),
     ) -> grpc.aio.Channel:
@@ -97,12 +97,12 @@ class MutualTls:
         return self._files.current().generation
 
     def open_channel(
-        self, address: str, component: str, *, options: Sequence[tuple[str, Any]] = ()
+        self, address: str, peer: str | Identity, *, options: Sequence[tuple[str, Any]] = ()
     ) -> grpc.aio.Channel:
-        """A channel to `host:port` that works only if a `component` of our service answers there."""
+        """A channel to `host:port` that works only if the `peer` answers there."""
         files = self._files.current()
         credentials = grpc.ssl_channel_credentials(files.ca_pem, files.key_pem, files.cert_pem)
-        wanted = self._identity.of(component).server_name
+        wanted = (self._identity.of(peer) if isinstance(peer, str) else peer).server_name
         named = (("grpc.ssl_target_name_override", wanted), ("grpc.default_authority", wanted))
         return open_channel(address, credentials=credentials, options=(*named, *options))
 

@@ -47,18 +47,21 @@ from hortator.runtime.garbage import settle
 from hortator.runtime.lifecycle import EXIT_FAILED, Drain
 from hortator.runtime.metrics import AdminServer, new_registry
 from hortator.runtime.pulse import LoopPulse
+from hortator.runtime.transport import Transport
 
 
 class OperatorApp:
     """A whole operator in the running loop. `serve` runs it to its end."""
 
-    def __init__(self, settings: OperatorSettings, cluster: KubernetesCluster) -> None:
+    def __init__(
+        self, settings: OperatorSettings, cluster: KubernetesCluster, *, transport: Transport | None = None
+    ) -> None:
         """Must be called in a running loop."""
         self._settings = settings
         self._cluster = cluster
         self._pulse = LoopPulse()
         self._inventory = Inventory()
-        self._schedulers = SchedulerAdmin()
+        self._schedulers = SchedulerAdmin(transport=transport)
         self._leadership = Leadership(
             cluster,
             namespace=settings.namespace or own_namespace(),
@@ -211,7 +214,7 @@ class OperatorApp:
         settle(self._settings.gc_threshold)
 
 
-async def run(settings: OperatorSettings, drain: Drain) -> int:
+async def run(settings: OperatorSettings, drain: Drain, *, transport: Transport) -> int:
     """Run the operator until a drain is requested or it cannot go on; the exit code."""
     log = structlog.get_logger("hortator.operator.app")
     try:
@@ -222,7 +225,7 @@ async def run(settings: OperatorSettings, drain: Drain) -> int:
     cluster = KubernetesCluster(configuration, call_timeout_s=settings.call_timeout_s)
     try:
         log.info("settings", effective=settings.render().splitlines())
-        code = await OperatorApp(settings, cluster).serve(drain)
+        code = await OperatorApp(settings, cluster, transport=transport).serve(drain)
     except OSError as error:  # the admin port
         log.error("cannot start", error=str(error))  # noqa: TRY400  # one line says it all
         return EXIT_FAILED

@@ -16,9 +16,10 @@ import grpc.aio
 import structlog
 
 from hortator.operator.observed import WorkerLoad
+from hortator.operator.schedulers import SchedulerAt
 from hortator.rpc.scheduling.v1 import scheduling_pb2 as pb
 from hortator.rpc.scheduling.v1 import scheduling_pb2_grpc as rpc
-from hortator.runtime.grpc_server import open_channel
+from hortator.runtime.transport import Plaintext, Transport
 
 CALL_TIMEOUT_S = 2.0
 RETRY_S = 5.0
@@ -28,38 +29,40 @@ DRAINING = "draining"
 
 
 class SchedulerAdmin:
-    """AdminService of many schedulers, by address (`host:port`). Close it."""
+    """AdminService of many schedulers. Close it."""
 
-    def __init__(self, *, call_timeout_s: float = CALL_TIMEOUT_S) -> None:
+    def __init__(self, *, call_timeout_s: float = CALL_TIMEOUT_S, transport: Transport | None = None) -> None:
         """Must be called in a running loop."""
+        self._transport = transport or Plaintext()
         self._call_timeout_s = call_timeout_s
-        self._channels: OrderedDict[str, grpc.aio.Channel] = OrderedDict()
-        self._silent: OrderedDict[str, float] = OrderedDict()
-        """Addresses that did not answer, and when to ask them again."""
-        self._retries: dict[str, asyncio.Task[dict[str, WorkerLoad] | None]] = {}
-        self._drains: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._channels: OrderedDict[tuple[SchedulerAt, int], grpc.aio.Channel] = OrderedDict()
+        """By scheduler and generation of our certificate."""
+        self._silent: OrderedDict[SchedulerAt, float] = OrderedDict()
+        """Who did not answer, and when to ask again."""
+        self._retries: dict[SchedulerAt, asyncio.Task[dict[str, WorkerLoad] | None]] = {}
+        self._drains: dict[tuple[SchedulerAt, str], asyncio.Task[None]] = {}
         self._log = structlog.get_logger("hortator.operator.client.scheduler")
 
-    async def workers(self, address: str) -> dict[str, WorkerLoad] | None:
+    async def workers(self, scheduler: SchedulerAt) -> dict[str, WorkerLoad] | None:
         """All workers by their ids; None when the scheduler does not answer in time."""
-        retry_at = self._silent.get(address)
+        retry_at = self._silent.get(scheduler)
         if retry_at is None:
-            return await self._ask(address)
+            return await self._ask(scheduler)
         loop = asyncio.get_running_loop()
-        if retry_at <= loop.time() and address not in self._retries:
-            task = loop.create_task(self._ask(address))
-            self._retries[address] = task
-            task.add_done_callback(lambda _: self._retries.pop(address, None))
+        if retry_at <= loop.time() and scheduler not in self._retries:
+            task = loop.create_task(self._ask(scheduler))
+            self._retries[scheduler] = task
+            task.add_done_callback(lambda _: self._retries.pop(scheduler, None))
         return None
 
-    def start_drain(self, address: str, worker_id: str, *, timeout_s: float) -> None:
+    def start_drain(self, scheduler: SchedulerAt, worker_id: str, *, timeout_s: float) -> None:
         """Ask the scheduler to place nothing more on a worker; whether it has, `workers` tells.
 
         The call lasts as long as the drain, so it goes on in the background; asking twice is one drain.
         """
-        key = (address, worker_id)
+        key = (scheduler, worker_id)
         if key not in self._drains:
-            task = asyncio.get_running_loop().create_task(self._drain(address, worker_id, timeout_s))
+            task = asyncio.get_running_loop().create_task(self._drain(scheduler, worker_id, timeout_s))
             self._drains[key] = task
             task.add_done_callback(lambda _: self._drains.pop(key, None))
 
@@ -73,15 +76,15 @@ class SchedulerAdmin:
             _, channel = self._channels.popitem()
             await channel.close()
 
-    async def _ask(self, address: str) -> dict[str, WorkerLoad] | None:
+    async def _ask(self, scheduler: SchedulerAt) -> dict[str, WorkerLoad] | None:
         try:
-            response = await rpc.AdminServiceStub(await self._channel(address)).Snapshot(
+            response = await rpc.AdminServiceStub(await self._channel(scheduler)).Snapshot(
                 pb.SnapshotRequest(), timeout=self._call_timeout_s
             )
         except grpc.aio.AioRpcError as error:
-            self._leave_alone(address, error)
+            self._leave_alone(scheduler, error)
             return None
-        self._silent.pop(address, None)
+        self._silent.pop(scheduler, None)
         return {
             group.worker_id: WorkerLoad(
                 worker_id=group.worker_id,
@@ -94,28 +97,40 @@ class SchedulerAdmin:
             for group in response.snapshot.groups
         }
 
-    async def _drain(self, address: str, worker_id: str, timeout_s: float) -> None:
+    async def _drain(self, scheduler: SchedulerAt, worker_id: str, timeout_s: float) -> None:
         try:
-            stub = rpc.AdminServiceStub(await self._channel(address))
+            stub = rpc.AdminServiceStub(await self._channel(scheduler))
             request = pb.DrainRequest(worker_id=worker_id, timeout_s=timeout_s)
             await stub.Drain(request, timeout=timeout_s + self._call_timeout_s)
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.NOT_FOUND:  # a worker that left has nothing in flight
-                self._leave_alone(address, error)
+                self._leave_alone(scheduler, error)
 
-    async def _channel(self, address: str) -> grpc.aio.Channel:
-        channel = self._channels.get(address)
+    async def _channel(self, scheduler: SchedulerAt) -> grpc.aio.Channel:
+        key = (scheduler, self._transport.generation)
+        channel = self._channels.get(key)
         if channel is None:
-            channel = self._channels[address] = open_channel(address)
+            channel = self._channels[key] = self._open(scheduler)
             if len(self._channels) > MAX_CHANNELS:
                 _, oldest = self._channels.popitem(last=False)
                 await oldest.close()
-        self._channels.move_to_end(address)
+        self._channels.move_to_end(key)
         return channel
 
-    def _leave_alone(self, address: str, error: grpc.aio.AioRpcError) -> None:
-        self._silent[address] = asyncio.get_running_loop().time() + RETRY_S
-        self._silent.move_to_end(address)
+    def _open(self, scheduler: SchedulerAt) -> grpc.aio.Channel:
+        if scheduler.identity is None:
+            return Plaintext().open_channel(scheduler.address, "scheduler")
+        if self._transport.identity is None:
+            self._log.warning(
+                "a scheduler wants a certificate, and the operator has none",
+                scheduler=str(scheduler.identity),
+                remedy="HORTATOR_OPERATOR_TLS__CERT_FILE (docs/how-to/secure.md)",
+            )
+        return self._transport.open_channel(scheduler.address, scheduler.identity)
+
+    def _leave_alone(self, scheduler: SchedulerAt, error: grpc.aio.AioRpcError) -> None:
+        self._silent[scheduler] = asyncio.get_running_loop().time() + RETRY_S
+        self._silent.move_to_end(scheduler)
         if len(self._silent) > MAX_SILENT:
             self._silent.popitem(last=False)
-        self._log.debug("no answer from a scheduler", address=address, error=error.code().name)
+        self._log.debug("no answer from a scheduler", scheduler=scheduler.address, error=error.code().name)

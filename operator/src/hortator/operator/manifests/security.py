@@ -13,6 +13,7 @@ from hortator.api.v1alpha1 import LLMService
 from hortator.operator import names
 from hortator.operator.objects import Obj
 
+TLS_VOLUME = "tls"
 TLS_FOLDER = "/etc/hortator/tls"
 API_KEYS_FOLDER = "/etc/hortator/api-keys"
 API_KEYS_FILE = "keys.yaml"
@@ -45,8 +46,8 @@ def certificate(service: LLMService, component: str) -> Secured:
     files = {"cert_file": "tls.crt", "key_file": "tls.key", "ca_file": "ca.crt"}
     return Secured(
         settings={"tls": {setting: f"{TLS_FOLDER}/{file}" for setting, file in files.items()}},
-        volumes=(_volume("tls", secret),),
-        mounts=(_mount("tls", TLS_FOLDER),),
+        volumes=(_volume(TLS_VOLUME, secret),),
+        mounts=(_mount(TLS_VOLUME, TLS_FOLDER),),
     )
 
 
