@@ -78,7 +78,7 @@ class OperatorSettings(Settings):
     )
     tls: TlsSettings = Field(
         default_factory=TlsSettings,
-        description="Certificate, key and authority for asking schedulers that have TLS; none: they are not asked.",
+        description="Certificate, key and authority for schedulers that have TLS; none: they are not asked.",
     )
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
     log_format: LogFormat = Field(default=LogFormat.JSON, description="json or console.")
