@@ -34,8 +34,11 @@ class References:
 
 
 def references(pod: Obj) -> tuple[set[str], set[str]]:
-    """Names of the secrets and config maps that the environments mention."""
+    """Names of the secrets and config maps that environments mention, and of secrets that are mounted."""
     secrets, config_maps = set(), set()
+    for volume in pod["spec"].get("volumes", []):
+        if "secret" in volume:
+            secrets.add(volume["secret"]["secretName"])
     for container in _containers(pod):
         for entry in container.get("env", []):
             source = entry.get("valueFrom", {})
@@ -73,20 +76,40 @@ def environment(
     return values
 
 
-def in_own_folders(values: Mapping[str, str], container: Obj, pod: Obj, folder: Path) -> dict[str, str]:
-    """The variables with a folder of the pod's own in place of the mount path of each emptyDir.
+def in_own_folders(
+    values: Mapping[str, str], container: Obj, pod: Obj, folder: Path, *, known: References
+) -> dict[str, str]:
+    """The variables with paths in folders of the pod's own in place of those below a mounted emptyDir or Secret.
 
     Processes of this machine share its file system: what they write there must go with the pod all the same.
     """
-    temporary = {volume["name"] for volume in pod["spec"].get("volumes", []) if "emptyDir" in volume}
-    own = {
-        mount["mountPath"]: folder / mount["name"]
-        for mount in container.get("volumeMounts", [])
-        if mount["name"] in temporary
-    }
-    for path in own.values():
+    volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes", [])}
+    own: dict[str, Path] = {}
+    for mount in container.get("volumeMounts", []):
+        volume = volumes.get(mount["name"], {})
+        if "emptyDir" not in volume and "secret" not in volume:
+            continue
+        path = own[mount["mountPath"]] = folder / mount["name"]
         path.mkdir(parents=True, exist_ok=True)
-    return {name: str(own.get(value, value)) for name, value in values.items()}
+        if "secret" in volume:
+            _write_secret(path, volume["secret"], known.secrets[volume["secret"]["secretName"]])
+    return {name: _moved(value, own) for name, value in values.items()}
+
+
+def _write_secret(folder: Path, source: Obj, secret: Obj | None) -> None:
+    if secret is None:
+        raise MissingReferenceError(f'secret "{source["secretName"]}" not found')
+    names = {item["key"]: item["path"] for item in source.get("items", [])}
+    for key, content in (secret.get("data") or {}).items():
+        if not names or key in names:
+            (folder / names.get(key, key)).write_bytes(base64.b64decode(content))
+
+
+def _moved(value: str, own: Mapping[str, Path]) -> str:
+    for path, folder in own.items():
+        if value == path or value.startswith(f"{path}/"):
+            return str(folder) + value.removeprefix(path)
+    return value
 
 
 def command_line(container: Obj, values: Mapping[str, str]) -> list[str]:

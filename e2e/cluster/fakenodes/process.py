@@ -150,13 +150,14 @@ class ProcessPod(Player):
                 values = environment.environment(
                     spec, self.pod, pod_ip=self.pod_ip, known=known, api_port=self._api_port
                 )
+                volumes = self.folder / "volumes"
+                values = environment.in_own_folders(values, spec, self.pod, volumes, known=known)
                 break
             except MissingReferenceError as error:
                 container.wait("CreateContainerConfigError", str(error))
                 self.publish()
                 await self.kubelet.tell(self, reason="Failed", message=f"Error: {error}")
                 await asyncio.sleep(REFERENCE_RETRY_S)
-        values = environment.in_own_folders(values, spec, self.pod, self.folder / "volumes")
         words = environment.command_line(spec, values)
         if not words:
             container.wait(

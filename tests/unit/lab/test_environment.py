@@ -1,6 +1,7 @@
 """The environment of a process-mode container."""
 
 import base64
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from cluster.fakenodes.environment import (
     references,
 )
 
+NOTHING = References(secrets={}, config_maps={})
 POD = {
     "metadata": {"name": "svc-d-0-1", "namespace": "ns", "uid": "u", "labels": {"a/b": "c"}},
     "spec": {"nodeName": "node-3", "containers": []},
@@ -75,11 +77,14 @@ def test_nothing_of_the_machine_comes_through(monkeypatch):
 
 
 def test_an_empty_dir_is_a_folder_of_the_pods_own(tmp_path):
-    volumes = [{"name": "scratch", "emptyDir": {}}, {"name": "keys", "secret": {"secretName": "keys"}}]
+    volumes = [{"name": "scratch", "emptyDir": {}}, {"name": "keys", "configMap": {"name": "keys"}}]
     mounts = [{"name": "scratch", "mountPath": "/scratch"}, {"name": "keys", "mountPath": "/keys"}]
     values = {"BOOT_DIR": "/scratch", "KEYS": "/keys", "FILE": "/scratch/file"}
-    found = in_own_folders(values, {"volumeMounts": mounts}, {"spec": {"volumes": volumes}}, tmp_path)
-    assert found == values | {"BOOT_DIR": str(tmp_path / "scratch")}
+    found = in_own_folders(
+        values, {"volumeMounts": mounts}, {"spec": {"volumes": volumes}}, tmp_path, known=NOTHING
+    )
+    scratch = tmp_path / "scratch"
+    assert found == values | {"BOOT_DIR": str(scratch), "FILE": str(scratch / "file")}
     assert [one.name for one in tmp_path.iterdir()] == ["scratch"]
 
 
@@ -90,3 +95,25 @@ def test_every_reference_of_every_container_is_looked_up():
     ]
     pod = {"spec": {"initContainers": [containers[0]], "containers": containers[1:]}}
     assert references(pod) == ({"s", "t"}, {"c"})
+
+
+def test_a_mounted_secret_becomes_files_that_variables_name(tmp_path):
+    volumes = [{"name": "keys", "secret": {"secretName": "mine", "items": [{"key": "a", "path": "b.yaml"}]}}]
+    mounts = [{"name": "keys", "mountPath": "/etc/keys"}]
+    pod = {"spec": {"containers": [{"volumeMounts": mounts}], "volumes": volumes}}
+    secret = {"data": {"a": base64.b64encode(b"text").decode(), "c": ""}}
+    known = References(secrets={"mine": secret}, config_maps={})
+    values = {"FILE": "/etc/keys/b.yaml", "FOLDER": "/etc/keys", "OTHER": "/etc/keys2"}
+    found = in_own_folders(values, pod["spec"]["containers"][0], pod, tmp_path, known=known)
+    assert Path(found["FILE"]).read_bytes() == b"text"
+    assert [path.name for path in Path(found["FOLDER"]).iterdir()] == ["b.yaml"]
+    assert found["OTHER"] == "/etc/keys2"
+    assert references(pod) == ({"mine"}, set())
+    with pytest.raises(MissingReferenceError, match='secret "mine" not found'):
+        in_own_folders(
+            values,
+            pod["spec"]["containers"][0],
+            pod,
+            tmp_path,
+            known=References(secrets={"mine": None}, config_maps={}),
+        )
