@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from doubles.trtllm import SITE, options
 from group_processes import Process, Starter, a_free_port, cleared
 from live_stack import wait_until
 
+from doubles.trtllm import SITE, options
 from hortator.rpc.worker.v1 import worker_pb2 as pb
 from hortator.rpc.worker.v1 import worker_pb2_grpc
 from hortator.runtime.grpc_server import open_channel
@@ -29,9 +29,9 @@ MISSING = [name for name in ("mpirun", "/usr/sbin/sshd", "ssh", "ssh-keygen") if
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed here (make lab): {', '.join(MISSING)}")
 
 EXIT_SETTINGS, EXIT_ENGINE_DEAD, EXIT_GROUP_BROKEN, EXIT_FENCED = 2, 70, 71, 72
-ENGINE = options(
-    phase="aggregated", tensor_parallel_size=4, moe_expert_parallel_size=4, gpus_per_node=2
-) | {"exit_grace_s": 20.0}
+ENGINE = options(phase="aggregated", tensor_parallel_size=4, moe_expert_parallel_size=4, gpus_per_node=2) | {
+    "exit_grace_s": 20.0
+}
 MARK = "LAUNCH_TEST_MARK"
 
 
@@ -86,7 +86,11 @@ def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Group]:
 
 def running(group: Group, **settings: object) -> tuple[Process, Process]:
     members = group.members(**settings)
-    wait_until(lambda: all(one.readyz()[0] == 200 for one in members), timeout=30, what=str([m.readyz() for m in members]))
+    wait_until(
+        lambda: all(one.readyz()[0] == 200 for one in members),
+        timeout=30,
+        what=str([m.readyz() for m in members]),
+    )
     return members
 
 
@@ -131,7 +135,11 @@ def test_ranks_run_in_both_pods_and_tokens_come(group):
     assert [line.split()[0] for line in leader.readyz()[1].splitlines()] == [
         "ok", "members_joined", "ranks_started", "engine_started", "reported",
     ]  # fmt: skip
-    assert [line.split()[0] for line in member.readyz()[1].splitlines()] == ["ok", "members_joined", "engine_started"]
+    assert [line.split()[0] for line in member.readyz()[1].splitlines()] == [
+        "ok",
+        "members_joined",
+        "engine_started",
+    ]
     assert 'hortator_worker_startup_seconds{phase="ranks_started"}' in leader.metrics()
     assert tokens(leader.address(), num=40) == 40
     leader.kill(signal.SIGTERM)
@@ -190,8 +198,10 @@ def test_a_pod_whose_sshd_is_not_reached_is_named(group):
     [
         (
             {"tensor_parallel_size": 8, "moe_expert_parallel_size": 8},
-            "engine_options.tensor_parallel_size: 8 ranks, but 2 pods (GROUP_SIZE) of 2 GPUs (gpus_per_node) "
-            "have 4 (allowed: 4)",
+            (
+                "engine_options.tensor_parallel_size: 8 ranks, but 2 pods (GROUP_SIZE) of 2 GPUs "
+                "(gpus_per_node) have 4 (allowed: 4)"
+            ),
         ),
         (
             {"model": "/no/such/model"},
@@ -211,13 +221,17 @@ def test_what_does_not_fit_is_said_by_every_pod_before_anything_is_started(group
         (
             "TENSORRT_LLM_DOUBLE_FAULT",
             "construct:CUDA out of memory. Tried to allocate 2.00 GiB",
-            "the engine died: TensorRT-LLM did not start: RuntimeError: CUDA out of memory. Tried to allocate 2.00 GiB "
-            "(give the group more GPUs",
+            (
+                "the engine died: TensorRT-LLM did not start: RuntimeError: CUDA out of memory. "
+                "Tried to allocate 2.00 GiB (give the group more GPUs"
+            ),
         ),
         ("TENSORRT_LLM_DOUBLE", "1.1.0", "the engine died: tensorrt_llm 1.1.0 is too old"),
     ],
 )
-def test_an_engine_that_cannot_start_says_why_once_and_takes_its_ranks_with_it(group, monkeypatch, variable, value, said):
+def test_an_engine_that_cannot_start_says_why_once_and_takes_its_ranks_with_it(
+    group, monkeypatch, variable, value, said
+):
     monkeypatch.setenv(variable, value)
     leader, member = group.members()
     assert (leader.wait(), member.wait()) == (EXIT_ENGINE_DEAD, EXIT_GROUP_BROKEN)

@@ -51,7 +51,9 @@ def _lay_own(root: Path) -> None:
     passwd = root / "etc/passwd"
     passwd.write_text(passwd.read_text().replace("/home/hortator:/sbin/nologin", "/home/hortator:/bin/bash"))
     site = next((root / "usr/local/lib").glob("python*/site-packages"))
-    shutil.copytree(SITE / "tensorrt_llm", site / "tensorrt_llm", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        SITE / "tensorrt_llm", site / "tensorrt_llm", ignore=shutil.ignore_patterns("__pycache__")
+    )
     shutil.copy2(SITE / "bin/trtllm-llmapi-launch", root / "usr/local/bin")
     (root / MODEL).mkdir(parents=True)
     (root / MODEL / "config.json").write_text(
@@ -77,5 +79,3 @@ def _hack_images():
     module = sys.modules[loader.name] = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
     return module
-
-

@@ -155,7 +155,9 @@ state = "/run/containerd/state"
   path = "{folder}/opt"
 """
     )
-    node.lab.processes.start(f"containerd-{node.name}", node.command("containerd", "-c", folder / "containerd.toml"))
+    node.lab.processes.start(
+        f"containerd-{node.name}", node.command("containerd", "-c", folder / "containerd.toml")
+    )
 
     def answers() -> bool:
         try:

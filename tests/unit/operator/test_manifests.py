@@ -445,9 +445,7 @@ def test_members_of_a_group_over_several_pods_can_be_reached_for_the_start_of_ra
     template = engine_pod(wanted(sample("h800-16")))
     container, found = template["spec"]["containers"][0], environment(template)
     names_in_order = [entry["name"] for entry in container["env"]]
-    assert found["HORTATOR_WORKER_SSH_HOST"] == (
-        "$(HORTATOR_WORKER_POD_NAME).deepseek-v3-a-0.default.svc"
-    )
+    assert found["HORTATOR_WORKER_SSH_HOST"] == ("$(HORTATOR_WORKER_POD_NAME).deepseek-v3-a-0.default.svc")
     # Kubernetes fills in what stands before
     assert names_in_order.index("HORTATOR_WORKER_POD_NAME") < names_in_order.index("HORTATOR_WORKER_SSH_HOST")
     assert {"name": "ssh", "containerPort": 2222, "protocol": "TCP"} in container["ports"]

@@ -1,4 +1,4 @@
-"""A member's sshd, through which ordinal 0 starts ranks in this pod. It is opened once the leader's key is known."""
+"""A member's sshd, through which ordinal 0 starts ranks in this pod, from when the leader's key is known."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 from pathlib import Path
+from typing import Self
 
 import structlog
 
@@ -27,7 +28,7 @@ class Door:
         self._welcome: asyncio.Future[Welcomed] = asyncio.get_running_loop().create_future()
         self._log = structlog.get_logger("hortator.worker.launch")
 
-    async def __aenter__(self) -> Door:
+    async def __aenter__(self) -> Self:
         self._folder = private_folder()
         adopt_orphans()
         return self
@@ -40,9 +41,7 @@ class Door:
 
     async def shown(self, member: Member) -> Member:
         """The member as it says hello: with its address and a new host key."""
-        shell = Shell(
-            host=self._host, port=self._port, host_key=await make_key(self._folder / "host_key")
-        )
+        shell = Shell(host=self._host, port=self._port, host_key=await make_key(self._folder / "host_key"))
         with_shell = Member(place=member.place, boot_id=member.boot_id, shell=shell)
         return Member(
             place=member.place,
