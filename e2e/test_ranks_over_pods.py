@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from doubles.trtllm import SITE, options
 from group_processes import Process, Starter, a_free_port, cleared
 from live_stack import wait_until
 
+from doubles.trtllm import SITE, options
 from hortator.rpc.worker.v1 import worker_pb2 as pb
 from hortator.rpc.worker.v1 import worker_pb2_grpc
 from hortator.runtime.grpc_server import open_channel
@@ -198,8 +198,10 @@ def test_a_pod_whose_sshd_is_not_reached_is_named(group):
     [
         (
             {"tensor_parallel_size": 8, "moe_expert_parallel_size": 8},
-            "engine_options.tensor_parallel_size: 8 ranks, but 2 pods (GROUP_SIZE) of 2 GPUs (gpus_per_node) "
-            "have 4 (allowed: 4)",
+            (
+                "engine_options.tensor_parallel_size: 8 ranks, but 2 pods (GROUP_SIZE) of 2 GPUs "
+                "(gpus_per_node) have 4 (allowed: 4)"
+            ),
         ),
         (
             {"model": "/no/such/model"},
@@ -219,8 +221,10 @@ def test_what_does_not_fit_is_said_by_every_pod_before_anything_is_started(group
         (
             "TENSORRT_LLM_DOUBLE_FAULT",
             "construct:CUDA out of memory. Tried to allocate 2.00 GiB",
-            "the engine died: TensorRT-LLM did not start: RuntimeError: CUDA out of memory. Tried to allocate 2.00 GiB "
-            "(give the group more GPUs",
+            (
+                "the engine died: TensorRT-LLM did not start: RuntimeError: CUDA out of memory. "
+                "Tried to allocate 2.00 GiB (give the group more GPUs"
+            ),
         ),
         ("TENSORRT_LLM_DOUBLE", "1.1.0", "the engine died: tensorrt_llm 1.1.0 is too old"),
     ],

@@ -18,7 +18,7 @@ from cluster.providers import choose
 from cluster.proxy.server import ApiProxy
 from cluster.recorder import recording
 from cluster.scene import Scene
-from cluster.truenode import TrueNode, running_true_node
+from cluster.truenode import SECOND, TrueNode, running_true_node
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +76,13 @@ def make_pod(namespace: str) -> Callable[..., dict[str, Any]]:
 def true_node(lab: Lab) -> Iterator[TrueNode]:
     """A true node for the tests of a module; `import_image` brings images onto it."""
     with running_true_node(lab) as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def second_true_node(true_node: TrueNode) -> Iterator[TrueNode]:
+    """Another one, on the same network: for pods that keep apart."""
+    with running_true_node(true_node.lab, name=SECOND) as node:
         yield node
 
 

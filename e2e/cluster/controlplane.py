@@ -197,7 +197,7 @@ def running_lab() -> Iterator[Lab]:
         components.start_storage(processes, folder)
         components.start_api_server(processes, pki)
         server = f"https://127.0.0.1:{API_PORT}"
-        for user in ("controller-manager", "scheduler", "true-node"):
+        for user in ("controller-manager", "scheduler", "true-node", "true-node-2"):
             pki.kubeconfig(user, user=user, server=server)
         direct_kubeconfig = pki.kubeconfig("direct", user="admin", server=server)
         direct = Kube.from_kubeconfig(direct_kubeconfig)

@@ -38,6 +38,9 @@ PACKAGES = {
     "gcc": "gcc",
     "/usr/lib/cni/bridge": "containernetworking-plugins",
     "/bin/busybox": "busybox-static",
+    "mpirun": "openmpi-bin",
+    "/usr/sbin/sshd": "openssh-server",
+    "ssh": "openssh-client",
 }
 
 

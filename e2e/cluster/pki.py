@@ -17,6 +17,7 @@ USERS = {
     "controller-manager": ("system:kube-controller-manager", ()),
     "scheduler": ("system:kube-scheduler", ()),
     "true-node": ("system:node:true-node", ("system:nodes",)),
+    "true-node-2": ("system:node:true-node-2", ("system:nodes",)),
 }
 API_NAMES = (
     "IP:127.0.0.1",

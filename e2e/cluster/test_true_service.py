@@ -1,23 +1,28 @@
 """A whole service on a true node: operator, scheduler, gateway and workers are containers, tokens are real."""
 
+import asyncio
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from live_stack import HORTATOR, tokens_in
 
+from cluster import launch_image
 from cluster.controlplane import kubectl
 from cluster.kube import ApiError, Obj, documents
 from cluster.processes import wait_until
 from cluster.recorder import Recorder, recording
 from cluster.scene import children_in
+from cluster.truenode import SECOND, TrueNode, running_true_node
+from hortator.cli.client import Delta, GatewayClient, Sampling
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("serving.hortator.dev/v1alpha1", "LLMService")
@@ -157,6 +162,19 @@ class Service:
         assert result.returncode == 0, result.stderr
         return tokens_in(json.loads(line) for line in result.stdout.splitlines())
 
+    def tokens_of(self, prompt: Sequence[int], num: int) -> list[int]:
+        """The same for a prompt of token ids, where the gateway has no tokenizer."""
+
+        async def ask() -> list[int]:
+            found: list[int] = []
+            async with GatewayClient(self.endpoint()) as gateway:
+                sampling = Sampling(max_tokens=num, ignore_eos=True)
+                async for event in gateway.generate(tuple(prompt), sampling=sampling, timeout_s=30):
+                    found += event.token_ids if isinstance(event, Delta) else ()
+            return found
+
+        return asyncio.run(ask())
+
 
 @pytest.fixture
 def apply(lab, operator, namespace):
@@ -179,6 +197,48 @@ def apply(lab, operator, namespace):
     with contextlib.suppress(ApiError):  # the CRD may have gone
         for obj in made:
             lab.client.delete(obj)
+
+
+GPU = "lab.hortator.dev/gpu"
+LAUNCHED: Obj = REAL | {
+    "model": {"uri": f"file:///{launch_image.MODEL}", "name": "double"},
+    "engine": {
+        "backend": "TensorRTLLM",
+        "image": launch_image.NAME,
+        "env": [{"name": "TENSORRT_LLM_DOUBLE_TIME_SCALE", "value": "0.01"}],
+    },
+    "roles": [
+        {
+            "name": "Aggregated",
+            "nodes": 2,
+            "gpusPerNode": 2,
+            "gpuResourceName": GPU,
+            "parallelism": {"attentionDP": 4, "expert": 4},
+            "chunkBudgetTokens": 64,
+            "maxBatchSize": 8,
+            "tokensPerBlock": 16,
+            "kvBlocks": 64,
+            "maxSequenceTokens": 1024,
+            "chunkedPrefill": False,
+            "shmSize": "64Mi",
+            "resources": {"cpu": "100m", "memory": "512Mi"},
+        }
+    ],
+}
+"""Four ranks of TensorRT-LLM's double in two pods that keep apart."""
+
+
+@pytest.fixture
+def gpu_nodes(lab, true_node, images, tmp_path) -> Iterator[list[TrueNode]]:
+    """Two true nodes that say that they have GPUs, with the image for groups over several pods."""
+    image = launch_image.write_launch_image(tmp_path)
+    serving = next(tar for tar in images if "serving" in tar.name)
+    with running_true_node(lab, name=SECOND, images=[serving]) as second:
+        for node in (true_node, second):
+            node.import_image(image)
+            said = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name}}
+            lab.direct.patch(said, {"status": {"capacity": {GPU: "2"}}}, subresource="status")
+        yield [true_node, second]
 
 
 def kubectl_plugin(lab, *words: str) -> subprocess.CompletedProcess[str]:
@@ -339,6 +399,80 @@ def assert_told_in_time(record: Recorder, evidence: Callable[[Obj], bool], reaso
 def is_engine(pod: Obj) -> bool:
     labels: Obj = pod["metadata"].get("labels", {})
     return labels.get("app.kubernetes.io/component") == "engine"
+
+
+def processes_in(lab, namespace: str, pod: str) -> dict[int, str]:
+    """Every process of a pod but those of this question: process id and command line."""
+    code = (
+        "import os, pathlib\n"
+        "for p in pathlib.Path('/proc').glob('[0-9]*'):\n"
+        "    words = (p / 'cmdline').read_text().replace(chr(0), ' ').strip()\n"
+        "    if words and int(p.name) != os.getpid(): print(p.name, words)\n"
+    )
+    answer = lab.kubectl("exec", "-n", namespace, pod, "--", "python", "-c", code)
+    lines = (line.partition(" ") for line in answer.stdout.splitlines())
+    return {int(pid): words for pid, _, words in lines}
+
+
+def launched_ranks(lab, namespace: str, pod: str) -> list[int]:
+    """Processes of TensorRT-LLM's ranks in a pod."""
+    found = processes_in(lab, namespace, pod)
+    return [pid for pid, words in found.items() if words.startswith("python3 -m tensorrt_llm.llmapi.mgmn_")]
+
+
+def test_ranks_are_started_over_two_pods_and_a_killed_one_ends_them_all(lab, apply, namespace, gpu_nodes):
+    """Two pods of nobody in particular, on two nodes: Debian's Open MPI and OpenSSH, the double of the library."""
+    service = apply("launched", LAUNCHED)
+    ready = service.when(is_serving, timeout_s=120)
+    print(f"ready after {time.monotonic() - service.began_at:.1f} s")
+    assert ready["status"]["display"] == {"groups": "1/1", "ranks": "4/4", "updated": "1/1"}
+    pods = ("launched-a-0-0", "launched-a-0-1")
+    found = [lab.client.get("v1", "Pod", pod, namespace) for pod in pods]
+    assert {pod["spec"]["nodeName"] for pod in found} == {node.name for node in gpu_nodes}
+    assert [len(launched_ranks(lab, namespace, pod)) for pod in pods] == [2, 2]
+    assert_nobody_is_root(lab, namespace, pods[1])
+
+    assert len(service.tokens_of([5, 6, 7, 8], 32)) == 32
+
+    killed = launched_ranks(lab, namespace, pods[1])[1]
+    killed_at = time.monotonic()
+    kill = f"import os; os.kill({killed}, 9)"
+    lab.kubectl("exec", "-n", namespace, pods[1], "--", "python", "-c", kill)
+    service.when(lambda one: group_of(one).get("epoch") == 2)
+    print(f"epoch 2 after {time.monotonic() - killed_at:.1f} s")
+    back = service.when(lambda one: is_serving(one) and group_of(one)["epoch"] == 2, timeout_s=120)
+    print(f"serving again after {time.monotonic() - killed_at:.1f} s")
+    group = group_of(back)
+    assert group["restarts"] == 1
+    assert re.search(r"the ranks: rank [23] ended with exit code 137", group["lastFailure"]["message"])
+    assert [len(launched_ranks(lab, namespace, pod)) for pod in pods] == [2, 2]
+    of_the_double = [rank_processes_on(node) for node in gpu_nodes]
+    assert [len(pids) for pids in of_the_double] == [2, 2], "a rank of the first epoch survives"
+    assert len(service.tokens_of([5, 6, 7, 8], 32)) == 32
+
+
+def assert_nobody_is_root(lab, namespace: str, pod: str) -> None:
+    code = (
+        "import os, pathlib\n"
+        "print({p.stat().st_uid for p in pathlib.Path('/proc').glob('[0-9]*')})\n"
+        "for p in pathlib.Path('/tmp').glob('hortator-launch-*'):\n"
+        "    print(oct(p.stat().st_mode), sorted((q.name, oct(q.stat().st_mode)) for q in p.iterdir() if q.is_file()))\n"
+    )
+    said = lab.kubectl("exec", "-n", namespace, pod, "--", "python", "-c", code).stdout.splitlines()
+    assert said[0] == "{10001}"
+    assert said[1].startswith("0o40700 ")
+    assert "('host_key', '0o100600')" in said[1]
+    assert "('authorized_keys', '0o100600')" in said[1]
+
+
+def rank_processes_on(node: TrueNode) -> list[str]:
+    """Those of all containers of a node."""
+    found = []
+    for line in node.run("ps", "-ww", "-eo", "pid,args").splitlines():
+        pid, _, words = line.strip().partition(" ")
+        if words.strip().startswith("python3 -m tensorrt_llm.llmapi.mgmn_"):
+            found.append(pid)
+    return found
 
 
 def test_a_crash_loop_is_told_and_ends_stalled_with_its_pod_kept(lab, apply, namespace):

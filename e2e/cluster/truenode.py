@@ -1,6 +1,6 @@
-"""One true node in the lab's cluster: containerd, runc, CNI and a kubelet of the same version as the control plane.
+"""True nodes in the lab's cluster: containerd, runc, CNI and a kubelet of the same version as the control plane.
 
-It is a machine within the machine: a process namespace and a mount namespace, held by one process. /run, /var/log and
+Most tests need one; a second one, begun inside the first, is for pods that may not share a node. A true node is a machine within the machine: a process namespace and a mount namespace, held by one process. /run, /var/log and
 everything it mounts are its own; when the holder is killed, every daemon, shim and container ends with it, and only
 its cgroups are left to remove. It shares the lab's network namespace with the control plane, so Services, DNS and pods
 of fake nodes are in reach.
@@ -27,9 +27,10 @@ from cluster.processes import LabError, wait_until
 from cluster.sweep import CGROUPS, remove_cgroups
 
 NAME = "true-node"
+SECOND = "true-node-2"
 LABEL = "lab.hortator.dev/true-node"
 SOCKET = "/run/containerd/containerd.sock"
-KUBELET_PORT = 10250
+KUBELET_PORTS = {NAME: 10250, SECOND: 10260}
 HOLDER = """set -e
 mount -t tmpfs tmpfs /run
 mkdir -p /run/netns /run/lock
@@ -73,29 +74,31 @@ class TrueNode:
 
 @contextlib.contextmanager
 def running_true_node(
-    lab: Lab, *, images: Sequence[Path] = (), labels: Mapping[str, str] | None = None
+    lab: Lab, *, name: str = NAME, images: Sequence[Path] = (), labels: Mapping[str, str] | None = None
 ) -> Iterator[TrueNode]:
     """A true node until the block ends; afterwards no process, mount, cgroup or Node of it is there."""
-    folder = lab.folder / NAME
-    for name in ("log", "containerd", "kubelet", "cni", "images"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+    folder = lab.folder / name
+    for part in ("log", "containerd", "kubelet", "cni", "images"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
     lab.start_pod_network()
-    cgroup = lab.folder.name
-    names = ["kubelet", "containerd", NAME]
+    is_first = name == NAME
+    cgroup = lab.folder.name if is_first else f"{lab.folder.name}/{name}"
+    names = [f"kubelet-{name}", f"containerd-{name}", name]
     try:
         _make_cgroups(cgroup)
-        node = TrueNode(lab=lab, folder=folder, pid=_start_machine(lab, folder))
+        node = TrueNode(lab=lab, folder=folder, pid=_start_machine(lab, folder), name=name)
         _start_containerd(node)
         for tar in [*write_small_images(folder / "images"), *images]:
             node.import_image(tar)
         _start_kubelet(node, cgroup, {LABEL: "true", **(labels or {})})
-        lab.direct.wait("v1", "Node", NAME, None, is_ready, timeout_s=90)
+        lab.direct.wait("v1", "Node", name, None, is_ready, timeout_s=90)
         yield node
     finally:
-        lab.direct.delete({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NAME}})
+        lab.direct.delete({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
         lab.processes.end(*names, grace_s=5)
-        wait_until(partial(_is_cgroup_removed, cgroup), what="the true node's processes are gone")
-        _delete_bridge()
+        wait_until(partial(_is_cgroup_removed, cgroup), what=f"{name}'s processes are gone")
+        if is_first:
+            _delete_bridge()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -104,7 +107,7 @@ def _start_machine(lab: Lab, folder: Path) -> int:
     (folder / "resolv.conf").write_text(f"nameserver {MACHINE_IP}\n")
     up = folder / "up"
     holder = lab.processes.start(
-        NAME,
+        folder.name,
         [
             *("unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"),
             *("sh", "-c", HOLDER, "true-node", folder),
@@ -128,7 +131,7 @@ def _start_containerd(node: TrueNode) -> None:
                 "hairpinMode": True,
                 "ipam": {
                     "type": "host-local",
-                    "dataDir": str(folder / "cni" / "addresses"),
+                    "dataDir": str(node.lab.folder / NAME / "cni" / "addresses"),  # one network
                     "ranges": [[{"subnet": TRUE_NODE_CIDR}]],
                     "routes": [{"dst": "0.0.0.0/0"}],
                 },
@@ -152,7 +155,9 @@ state = "/run/containerd/state"
   path = "{folder}/opt"
 """
     )
-    node.lab.processes.start("containerd", node.command("containerd", "-c", folder / "containerd.toml"))
+    node.lab.processes.start(
+        f"containerd-{node.name}", node.command("containerd", "-c", folder / "containerd.toml")
+    )
 
     def answers() -> bool:
         try:
@@ -166,22 +171,23 @@ state = "/run/containerd/state"
 
 def _start_kubelet(node: TrueNode, cgroup: str, labels: Mapping[str, str]) -> None:
     pki, folder = node.lab.pki, node.folder
-    pki.certify("kubelet", f"/O=system:nodes/CN=system:node:{NAME}", server_names=(f"IP:{MACHINE_IP}",))
+    name = node.name
+    pki.certify(name, f"/O=system:nodes/CN=system:node:{name}", server_names=(f"IP:{MACHINE_IP}",))
     config = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "address": MACHINE_IP,
-        "port": KUBELET_PORT,
+        "port": KUBELET_PORTS[name],
         "readOnlyPort": 0,
-        "healthzBindAddress": "127.0.0.1",
+        "healthzPort": 0,
         "authentication": {
             "anonymous": {"enabled": False},
             "webhook": {"enabled": False},
             "x509": {"clientCAFile": str(pki.ca)},
         },
         "authorization": {"mode": "AlwaysAllow"},
-        "tlsCertFile": str(pki.certificate("kubelet")),
-        "tlsPrivateKeyFile": str(pki.key("kubelet")),
+        "tlsCertFile": str(pki.certificate(name)),
+        "tlsPrivateKeyFile": str(pki.key(name)),
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": f"/{cgroup}",
         "failSwapOn": False,
@@ -201,10 +207,10 @@ def _start_kubelet(node: TrueNode, cgroup: str, labels: Mapping[str, str]) -> No
     }
     (folder / "kubelet.yaml").write_text(yaml.safe_dump(config))
     node.lab.processes.start(
-        "kubelet",
+        f"kubelet-{name}",
         node.command(
             *(binary("kubelet"), f"--config={folder / 'kubelet.yaml'}"),
-            *(f"--kubeconfig={pki.folder / f'{NAME}.kubeconfig'}", f"--hostname-override={NAME}"),
+            *(f"--kubeconfig={pki.folder / f'{name}.kubeconfig'}", f"--hostname-override={name}"),
             *(f"--node-ip={MACHINE_IP}", "--container-runtime=remote", f"--root-dir={folder / 'kubelet'}"),
             *(f"--container-runtime-endpoint=unix://{SOCKET}", f"--cert-dir={folder / 'kubelet' / 'pki'}"),
             *("--register-node=true", "--oom-score-adj=0"),

@@ -85,7 +85,7 @@ def test_the_simulated_flagship_has_the_groups_of_the_real_one():
     simulated = load_llmservice(ROOT / "benchmarks/sim/clusters/h800-64.yaml")
     assert simulated.spec.roles == tuple(
         # a model can do what Hopper may not
-        role.model_copy(update={"shm_size": None, "chunked_prefill": True})
+        role.model_copy(update={"shm_size": None, "rdma_resources": {}, "chunked_prefill": True})
         for role in real.spec.roles
     )
     assert sum(num_groups(real, role) * world_size(role) for role in real.spec.roles) == 64

@@ -104,7 +104,13 @@ def test_every_pod_passes_the_restricted_security_standard(everything):
             mine = container["securityContext"]
             assert not mine["allowPrivilegeEscalation"], owner
             assert mine["readOnlyRootFilesystem"], owner
-            assert mine["capabilities"] == {"drop": ["ALL"]}, owner
+            assert mine["capabilities"] == {"drop": ["ALL"]} | _locking(container), owner
+
+
+def _locking(container):
+    """RDMA needs locked memory, and that alone is more than the standard allows."""
+    uses_rdma = any(name.startswith("rdma/") for name in container["resources"]["limits"])
+    return {"add": ["IPC_LOCK"]} if uses_rdma else {}
 
 
 def test_every_mount_has_its_volume_and_every_volume_its_mount(everything):
@@ -252,7 +258,10 @@ def test_a_suspended_service_wants_the_same(sample, changed, wanted):
 
 def test_only_backends_on_gpus_request_them(sample, wanted):
     for name, limits in (
-        ("h800-64", {"memory": "512Gi", "nvidia.com/gpu": "8"}),
+        (
+            "h800-64",
+            {"memory": "512Gi", "nvidia.com/gpu": "8", "rdma/hca_shared_devices_a": "1"},
+        ),
         ("simulated-64", {"memory": "512Mi"}),
         ("local", {"memory": "1536Mi"}),
     ):

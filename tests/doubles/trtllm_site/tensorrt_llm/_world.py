@@ -120,5 +120,6 @@ def work():
 
 
 def _self(world):
-    print(f"rank {world.rank} of {world.size} is up", file=sys.stderr, flush=True)
+    sys.stderr.write(f"rank {world.rank} of {world.size} is up\n")
+    sys.stderr.flush()
     return json.dumps({"rank": world.rank, "host": socket.gethostname(), "pid": os.getpid()})

@@ -10,7 +10,7 @@ from hortator.worker.engine_factory import build_engine
 from hortator.worker.engines.trtllm import library
 from hortator.worker.engines.trtllm.engine import TensorRTLLMEngine
 from hortator.worker.errors import EngineConfigError
-from hortator.worker.settings import EngineKind, SettingsError, WorkerPhase, WorkerSettings
+from hortator.worker.settings import EngineKind, WorkerPhase
 
 OPTIONS = {"model": "a/model", "tensor_parallel_size": 2}
 

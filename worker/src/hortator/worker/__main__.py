@@ -67,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _engine(settings: WorkerSettings, *, is_leader: bool) -> Engine | None:
     """What this process hosts: nothing in a member other than ordinal 0.
 
-    Where ranks run in all pods, each looks for itself at what they need, so that all of them say what is wrong
-    before anything is started.
+    Where ranks run in all pods, each looks for itself at what they need, so that all of them say what is
+    wrong before anything is started.
     """
     if not is_leader and not settings.is_launched:
         return None

@@ -4,9 +4,9 @@
     stop:   NOT_SERVING, WorkerDraining -> what runs finishes (or is aborted) -> streams, server, members,
             engine
 
-In a group of several pods this is what ordinal 0 does; the others are `group.member_process`. Where the engine
-has ranks in all of them, ordinal 0 starts those between members and engine, and ends them before it lets the
-members go (`launch`).
+In a group of several pods this is what ordinal 0 does; the others are `group.member_process`. Where the
+engine has ranks in all of them, ordinal 0 starts those between members and engine, and ends them before it
+lets the members go (`launch`).
 
 Exit codes: 0 after a drain, 70 when the engine died (the whole EP group is to be started again), 71 and 72
 those of `group.membership`, 2 for bad settings, and those of `hortator.runtime.lifecycle`.

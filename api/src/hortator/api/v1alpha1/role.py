@@ -86,8 +86,8 @@ class RoleSpec(Model):
         Field(max_length=MAX_RDMA_RESOURCES),
         NullIsAbsent,
     ] = Field(default_factory=dict)
-    """What the cluster's device plug-in calls its RDMA ports, and how many each pod gets; with any, containers
-    may lock memory (IPC_LOCK). Only pods of backend TensorRTLLM request them."""
+    """What the cluster's device plug-in calls its RDMA ports, and how many each pod gets; with any,
+    containers may lock memory (IPC_LOCK). Only pods of backend TensorRTLLM request them."""
     shm_size: Quantity | None = None
     """Memory for /dev/shm of each pod, for collective libraries; absent: the container runtime's 64 MiB."""
     node_selector: Annotated[dict[str, LabelValue], Field(max_length=MAX_NODE_LABELS), NullIsAbsent] = Field(

@@ -12,9 +12,9 @@ A value of the manifest that spells a mark is filled in as well.
 
 Everything a process needs comes by environment variables; there is no ConfigMap. Members of a group are told
 apart by their pod's name, from whose ordinal each takes its place. Backends on CPUs (Simulated, TorchMoE)
-request no GPUs. A pod of TensorRTLLM requests its node's GPUs, and the RDMA ports that the role names. In a group
-of several pods ordinal 0 starts the ranks of the others by ssh: they have a port for it and a name, and all
-have the group's Secret, by which they know each other. No key is in any manifest: pods make theirs.
+request no GPUs. A pod of TensorRTLLM requests its node's GPUs, and the RDMA ports that the role names. In a
+group of several pods ordinal 0 starts the ranks of the others by ssh: they have a port for it and a name, and
+all have the group's Secret, by which they know each other. No key is in any manifest: pods make theirs.
 """
 
 from __future__ import annotations

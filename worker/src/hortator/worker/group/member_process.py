@@ -1,7 +1,7 @@
 """A process that holds a member's place: no engine, one link to the leader, its own admin port.
 
-It is ready once the engine of the group has started, with the ranks in this pod, and ends when the leader says so, when the link breaks, or when it is
-refused (see `membership` for the exit codes).
+It is ready once the engine of the group has started, with the ranks in this pod. It ends when the leader says
+so, when the link breaks, or when it is refused (see `membership` for the exit codes).
 """
 
 from __future__ import annotations

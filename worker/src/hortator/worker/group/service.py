@@ -68,10 +68,10 @@ class GroupService(pb_grpc.GroupServiceServicer):
     async def _write(self, member: Member, outbox: Outbox, context: _Context) -> None:
         """Until a last word. A dismissed member closes its side itself, so that it has surely heard."""
         launch = self._leader.launch
-        key = {"launch_key": launch.launch_key, "launch_proof": launch.proof_for(member)} if launch else {}
+        key, proof = (launch.launch_key, launch.proof_for(member)) if launch else ("", b"")
         while True:
             command = await outbox.get()
-            message = encode_command(command, self._leader.limits, **key)
+            message = encode_command(command, self._leader.limits, launch_key=key, launch_proof=proof)
             if message is not None:
                 await context.write(message)
             if isinstance(command, (Refuse, Break)):

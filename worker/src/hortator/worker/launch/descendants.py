@@ -1,9 +1,9 @@
 """Everything that this process has started, however deep, ends with it.
 
-A daemon that sshd or mpirun has started may put itself into a session of its own; its parent is gone then, and
-it would become a child of the machine's first process. `adopt_orphans` makes it ours instead, so that `end_all`
-finds it. In a container the worker is the first process, and the kernel ends all others with it; this is for
-the time before, and for workers outside of containers.
+A daemon that sshd or mpirun has started may put itself into a session of its own; its parent is gone then,
+and it would become a child of the machine's first process. `adopt_orphans` makes it ours instead, so that
+`end_all` finds it. In a container the worker is the first process, and the kernel ends all others with it;
+this is for the time before, and for workers outside of containers.
 """
 
 from __future__ import annotations

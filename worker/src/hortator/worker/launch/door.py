@@ -1,4 +1,4 @@
-"""A member's sshd, through which ordinal 0 starts ranks in this pod. It is opened once the leader's key is known."""
+"""A member's sshd, through which ordinal 0 starts ranks in this pod, from when the leader's key is known."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 from pathlib import Path
+from typing import Self
 
 import structlog
 
@@ -27,7 +28,7 @@ class Door:
         self._welcome: asyncio.Future[Welcomed] = asyncio.get_running_loop().create_future()
         self._log = structlog.get_logger("hortator.worker.launch")
 
-    async def __aenter__(self) -> Door:
+    async def __aenter__(self) -> Self:
         self._folder = private_folder()
         adopt_orphans()
         return self

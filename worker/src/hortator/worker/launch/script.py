@@ -2,8 +2,8 @@
 
 Rules:
 
-1. Ranks fill pods in the order of ordinals, `gpus_per_node` each: the library takes rank modulo that number as
-   the GPU. So hosts come with explicit slots, and mapping is by slot.
+1. Ranks fill pods in the order of ordinals, `gpus_per_node` each: the library takes rank modulo that number
+   as the GPU. So hosts come with explicit slots, and mapping is by slot.
 2. Ordinal 0 goes by the name that its kernel has: MPI knows it as the machine it runs on, and dials no sshd.
 3. mpirun binds nothing to cores: a rank has many threads.
 4. Nobody is trusted but the host keys that members have sent, and nothing is read but what is written here.
@@ -126,6 +126,7 @@ _ENDED = (
     re.compile(r"(Host key verification failed.*)"),
     re.compile(r"(Permission denied \(.*)"),
     re.compile(r"(ssh: .*)"),
+    re.compile(r"(mpirun was unable to .*)"),
     re.compile(r"(There are not enough slots .*)"),
     re.compile(r"(.*: command not found.*)"),
     re.compile(r"(ORTE was unable to reliably start .*)"),

@@ -1,4 +1,4 @@
-"""`python -m hortator.worker.launch.tethered PROGRAM ARGUMENTS...`: become a program that ends with its parent.
+"""`python -m hortator.worker.launch.tethered PROGRAM WORDS...`: become a program that ends with its parent.
 
 The kernel sends SIGTERM when the parent is gone. Asked for here and not between fork and exec of the worker,
 which has threads.
@@ -28,7 +28,7 @@ def main(words: Sequence[str]) -> NoReturn:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent_pid:
         raise SystemExit("the parent process is gone")
-    os.execv(words[0], list(words))
+    os.execv(words[0], list(words))  # noqa: S606  # no shell is wanted
 
 
 if __name__ == "__main__":

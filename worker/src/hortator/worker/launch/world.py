@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, Self
 
 import structlog
 
@@ -55,7 +56,7 @@ class World:
         self._waits_for = ""
         self._log = structlog.get_logger("hortator.worker.launch")
 
-    async def __aenter__(self) -> World:
+    async def __aenter__(self) -> Self:
         self._folder = private_folder()
         adopt_orphans()
         self.launch_key = await make_key(self._folder / "launch_key")
@@ -124,7 +125,7 @@ class World:
             self._log.error("processes of this world cannot be ended", pids=sorted(left))
 
     async def _answers(self, shell: Shell) -> None:
-        """Its name is known and its sshd is there: names of pods are published some time after their start."""
+        """Its name is known, and its sshd is there: a pod's name is published some time after its start."""
         while True:
             why = await _greeting_of(shell)
             if not why:
@@ -177,7 +178,8 @@ class World:
 
     async def _until_held(self) -> Mapping[str, str]:
         assert self._output is not None  # noqa: S101  # spawned
-        await asyncio.wait({self._output, self._environment}, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {self._output, self._environment}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not self._environment.done():
             raise self._broken(script.why_it_ended(list(self._lines), self._output.result()))
         return self._environment.result()

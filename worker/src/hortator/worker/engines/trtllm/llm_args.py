@@ -135,8 +135,8 @@ def check_world(config: TensorRTLLMConfig) -> None:
         )
     if pods > 1 and ranks != pods * gpus:
         raise EngineConfigError(
-            f"engine_options.tensor_parallel_size: {ranks} ranks, but {pods} pods (GROUP_SIZE) of {gpus} GPUs "
-            f"(gpus_per_node) have {pods * gpus} (allowed: {pods * gpus})"
+            f"engine_options.tensor_parallel_size: {ranks} ranks, but {pods} pods (GROUP_SIZE) of {gpus} "
+            f"GPUs (gpus_per_node) have {pods * gpus} (allowed: {pods * gpus})"
         )
 
 
