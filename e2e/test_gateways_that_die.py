@@ -132,6 +132,16 @@ def test_streams_outlive_their_gateway_and_their_worker_at_once(twins):
     wait_until(lambda: len(twins.state()["groups"]) == 2, what="both groups")
 
 
+def test_with_one_gateway_a_stream_waits_for_its_restart_and_goes_on(twins):
+    pid, endpoint = twins.pid_of("gateway"), twins.info()["endpoint"]
+    [expected] = asyncio.run(answers(endpoint, ["alone"]))
+    [answer] = asyncio.run(answers(endpoint, ["alone"], after=5, then=partial(os.kill, pid, signal.SIGKILL)))
+    assert answer.token_ids == expected.token_ids
+    assert answer.text == expected.text
+    assert answer.completion.num_replacements == 0
+    both_serve(twins, pid)
+
+
 @pytest.mark.safety
 def test_streams_outlive_their_gateway_and_the_scheduler_at_once(twins):
     """The scheduler that comes knows nothing but what workers and gateways say."""
