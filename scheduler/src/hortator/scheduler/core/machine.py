@@ -314,7 +314,7 @@ class SchedulerMachine:
                 )
                 return
             for leftover in self.keys.left_under(event.key):
-                self._end_leftover(leftover)
+                self._end_leftover(replace(leftover, came_late=True))
             # Placed by an earlier leader: the event says enough to go on.
             self._num_arrived += 1
             request = RequestState(
