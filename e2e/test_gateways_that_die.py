@@ -132,6 +132,40 @@ def test_streams_outlive_their_gateway_and_their_worker_at_once(twins):
     wait_until(lambda: len(twins.state()["groups"]) == 2, what="both groups")
 
 
+def test_with_one_gateway_a_stream_waits_for_its_restart_and_goes_on(twins):
+    pid, endpoint = twins.pid_of("gateway"), twins.info()["endpoint"]
+    [expected] = asyncio.run(answers(endpoint, ["alone"]))
+    [answer] = asyncio.run(answers(endpoint, ["alone"], after=5, then=partial(os.kill, pid, signal.SIGKILL)))
+    assert answer.token_ids == expected.token_ids
+    assert answer.text == expected.text
+    assert answer.completion.num_replacements == 0
+    both_serve(twins, pid)
+
+
+@pytest.mark.safety
+def test_streams_outlive_their_gateway_and_the_scheduler_at_once(twins):
+    """The scheduler that comes knows nothing but what workers and gateways say."""
+    endpoints = twins.info()["endpoints"]
+    prompts = [f"leaderless {number}" for number in range(12)]
+    undisturbed = asyncio.run(answers(endpoints, prompts, num_tokens=200))
+    before = requests_on_workers(twins)
+    pid, scheduler = twins.pid_of("gateway"), twins.pid_of("scheduler")
+
+    def kill():
+        os.kill(scheduler, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+
+    disturbed = asyncio.run(answers(endpoints, prompts, num_tokens=200, after=5, then=kill))
+    for answer, expected in zip(disturbed, undisturbed, strict=True):
+        assert answer.token_ids == expected.token_ids
+        assert answer.text == expected.text
+    moved = [answer for answer in disturbed if len(answer.request_ids) > 1]
+    on_workers = difference(requests_on_workers(twins), before)
+    assert on_workers == {"length": len(prompts), "attached": len(moved)}
+    wait_until(lambda: twins.pid_of("scheduler") != scheduler, what="a new scheduler")
+    both_serve(twins, pid)
+
+
 @pytest.mark.safety
 def test_a_prompt_that_kills_workers_restarts_two_groups_and_no_more(twins):
     """Whoever runs it is killed. The client library does not ask again, and asking with the key changes nothing."""

@@ -253,12 +253,11 @@ def test_no_request_fails_when_processes_are_killed(served):
         a_member_is_killed(served, witness, group=1, ordinal=0)  # where the engine runs
         the_scheduler_is_killed(served, witness)
         a_gateway_is_replaced(served, witness)
-        assert witness.told("failed") == []
         served.nodes.signal(served.namespace, served.gateway(but=other), "SIGKILL")
         witness.wait_for_more(15, via=beside)
         witness.end_load()
         witness.wait_until_answered()
-        assert [event for event in witness.told("failed") if event["via"] == beside] == []
+        assert witness.told("failed") == []  # clients of the gateway that died came back at another
         done = witness.told("done")
     moved = sum(event["num_replacements"] > 0 for event in done)
     assert moved > 0

@@ -97,6 +97,16 @@ def test_where_nothing_happens_it_is_the_perfect_cluster(topology, policy):
     ]
 
 
+def test_the_wait_of_those_who_come_while_a_group_is_away_is_told():
+    """By hand: the requests that arrived between the loss and the group's return."""
+    run = Run("aggregated", "staggered-plus", parse_disturbances("loss-at=3s,away=2s"))
+    ttfts = [r.ttft_s for r in run.recorder.records if 3.0 <= r.arrived_at < 5.0 and not isnan(r.ttft_s)]
+    newcomers = run.cluster.figures()["newcomers"]
+    assert newcomers["num"] == len(ttfts) > 5
+    assert newcomers["ttft_s"]["mean"] == pytest.approx(sum(ttfts) / len(ttfts))
+    assert newcomers["ttft_s"]["max"] == max(ttfts)
+
+
 @pytest.mark.parametrize(("seed", "chunked"), [(0, True), (3, False)])
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 @pytest.mark.parametrize(

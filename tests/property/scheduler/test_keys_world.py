@@ -318,6 +318,7 @@ class KeysWorld(RuleBasedStateMachine):
         """Gone and started again; or its stream broke, and it says again what it has."""
         group_id = list(self.groups)[group % len(self.groups)]
         if says_keys:
+            self.workers[group_id].mail.clear()
             self.list_keys(group_id)
             return
         del self.workers[group_id]

@@ -157,7 +157,11 @@ def generate(
         ),
     ] = None,
     endpoint: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Gateway; default: the stack that runs here.")
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT[,...]",
+            help="Gateway, or several: one goes on when another dies. Default: the stack that runs here.",
+        ),
     ] = None,
     name: NameOption = None,
     model: Annotated[str, typer.Option(help="Served model name; empty: the only one.")] = "",

@@ -7,7 +7,7 @@ token position comes once, in order.
 
 What is tried again: calls that broke (UNAVAILABLE, CANCELLED), for `retry_for_s` from the first failure to
 the next token. What is not: a refusal (wrong input, a full queue, a quarantined request), a deadline that has
-passed, and a service of which no gateway ever answered.
+passed, a service of which no gateway answers, or that says before the first token that it has no worker.
 """
 
 from __future__ import annotations
@@ -150,6 +150,7 @@ class _Tries:
         self._num_unanswered = 0
         self._num_failed = 0
         self._was_answered = False
+        self._has_begun = False
 
     def rest_s(self) -> float | None:
         """Until the deadline; None: there is none."""
@@ -159,7 +160,7 @@ class _Tries:
         """Something new came."""
         self._failing_since = None
         self._num_unanswered = self._num_failed = 0
-        self._was_answered = True
+        self._was_answered = self._has_begun = True
 
     def pause_after(self, error: GenerateError) -> float:
         """How long to wait before the next try. Raises the error where there is none."""
@@ -168,6 +169,8 @@ class _Tries:
             self._failing_since = now
         if error.status not in _BROKEN or now - self._failing_since >= self._retry_for_s:
             raise error
+        if error.reason and error.retry_after_s and not self._has_begun:
+            raise error  # told by a gateway, which has waited already: no worker, no scheduler
         if error.has_connected:
             self._was_answered = True
         else:

@@ -146,7 +146,7 @@ def _announcement(message: pb.Announcement, gateway_id: str, now: float) -> Even
         deadline_at=now + timeout_s if timeout_s else None,
         key=_hash(message.key_hash, "announcement.key_hash"),
         fingerprint=_hash(message.request_hash, "announcement.request_hash"),
-        is_resumed=message.is_resumed,
+        is_resumed=message.is_resumed and bool(message.key_hash),
     )
 
 

@@ -14,15 +14,21 @@ lies between them and what the engines do:
 
 Tokens flow from workers to gateways without delay: latency here is that of the control plane. The gap that a
 loss tears into an answer counts for the SLO of its request, and not in the distribution of ITL.
+
+*Newcomers* are requests that arrive while a group is away: their TTFT says what the resumed requests of that
+group cost those who come after them.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import inf, isnan
 from typing import assert_never
+
+import numpy as np
 
 from hortator.gateway.actions import (
     AbortAttempt,
@@ -66,6 +72,7 @@ from hortator.sim.cluster import (
     SimulatedGroup,
     VirtualCluster,
 )
+from hortator.sim.distribution import Distribution
 from hortator.sim.disturbances import HEARTBEAT_S, Disturbances, Draws, Streams
 from hortator.sim.gateways import (
     Attempt,
@@ -141,6 +148,8 @@ class DisturbedCluster(VirtualCluster):
         self._plans = {plan.spec.group_id: plan for plan in plans}
         self._held: dict[str, Held] = {}
         self._away: set[str] = set()
+        self._outages: list[float] = []  # when the first group went away, when all were back, and so on
+        self._newcomers_ttft = Distribution()
         self._reported_at = dict.fromkeys(self._plans, 0.0)
         self._past: list[PassTimes] = []
         """Of boots that died."""
@@ -154,6 +163,11 @@ class DisturbedCluster(VirtualCluster):
             self._at(self._disturbances.loss_at_s, self._lose_one)
         self._schedule_loss()
         super().run(requests, drain_s=drain_s)
+
+    def figures(self) -> dict[str, object]:
+        """What happened, and how long newcomers waited for their first token while a group was away."""
+        newcomers = {"num": self._newcomers_ttft.num, "ttft_s": self._newcomers_ttft.percentiles()}
+        return {**asdict(self.counts), "newcomers": newcomers}
 
     # -- to the scheduler -------------------------------------------------------------------------------
 
@@ -472,6 +486,8 @@ class DisturbedCluster(VirtualCluster):
             record.started_at = request.started_at
             record.first_token_at = self.now
             record.prefill_group = group.spec.group_id
+            if bisect_right(self._outages, record.arrived_at) % 2:
+                self._newcomers_ttft.add(np.array([record.ttft_s]))
         else:
             self._note_gap(held, self.now)
         held.take(1)
@@ -560,6 +576,8 @@ class DisturbedCluster(VirtualCluster):
             elif held.lease is not None and held.lease.group is group:
                 concerned.append(held)
         self.counts.groups_lost += 1
+        if not self._away:
+            self._outages.append(self.now)
         self._away.add(group_id)
         self._num_settled_gaps += group.passes.settle(last_pass)
         self._past.append(group.passes)
@@ -598,5 +616,7 @@ class DisturbedCluster(VirtualCluster):
         spec = replace(plan.spec, boot_id=f"again-{self._num_boots}")
         self.groups[group_id] = SimulatedGroup(replace(plan, spec=spec), itl_limit_s=self._recorder.slo.itl)
         self._away.discard(group_id)
+        if not self._away:
+            self._outages.append(self.now)
         self._tell(WorkerJoined(group=spec))
         self._report(group_id)

@@ -10,7 +10,7 @@ The scheduler is not told how long an output will be: it sees the limit a client
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hortator.api import processes
@@ -329,7 +329,7 @@ def simulate(
     figures["events"] = cluster.num_events
     figures["short"] = study.workload.wall_s < MIN_RUN_S * (1 - 1e-9)
     if isinstance(cluster, DisturbedCluster):
-        figures["disturbed"] = asdict(cluster.counts)
+        figures["disturbed"] = cluster.figures()
     return figures
 
 

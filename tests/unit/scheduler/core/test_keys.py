@@ -274,6 +274,25 @@ def test_a_worker_that_does_not_list_a_key_any_more_has_nothing_left(placed):
     assert not placed.machine.keys.leftovers
 
 
+def test_what_a_worker_still_has_when_its_stream_comes_back_is_to_end_all_the_same(placed):
+    """The correction may have been lost with the stream."""
+    placed.at(1.5, RequestCancelled(request_id="old"))
+    (told,) = listed(placed, "a0", "old", now=2.0)
+    assert (told.group_id, told.key) == ("a0", "k")
+
+
+def test_an_orphan_of_which_nothing_is_heard_is_ended(placed):
+    """Its gateway may have died before it submitted it, or after it had ended: then nobody will tell of it."""
+    placed.at(1.5, GatewayLost(gateway_id="g1"))
+    assert placed.tick(100.0) == []
+    assert placed.machine.next_wakeup() == 601.5
+    (told,) = placed.tick(601.5)
+    assert (told.group_id, told.key) == ("a0", "k")
+    ended(placed, "a0", now=602.0)
+    assert not placed.machine.keys.leftovers
+    assert placed.machine.keys.next_check_at is None
+
+
 def test_of_two_workers_that_list_a_key_one_is_told_to_end(s):
     listed(s, "a0", "old", now=1.0, attempt=0)
     (told,) = listed(s, "a1", "old", now=1.1, attempt=1)

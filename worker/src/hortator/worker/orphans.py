@@ -18,7 +18,9 @@ class _Orphan:
 class Orphans:
     """Who is kept, by the hash of its idempotency key, and until when."""
 
-    def __init__(self, *, keep_s: float = 30.0, max_orphans: int = 1024, max_tokens: int = 1_000_000) -> None:
+    def __init__(
+        self, *, keep_s: float = 30.0, max_orphans: int = 10_000, max_tokens: int = 10_000_000
+    ) -> None:
         self._keep_s = keep_s
         self._max_orphans = max_orphans
         self._max_tokens = max_tokens

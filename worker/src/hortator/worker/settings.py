@@ -178,12 +178,12 @@ class WorkerSettings(Settings):
         description="How long a request with an idempotency key goes on without a gateway, in seconds.",
     )
     max_orphans: int = Field(
-        default=1024,
+        default=10_000,
         ge=0,
         description="Requests without a gateway that are kept at a time; beyond, the oldest end early.",
     )
     max_orphan_tokens: int = Field(
-        default=1_000_000,
+        default=10_000_000,
         ge=0,
         description="Output tokens of all requests without a gateway; beyond, the oldest end early.",
     )

@@ -8,7 +8,8 @@ Theory of operation:
 - Submissions and aborts are put into one list; one writer sends them in order.
 - Everything a worker says is handed on in the loop turn in which it came, without tasks or queues between.
 - A stream that ends tells what became of its requests: those that were never sent are *refused*; for the
-  rest the worker is *lost*. It crashed, unless it ended the stream in words that only a living one finds.
+  rest the worker is *lost*. It crashed, unless it ended the stream in words that only a living one finds, or
+  the same boot answers over a new connection: then only the link broke.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ CONNECT_TIMEOUT_S = 3.0
 MAX_ITEMS_PER_MESSAGE = 64
 """Keeps a message of long prompts under the size limit of the channel."""
 RELEASE_TIMEOUT_S = 5.0
+SURVIVAL_TIMEOUT_S = 0.5
+"""What a worker whose stream broke has to answer; its requests wait so long."""
 
 _ALIVE = frozenset(
     {
@@ -139,7 +142,9 @@ class WorkerClient:
         except Exception:  # noqa: BLE001  # one bad message must not end all streams
             self._log.exception("worker stream failed", address=target.address)
             reason, crashed = "internal error of the gateway", False
-        del self._streams[target]
+        if crashed and stream.was_open and await stream.has_survived():
+            crashed, reason = False, f"the link broke ({reason})"
+        del self._streams[target]  # what was submitted meanwhile is refused, and not on a stream of its own
         self._log.info(
             "worker stream ended",
             address=target.address,
@@ -215,6 +220,20 @@ class _SubmitStream:
         ) as errors:  # written to after its end; the reader had no time to see why
             reason = reason or str(_first(errors))
         return reason, crashed
+
+    async def has_survived(self) -> bool:
+        """Whether the same boot of the worker answers over another connection."""
+        if not self.target.boot_id:
+            return False
+        # A channel that shares nothing with the one that broke: it connects at once or fails at once.
+        options = (("grpc.use_local_subchannel_pool", 1),)
+        try:
+            async with open_channel(self.target.address, options=options) as channel:
+                stub = worker_pb2_grpc.WorkerServiceStub(channel)
+                info = await stub.Info(worker_pb2.InfoRequest(), timeout=SURVIVAL_TIMEOUT_S)
+        except grpc.aio.AioRpcError:
+            return False
+        return info.boot_id == self.target.boot_id
 
     async def _check_boot(self, stub: worker_pb2_grpc.WorkerServiceStub) -> None:
         if self.target.boot_id:

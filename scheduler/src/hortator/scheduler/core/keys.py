@@ -23,10 +23,14 @@ A key is a digest of tenant and idempotency key, its fingerprint one of the whol
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hortator.scheduler.core.request import RequestState
+
+ORPHAN_CHECK_S = 600.0
+"""An orphan of which its worker has said nothing for so long is ended: it may never have been there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +57,7 @@ class Keys:
         """By key, then by group: older attempts may be ending elsewhere."""
         self._keys: dict[str, str] = {}  # of leftovers, by request
         self._fenced: dict[str, RequestState] = {}
+        self._checks: deque[tuple[float, Leftover]] = deque()
 
     def hold(self, request: RequestState) -> None:
         """A request with a key begins."""
@@ -67,6 +72,23 @@ class Keys:
         """A group may have this under the key from now on, in place of what it had."""
         self.leftovers.setdefault(leftover.key, {})[leftover.group_id] = leftover
         self._keys[leftover.request_id] = leftover.key
+
+    def leave_orphan(self, orphan: Leftover, now: float) -> None:
+        """A gateway is gone, and this goes on without it."""
+        self.leave(orphan)
+        self._checks.append((now + ORPHAN_CHECK_S, orphan))
+
+    @property
+    def next_check_at(self) -> float | None:
+        """When `unheard` has something to look at."""
+        return self._checks[0][0] if self._checks else None
+
+    def unheard(self, now: float) -> Iterator[Leftover]:
+        """Orphans that are due for their check and still there."""
+        while self._checks and self._checks[0][0] <= now:
+            _, orphan = self._checks.popleft()
+            if self.leftovers.get(orphan.key, {}).get(orphan.group_id) == orphan:
+                yield orphan
 
     def drop(self, leftover: Leftover) -> None:
         """The group has nothing under the key, or what it has has a holder again."""

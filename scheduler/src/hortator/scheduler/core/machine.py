@@ -115,6 +115,8 @@ class SchedulerMachine:
                 if self.keys.is_fenced(request):
                     self._let_on(key)
             self._unsettled.clear()
+        for orphan in self.keys.unheard(now):
+            self._end_leftover(orphan)
         self.fleet.close_passes(now)
         if not isinstance(event, FirstToken):  # changes nothing that a release depends on
             self._release(now)
@@ -127,6 +129,7 @@ class SchedulerMachine:
         times = [
             self._expiries[0][0] if self._expiries else None,
             self._settled_at if self._unsettled else None,
+            self.keys.next_check_at,
             self._decode_due_at if self._decode_ready else None,
             self._policy.wakeup(self.fleet, self.waiting, self._now),
             self._watch_at,
@@ -311,7 +314,7 @@ class SchedulerMachine:
                 )
                 return
             for leftover in self.keys.left_under(event.key):
-                self._end_leftover(leftover)
+                self._end_leftover(replace(leftover, came_late=True))
             # Placed by an earlier leader: the event says enough to go on.
             self._num_arrived += 1
             request = RequestState(
@@ -613,7 +616,7 @@ class SchedulerMachine:
         if not request.key or not runs or group is None or group.spec.phase is Phase.PREFILL:
             return False
         self._forget(request)
-        self.keys.leave(left_by(request))
+        self.keys.leave_orphan(left_by(request), self._now)
         return True
 
     def _supersede(self, request: RequestState) -> None:
@@ -659,9 +662,11 @@ class SchedulerMachine:
         self._watch_wait(request)
 
     def _end_leftover(self, leftover: Leftover) -> None:
-        if leftover.is_ending:
-            return
-        self.keys.leave(replace(leftover, is_ending=True))
+        if not leftover.is_ending:
+            self.keys.leave(replace(leftover, is_ending=True))
+            self._tell_to_end(leftover)
+
+    def _tell_to_end(self, leftover: Leftover) -> None:
         self._out.append(
             Abort(
                 request_id=leftover.request_id,
@@ -705,8 +710,10 @@ class SchedulerMachine:
                 self._drop_leftover(leftover)
         for keyed in event.requests:
             holder = self.keys.holders.get(keyed.key)
-            is_told = event.group_id in self.keys.leftovers.get(keyed.key, {})
-            if is_told or (holder is not None and holder.group_id == event.group_id):
+            known = self.keys.leftovers.get(keyed.key, {}).get(event.group_id)
+            if known is not None and known.is_ending:
+                self._tell_to_end(known)  # what was told before the stream broke may not have arrived
+            if known is not None or (holder is not None and holder.group_id == event.group_id):
                 continue
             leftover = Leftover(
                 key=keyed.key,
