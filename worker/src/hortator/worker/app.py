@@ -43,8 +43,8 @@ from hortator.worker.group.boot_record import claim_epoch
 from hortator.worker.group.leader import GroupLeader
 from hortator.worker.group.member import GroupPlace, Member
 from hortator.worker.group.member_process import MemberProcess
-from hortator.worker.group.service import CALLERS as GROUP_CALLERS
 from hortator.worker.group.membership import End
+from hortator.worker.group.service import CALLERS as GROUP_CALLERS
 from hortator.worker.group.service import SERVICE_NAME as GROUP_SERVICE_NAME
 from hortator.worker.group.service import GroupService
 from hortator.worker.host import WorkerHost
