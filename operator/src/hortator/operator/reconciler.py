@@ -14,6 +14,7 @@ The status is written after the actions, when it differs from what the object sa
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -32,7 +33,7 @@ from hortator.operator.cluster import (
     UnavailableError,
 )
 from hortator.operator.desired import Options, carried_out
-from hortator.operator.execution import Executor, scheduler_of, target
+from hortator.operator.execution import Executor, is_admission, scheduler_of, target
 from hortator.operator.guard import NotLeaderError
 from hortator.operator.inventory import Inventory
 from hortator.operator.metrics import OperatorMetrics
@@ -75,6 +76,8 @@ class Reconciler:
         self._now = now
         self._num_steps: dict[Key, int] = {}
         """Looks in a row that wrote something; see `_next_look_s`."""
+        self._admission = asyncio.Lock()
+        """Held from a plan that promises nodes to a group until the promise is written."""
         self._log = structlog.get_logger("hortator.operator.reconciler")
 
     def forget(self, key: Key) -> None:
@@ -130,6 +133,13 @@ class Reconciler:
         if service["metadata"].get("deletionTimestamp"):
             return Done()  # garbage collection removes the children
         step = await self._plan(key, service)
+        if not any(map(is_admission, step.actions)):
+            return await self._act(key, service, step)
+        async with self._admission:  # what was free a moment ago may be another service's by now
+            latest = self._inventory.service(key) or service
+            return await self._act(key, latest, await self._plan(key, latest))
+
+    async def _act(self, key: Key, service: Obj, step: Plan) -> Done | Failed:
         actions = [action for action in step.actions if not self._executor.is_pointless(key, action)]
         refusal: ClusterError | None = None
         for action in actions:
