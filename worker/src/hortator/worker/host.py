@@ -54,6 +54,7 @@ from hortator.worker.report import (
     Correction,
     DrainingReported,
     KeyedEndsReported,
+    KeyedListReported,
     KeyedRequest,
     LoadSnapshot,
     PassReported,
@@ -425,8 +426,12 @@ class WorkerHost:
         return self._blocks.all()
 
     def on_epoch(self, epoch: int) -> None:
-        """A leader of this epoch spoke."""
+        """A leader of this epoch spoke. One that is new hears which keyed requests are here."""
+        is_new = epoch > self._gate.epoch
         self._carry_out(self._gate.on_epoch(epoch))
+        if is_new and self._by_key_hash:
+            requests = tuple(self.keyed_requests())
+            self._report(KeyedListReported(requests=requests, loads=self.load_snapshot()))
 
     def on_manifest(self, manifest: Manifest) -> None:
         """A batch will come."""
