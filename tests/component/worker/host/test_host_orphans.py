@@ -37,7 +37,7 @@ async def orphaned(an_engine, a_worker, a_gateway, scheduler):
     engine.run_pass()
     await gateway.until(lambda: len(gateway.tokens["old"]) == 2)
     await gateway.close()
-    await until(lambda: worker.host._orphans)  # nobody else can tell
+    await until(lambda: worker.host._keyed._orphans)  # nobody else can tell
     return worker
 
 
@@ -109,7 +109,7 @@ async def test_it_can_lose_its_gateway_more_than_once(orphaned, a_gateway):
     await attach(second)
     await second.until(lambda: len(second.tokens["new"]) == 2)
     await second.close()
-    await until(lambda: orphaned.host._orphans)
+    await until(lambda: orphaned.host._keyed._orphans)
     third = await a_gateway(orphaned, "g3")
     await attach(third, "newest")
     for _ in range(3):
