@@ -8,6 +8,7 @@ import pytest
 
 from hortator.gateway.errors import ErrorKind, GatewayError
 from hortator.gateway.idempotency import key_hash
+from hortator.rpc.inference.v1 import inference_pb2
 from hortator.rpc.scheduling.v1 import scheduling_pb2
 from hortator.rpc.worker.v1 import worker_pb2
 from hortator.runtime.rpc_errors import details_of
@@ -141,3 +142,22 @@ async def test_a_gateway_that_stops_leaves_what_has_a_key_to_the_next(empty_clus
     await wait_until(lambda: worker.aborted)
     assert worker.aborted == [without]
     assert len(empty_cluster.scheduler.of("cancellation")) == 1
+
+
+async def test_a_stop_string_that_began_at_the_other_gateway_is_found(empty_cluster, worker):
+    """The client has four tokens and the text 'ab': the rest may begin the stop string."""
+    reply = await empty_cluster.generate(
+        max_tokens=10, idempotency_key="my key", resume_from_index=4, sampling={"stop": ["cde"]}
+    )
+    assert reply.text == ""
+    assert reply.completion.finish_reason == inference_pb2.FINISH_REASON_STOP
+    assert reply.completion.usage.num_output_tokens == 5
+
+
+async def test_a_character_that_began_at_the_other_gateway_comes_out_whole(empty_cluster, worker):
+    text = "a\N{EURO SIGN}b"
+    worker.output = text.encode()
+    worker.attachable[KEY] = list(worker.output[:3])
+    reply = await empty_cluster.generate(max_tokens=10, idempotency_key="my key", resume_from_index=3)
+    assert reply.text == (2 * text)[1:]
+    assert reply.deltas[0].token_index == 3

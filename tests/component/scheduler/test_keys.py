@@ -34,7 +34,7 @@ async def test_where_it_cannot_attach_the_worker_is_asked_to_end_it_and_answers(
     assert correction.key_hash == b"key"
     assert correction.dispatch_seq == manifest.dispatch_seq
     ended = pb.KeyedRequest(key_hash=b"key", request_id="r1")
-    await worker.report(keyed_ends=pb.KeyedEnds(requests=[ended]))
+    await worker.report(keyed_ends=pb.KeyedRequests(requests=[ended]))
     await worker.end_pass(manifest)
     *_, placement = await second.wait_placements(2)
     assert not placement.attaches
@@ -77,3 +77,13 @@ async def test_a_hash_of_absurd_length_is_refused(bench):
     await gateway.announce("r1", key_hash=b"k" * 65)
     (rejection,) = await gateway.wait_rejections(1)
     assert "announcement.key_hash: at most 64 bytes" in rejection.message
+
+
+async def test_a_worker_says_what_runs_under_which_key_to_a_new_leader(bench):
+    worker, gateway = await bench.worker(), await bench.gateway()
+    keyed = pb.KeyedRequest(**KEYED, request_id="old")
+    await worker.report(keyed_requests=pb.KeyedRequests(requests=[keyed]))
+    await bench.until(lambda: bench.app.shell._driver._machine.keys.leftovers)
+    await gateway.announce("r1", **KEYED)
+    (placement,) = await gateway.wait_placements(1)
+    assert placement.attaches

@@ -23,6 +23,7 @@ from hortator.scheduler.core.events import (
     ForwardPassStarted,
     KeyedRequest,
     KeyedRequestsEnded,
+    KeyedRequestsListed,
     KvTransferFailed,
     PlacementRefused,
     PrefillFinished,
@@ -320,6 +321,9 @@ def decode_report(message: pb.ReportRequest, group: GroupSpec, included_dispatch
         case "keyed_ends":
             keyed = decode_keyed(message.keyed_ends.requests, "keyed_ends.requests")
             return KeyedRequestsEnded(group_id=group.group_id, requests=keyed)
+        case "keyed_requests":
+            keyed = decode_keyed(message.keyed_requests.requests, "keyed_requests.requests")
+            return KeyedRequestsListed(group_id=group.group_id, requests=keyed)
         case "draining":
             return WorkerDraining(group_id=group.group_id)
         case kind:

@@ -37,7 +37,7 @@ async def orphaned(an_engine, a_worker, a_gateway, scheduler):
     engine.run_pass()
     await gateway.until(lambda: len(gateway.tokens["old"]) == 2)
     await gateway.close()
-    await until(lambda: worker.host._orphans)  # nobody else can tell
+    await until(lambda: worker.host._keyed._orphans)  # nobody else can tell
     return worker
 
 
@@ -109,7 +109,7 @@ async def test_it_can_lose_its_gateway_more_than_once(orphaned, a_gateway):
     await attach(second)
     await second.until(lambda: len(second.tokens["new"]) == 2)
     await second.close()
-    await until(lambda: orphaned.host._orphans)
+    await until(lambda: orphaned.host._keyed._orphans)
     third = await a_gateway(orphaned, "g3")
     await attach(third, "newest")
     for _ in range(3):
@@ -243,3 +243,13 @@ async def test_more_orphans_than_may_be_kept_end_at_once(an_engine, a_worker, a_
     await until(lambda: engine.aborted)
     assert len(engine.running) == 1
     await scheduler.report("keyed_ends")
+
+
+async def test_a_new_leader_is_told_what_runs_under_which_key(orphaned, scheduler):
+    """A standby has heard the hello long before; what began since then it does not know."""
+    await scheduler.until(lambda: scheduler.num_streams)
+    scheduler.send(epoch=9, probe=sched.Probe())
+    report = await scheduler.report("keyed_requests", len(scheduler.of("keyed_requests")))
+    (keyed,) = report.keyed_requests.requests
+    assert (keyed.key_hash, keyed.request_id) == (KEY, "old")
+    assert report.epoch == 9

@@ -9,6 +9,7 @@ from hortator.scheduler.core.events import (
     KeyedRequestsEnded,
     KeyedRequestsListed,
     KvTransferFailed,
+    LeaderChanged,
     PlacementRefused,
     PrefillFinished,
     RequestCancelled,
@@ -258,6 +259,13 @@ def test_a_retry_that_waits_attaches_when_its_worker_reports(machine):
     s.join("a0", phase=Phase.AGGREGATED, reported=False, now=2.5)
     assert listed(s, "a0", "old", now=2.5) == [attach()]
     assert not s.machine.waiting
+
+
+def test_after_a_change_of_leaders_retries_are_held_again_until_workers_have_told(s, members):
+    s.at(50.0, LeaderChanged(epoch=2))
+    s.report("a0", now=50.1)
+    assert retry(s, now=50.5, is_resumed=True) == []
+    assert members(s.tick(52.0)) == [["new"]]
 
 
 def test_what_a_worker_still_runs_of_a_request_that_was_placed_again_is_ended(placed):

@@ -22,6 +22,7 @@ from hortator.worker.report import (
     Correction,
     DrainingReported,
     KeyedEndsReported,
+    KeyedListReported,
     KeyedRequest,
     LoadSnapshot,
     PassReported,
@@ -242,6 +243,8 @@ def encode_report(identity: WorkerIdentity, report: WorkerReport) -> scheduling.
             message.batch_split.request_ids.extend(split.request_ids)
         case KeyedEndsReported(ends=ends):
             message.keyed_ends.requests.extend([_encode_keyed(keyed) for keyed in ends])
+        case KeyedListReported(requests=requests):
+            message.keyed_requests.requests.extend([_encode_keyed(keyed) for keyed in requests])
         case DrainingReported():
             message.draining.SetInParent()
         case _:

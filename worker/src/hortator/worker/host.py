@@ -11,19 +11,15 @@ Rules:
 2. A request is known by (request_id, attempt) outside and by one string inside the engine. Of two
    attempts of a request, or under one idempotency key, only the newer may live.
 3. Each submission ends with exactly one `Ended` on its link, unless the link is gone.
-4. A request with a key whose link breaks is an orphan: it goes on for a while, and another gateway may attach
-   to it, under a name of its own. Without a key, or while it only prefills, it is aborted.
+4. A request whose link breaks is aborted, unless it has an idempotency key: see `keyed_requests`.
 5. `EngineDeadError` ends `run`: a worker without its engine must exit.
 """
 
 from __future__ import annotations
 
 import asyncio
-from array import array
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 from typing import Protocol, assert_never
 
 import structlog
@@ -37,7 +33,6 @@ from hortator.worker.engine import (
     FinishReason,
     ForwardPassEnded,
     RankLoad,
-    RequestMode,
     RequestRefusedError,
     TokenChunk,
 )
@@ -45,8 +40,10 @@ from hortator.worker.engine_queue import EngineQueue
 from hortator.worker.errors import KvLostError
 from hortator.worker.gate import Admit, Arrival, Gate, GateCommand, Manifest, Pull, Refuse, RequestKey, Split
 from hortator.worker.gateway_link import GatewayLink
+from hortator.worker.keyed_requests import KeyedRequests
 from hortator.worker.kv_export import KvExport
 from hortator.worker.kv_leases import KvLeases
+from hortator.worker.live_request import LiveRequest, Stage
 from hortator.worker.metrics import WorkerMetrics
 from hortator.worker.orphans import Orphans
 from hortator.worker.report import (
@@ -54,6 +51,7 @@ from hortator.worker.report import (
     Correction,
     DrainingReported,
     KeyedEndsReported,
+    KeyedListReported,
     KeyedRequest,
     LoadSnapshot,
     PassReported,
@@ -65,7 +63,6 @@ from hortator.worker.report import (
 )
 from hortator.worker.submission import (
     Attachment,
-    Claim,
     Ended,
     EndReason,
     InvalidSubmission,
@@ -77,9 +74,6 @@ from hortator.worker.submission import (
 
 STATES_DELAY_S = 0.005
 """What changes outside a pass (freed KV, a batch settled) is reported this late, several changes together."""
-
-MAX_CLOSED_KEYS = 10_000
-"""Keys of which a scheduler had all ended; what was dispatched before that and comes late is refused."""
 
 _PLACEMENT_FIELDS = frozenset(
     {"dp_rank", "mode", "request_id", "kv_payload", "block_hashes", "prior_output_ids"}
@@ -97,36 +91,6 @@ class KvFetcher(Protocol):
     async def release(self, location: KvLocation) -> None:
         """Tell the prefill worker that it is not needed any more; never raises for a peer's fault."""
         ...
-
-
-class _Stage(Enum):
-    GATED = "gated"
-    PULLING = "pulling"
-    IN_ENGINE = "in_engine"
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _LiveRequest:
-    key: RequestKey
-    link: GatewayLink
-    engine_id: str
-    engine_request: EngineRequest | None
-    """Until it is handed to the engine."""
-    kv_location: KvLocation | None
-    stage: _Stage = _Stage.GATED
-    is_aborted: bool = False
-    """It may still finish otherwise, when the end was already on its way."""
-    pull: asyncio.Task[None] | None = None
-    name: RequestKey
-    """What its gateway calls it; another than `key` once somebody attached."""
-    claim: Claim | None = None
-    can_attach: bool = False
-    output_ids: array[int] | None = None
-    """With a key: all output tokens, those of earlier attempts first."""
-    ended: Ended | None = None
-    """An orphan that has ended is kept for its tokens."""
-    end_is_awaited: bool = False
-    """A scheduler waits for the word that it has ended."""
 
 
 class WorkerHost:
@@ -153,14 +117,10 @@ class WorkerHost:
         self.kv = KvExport(engine, self._queue, leases, metrics, self._on_kv_changed)
         self._kv_fetcher = kv_fetcher
         self._sinks: list[ReportSink] = []
-        self._live: dict[RequestKey, _LiveRequest] = {}
-        self._by_engine_id: dict[str, _LiveRequest] = {}
-        self._newest: dict[str, _LiveRequest] = {}
-        self._orphans = orphans
-        self._by_key_hash: dict[bytes, _LiveRequest] = {}
-        self._renamed: dict[RequestKey, RequestKey] = {}
-        self._closed_keys: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
-        """Epoch and dispatch sequence up to which nothing may begin."""
+        self._live: dict[RequestKey, LiveRequest] = {}
+        self._by_engine_id: dict[str, LiveRequest] = {}
+        self._newest: dict[str, LiveRequest] = {}
+        self._keyed = KeyedRequests(orphans, metrics, abort=self.abort, say_ended=self._say_ended)
         self._keyed_ends: list[KeyedRequest] = []
         self._blocks = BlockIndex(info.dp_size)
         self._loop = asyncio.get_running_loop()
@@ -234,11 +194,10 @@ class WorkerHost:
         """A gateway's stream ended or broke: its requests end with it, or become orphans."""
         link.close()
         for live in [live for live in self._live.values() if live.link is link]:
-            if live.can_attach and not live.is_aborted:
-                self._orphan(live)
-            else:
+            if not self._keyed.orphan(live, self._loop.time()):
                 self.abort(live.key)
         self.kv.revoke_owned_by(link)
+        self._arm_timer()
 
     def submit(self, link: GatewayLink, submission: Submission | Attachment | InvalidSubmission) -> None:
         """A member of a batch came, or a gateway for an orphan. The outcome comes through the link."""
@@ -251,9 +210,10 @@ class WorkerHost:
             self._refuse(link, key, "the engine has ended", "")
             return
         if isinstance(submission, Attachment):
-            self._attach(link, submission)
+            if not self._keyed.attach(link, submission):
+                self._refuse(link, key, "nothing to attach to runs under this key", "")
             return
-        if submission.claim is not None and self._is_closed(submission, submission.claim):
+        if self._keyed.is_closed(submission):
             self._refuse(link, key, "a scheduler had this attempt ended", "")
             return
         other = self._newest.get(key[0])
@@ -262,7 +222,7 @@ class WorkerHost:
                 self._refuse(link, key, "this or a newer attempt already runs here", "")
                 return
             self.abort(other.key)
-        live = _LiveRequest(
+        live = LiveRequest(
             key=key,
             link=link,
             engine_id=submission.engine_request.request_id,
@@ -271,7 +231,7 @@ class WorkerHost:
             name=key,
         )
         if submission.claim is not None:
-            self._hold_key(live, submission.claim, submission.engine_request)
+            self._keyed.hold(live, submission.claim, submission.engine_request)
         self._live[key] = self._newest[key[0]] = self._by_engine_id[live.engine_id] = live
         link.num_live += 1
         self._metrics.running.inc()
@@ -287,7 +247,7 @@ class WorkerHost:
 
     def abort_from(self, link: GatewayLink, name: RequestKey) -> None:
         """A gateway ends a request of its own; one that was taken over since is not."""
-        key = self._renamed.get(name, name)
+        key = self._keyed.key_of(name)
         live = self._live.get(key)
         if live is None or (live.link is link and live.name == name):
             self.abort(key)
@@ -299,109 +259,18 @@ class WorkerHost:
             self.kv.revoke(engine_request_id(key))
             return
         if live.claim is not None:
-            self._is_no_orphan(live.claim.key_hash)
+            self._keyed.is_orphan_no_more(live)
         match live.stage:
-            case _Stage.IN_ENGINE:
+            case Stage.IN_ENGINE:
                 live.is_aborted = True
                 self._queue.abort(live.engine_id)
-            case _Stage.GATED | _Stage.PULLING:
+            case Stage.GATED | Stage.PULLING:
                 if live.pull is not None:
                     live.pull.cancel()
                 self._end(live, Ended(key=key, reason=EndReason.ABORTED))
                 self._carry_out(self._gate.on_gone(key, self._loop.time()))
             case _:
                 assert_never(live.stage)
-
-    # --- idempotency keys
-
-    def keyed_requests(self) -> Sequence[KeyedRequest]:
-        """All requests with a key that are here, orphans and others."""
-        return [_keyed(live.name, claim) for live in self._by_key_hash.values() if (claim := live.claim)]
-
-    def _hold_key(self, live: _LiveRequest, claim: Claim, request: EngineRequest) -> None:
-        older = self._by_key_hash.get(claim.key_hash)
-        if older is not None:
-            self._end_under_key(older)
-        live.claim = claim
-        live.can_attach = request.mode is not RequestMode.PREFILL_ONLY
-        live.output_ids = array("I", request.prior_output_ids)
-        self._by_key_hash[claim.key_hash] = live
-
-    def _is_closed(self, submission: Submission, claim: Claim) -> bool:
-        closed = self._closed_keys.get(claim.key_hash)
-        return closed is not None and (submission.epoch, submission.dispatch_seq) <= closed
-
-    def _orphan(self, live: _LiveRequest) -> None:
-        """Go on without a gateway for a while."""
-        if live.claim is None or live.output_ids is None:
-            raise RuntimeError("only a request with a key can do without a gateway")
-        now = self._loop.time()
-        self._give_up(self._orphans.add(live.claim.key_hash, len(live.output_ids), now))
-        self._log.info("orphaned", request_id=live.name[0], attempt=live.name[1])
-        self._arm_timer()
-
-    def _give_up(self, key_hashes: Sequence[bytes]) -> None:
-        """These are not kept any longer."""
-        for key_hash in key_hashes:
-            live = self._by_key_hash.get(key_hash)
-            if live is not None:
-                self._log.info("orphan given up", request_id=live.name[0], attempt=live.name[1])
-                self._end_under_key(live)
-        self._metrics.orphans.set(len(self._orphans))
-
-    def _is_no_orphan(self, key_hash: bytes) -> bool:
-        was_orphan = self._orphans.remove(key_hash)
-        self._metrics.orphans.set(len(self._orphans))
-        return was_orphan
-
-    def _attach(self, link: GatewayLink, attachment: Attachment) -> None:
-        """Give a request to another gateway, all of its output first."""
-        live = self._by_key_hash.get(attachment.key_hash)
-        if live is None or not live.can_attach or live.is_aborted or live.output_ids is None:
-            self._refuse(link, attachment.key, "nothing to attach to runs under this key", "")
-            return
-        if not self._is_no_orphan(attachment.key_hash):
-            live.link.num_live -= 1
-            live.link.push_end(Ended(key=live.name, reason=EndReason.TAKEN_OVER))
-        self._renamed.pop(live.name, None)
-        live.name = attachment.key
-        live.link = link
-        self._metrics.attached.inc()
-        self._log.info("attached", request_id=live.name[0], attempt=live.name[1], engine_id=live.engine_id)
-        if live.output_ids:
-            link.push_chunk(
-                live.name,
-                TokenChunk(
-                    request_id=live.engine_id,
-                    attempt=live.key[1],
-                    token_index=0,
-                    token_ids=tuple(live.output_ids),
-                ),
-            )
-        if live.ended is None:
-            link.num_live += 1
-            self._renamed[live.name] = live.key
-        else:
-            del self._by_key_hash[attachment.key_hash]
-            link.push_end(replace(live.ended, key=live.name))
-
-    def _end_under_key(self, live: _LiveRequest) -> None:
-        """End what is here under a key, whether it runs or is only kept."""
-        if live.ended is None:
-            self.abort(live.key)
-        elif live.claim is not None:
-            self._is_no_orphan(live.claim.key_hash)
-            del self._by_key_hash[live.claim.key_hash]
-            self._say_ended(_keyed(live.name, live.claim))
-
-    def _key_ended(self, live: _LiveRequest, claim: Claim, ended: Ended) -> None:
-        if self._by_key_hash.get(claim.key_hash) is live:
-            if claim.key_hash in self._orphans:
-                live.ended = ended
-                return
-            del self._by_key_hash[claim.key_hash]
-        if live.end_is_awaited or live.link.is_closed:
-            self._say_ended(_keyed(live.name, claim))
 
     def _say_ended(self, keyed: KeyedRequest) -> None:
         if not self._keyed_ends:
@@ -414,6 +283,10 @@ class WorkerHost:
 
     # --- schedulers
 
+    def keyed_requests(self) -> Sequence[KeyedRequest]:
+        """All requests with a key that are here, orphans and others."""
+        return self._keyed.all()
+
     def load_snapshot(self) -> LoadSnapshot:
         """Loads now, and what they include."""
         self._last_ranks = self._engine.rank_loads()
@@ -425,8 +298,12 @@ class WorkerHost:
         return self._blocks.all()
 
     def on_epoch(self, epoch: int) -> None:
-        """A leader of this epoch spoke."""
+        """A leader of this epoch spoke. One that is new hears which keyed requests are here."""
+        is_new = epoch > self._gate.epoch
         self._carry_out(self._gate.on_epoch(epoch))
+        requests = tuple(self.keyed_requests()) if is_new else ()
+        if requests:
+            self._report(KeyedListReported(requests=requests, loads=self.load_snapshot()))
 
     def on_manifest(self, manifest: Manifest) -> None:
         """A batch will come."""
@@ -434,24 +311,15 @@ class WorkerHost:
 
     def on_correction(self, correction: Correction) -> None:
         """A member will not come, or must go. Who gives the hash of a key is told when all has ended."""
-        name, key_hash = correction.key, correction.key_hash
-        key = self._renamed.get(name, name)
+        name = correction.key
+        key = self._keyed.key_of(name)
         named = self._live.get(key)
         if named is None:
             self._carry_out(self._gate.on_gone(key, self._loop.time()))
         elif named.name == name:
             self.abort(key)
-        if not key_hash:
-            return
-        self._closed_keys[key_hash] = (correction.epoch, correction.dispatch_seq)
-        if len(self._closed_keys) > MAX_CLOSED_KEYS:
-            self._closed_keys.popitem(last=False)
-        live = self._by_key_hash.get(key_hash)
-        if live is None or (live.name[0] == name[0] and live.name[1] > name[1]):
-            self._say_ended(KeyedRequest(key=name, key_hash=key_hash))
-            return
-        live.end_is_awaited = True
-        self._end_under_key(live)
+        if correction.key_hash:
+            self._keyed.close(correction)
 
     # --- the gate's commands
 
@@ -486,7 +354,7 @@ class WorkerHost:
         batch: list[EngineRequest] = []
         for key in keys:
             live = self._live[key]
-            live.stage = _Stage.IN_ENGINE
+            live.stage = Stage.IN_ENGINE
             if live.engine_request is not None:
                 batch.append(live.engine_request)
                 live.engine_request = None
@@ -503,7 +371,7 @@ class WorkerHost:
         self._gate_changed()
 
     def _arm_timer(self) -> None:
-        wakeups = (self._gate.next_wakeup(), self.kv.next_expiry(), self._orphans.next_expiry())
+        wakeups = (self._gate.next_wakeup(), self.kv.next_expiry(), self._keyed.next_expiry())
         wakeup = min((at for at in wakeups if at is not None), default=None)
         if self._timer is not None:
             if self._timer.when() == wakeup and not self._timer.cancelled():
@@ -516,18 +384,18 @@ class WorkerHost:
         now = self._loop.time()
         if self.kv.expire(now):
             self._log.warning("kv leases expired", num_left=self.kv.num_leases)
-        self._give_up(self._orphans.expire(now))
+        self._keyed.expire(now)
         self._carry_out(self._gate.on_timer(now))
 
     # --- pulling KV
 
-    def _start_pull(self, live: _LiveRequest) -> None:
+    def _start_pull(self, live: LiveRequest) -> None:
         if self._tasks is None or live.kv_location is None:
             raise RuntimeError("KV can be pulled only while the host runs, from a known place")
-        live.stage = _Stage.PULLING
+        live.stage = Stage.PULLING
         live.pull = self._tasks.create_task(self._pull(live, live.kv_location))
 
-    async def _pull(self, live: _LiveRequest, location: KvLocation) -> None:
+    async def _pull(self, live: LiveRequest, location: KvLocation) -> None:
         started_at = self._loop.time()
         try:
             payload = await self._kv_fetcher.fetch(location)
@@ -552,19 +420,14 @@ class WorkerHost:
             if live is None:
                 continue
             if isinstance(output, TokenChunk):
-                if live.output_ids is not None:
-                    self._keep_output(live, live.output_ids, output)
+                if live.claim is not None:
+                    self._keyed.keep_output(live, output.token_ids)
                 live.link.push_chunk(live.name, output)
             else:
                 self._finish(live, output)
         raise EngineDeadError("the engine's outputs ended")
 
-    def _keep_output(self, live: _LiveRequest, output_ids: array[int], chunk: TokenChunk) -> None:
-        output_ids.extend(chunk.token_ids)
-        if live.link.is_closed and live.claim is not None and live.claim.key_hash in self._orphans:
-            self._give_up(self._orphans.grow(live.claim.key_hash, len(chunk.token_ids)))
-
-    def _finish(self, live: _LiveRequest, finished: Finished) -> None:
+    def _finish(self, live: LiveRequest, finished: Finished) -> None:
         location: KvLocation | None = None
         if finished.reason is FinishReason.PREFILLED:
             if live.is_aborted:
@@ -588,12 +451,11 @@ class WorkerHost:
             ),
         )
 
-    def _end(self, live: _LiveRequest, ended: Ended) -> None:
+    def _end(self, live: LiveRequest, ended: Ended) -> None:
         del self._live[live.key]
         del self._by_engine_id[live.engine_id]
         if self._newest.get(live.key[0]) is live:
             del self._newest[live.key[0]]
-        self._renamed.pop(live.name, None)
         live.link.num_live -= 1
         live.link.push_end(ended if live.name == live.key else replace(ended, key=live.name))
         self._metrics.running.dec()
@@ -601,8 +463,7 @@ class WorkerHost:
             self._metrics.refused.inc()
         else:
             self._metrics.ended.labels(ended.reason.value).inc()
-        if live.claim is not None:
-            self._key_ended(live, live.claim, ended)
+        self._keyed.ended(live, ended)
         self._something_ended.set()
 
     def _refuse(self, link: GatewayLink, key: RequestKey, message: str, field: str) -> None:
@@ -643,7 +504,3 @@ class WorkerHost:
         self._last_included = report.loads.included_dispatch_seq
         for sink in self._sinks:
             sink.offer(report)
-
-
-def _keyed(name: RequestKey, claim: Claim) -> KeyedRequest:
-    return KeyedRequest(key=name, key_hash=claim.key_hash, request_hash=claim.request_hash)

@@ -84,6 +84,14 @@ class KeyedEndsReported:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeyedListReported:
+    """All requests with a key that are here, for a leader that does not know them."""
+
+    requests: tuple[KeyedRequest, ...]
+    loads: LoadSnapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Correction:
     """A member of a batch will not come, or must go."""
 
@@ -95,7 +103,9 @@ class Correction:
     """What was dispatched under that idempotency key until then and comes late must not run."""
 
 
-WorkerReport = PassReported | StatesReported | SplitReported | DrainingReported | KeyedEndsReported
+WorkerReport = (
+    PassReported | StatesReported | SplitReported | DrainingReported | KeyedEndsReported | KeyedListReported
+)
 
 
 class ReportSink(Protocol):

@@ -180,7 +180,7 @@ class KeyedRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyedRequestsListed:
-    """All requests with a key that a worker has, told when its stream begins."""
+    """All requests with a key that a worker has: told when its stream begins, and to a new leader."""
 
     group_id: str
     requests: tuple[KeyedRequest, ...] = ()

@@ -589,6 +589,7 @@ class ReportRequest(_message.Message):
     BATCH_SPLIT_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     KEYED_ENDS_FIELD_NUMBER: _builtins.int
+    KEYED_REQUESTS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     boot_id: _builtins.str
     """New at every start of the process."""
@@ -610,7 +611,13 @@ class ReportRequest(_message.Message):
     @_builtins.property
     def draining(self) -> Global___WorkerDraining: ...
     @_builtins.property
-    def keyed_ends(self) -> Global___KeyedEnds: ...
+    def keyed_ends(self) -> Global___KeyedRequests:
+        """Under these keys nothing is here any more: an orphan ended, or a correction asked for it."""
+
+    @_builtins.property
+    def keyed_requests(self) -> Global___KeyedRequests:
+        """All requests with a key that are here: said to a new leader."""
+
     def __init__(
         self,
         *,
@@ -625,13 +632,14 @@ class ReportRequest(_message.Message):
         rank_states: Global___RankStates | None = ...,
         batch_split: Global___BatchSplit | None = ...,
         draining: Global___WorkerDraining | None = ...,
-        keyed_ends: Global___KeyedEnds | None = ...,
+        keyed_ends: Global___KeyedRequests | None = ...,
+        keyed_requests: Global___KeyedRequests | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch_split", b"batch_split", "draining", b"draining", "event", b"event", "forward_pass_ended", b"forward_pass_ended", "forward_pass_started", b"forward_pass_started", "hello", b"hello", "keyed_ends", b"keyed_ends", "rank_states", b"rank_states"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch_split", b"batch_split", "draining", b"draining", "event", b"event", "forward_pass_ended", b"forward_pass_ended", "forward_pass_started", b"forward_pass_started", "hello", b"hello", "keyed_ends", b"keyed_ends", "keyed_requests", b"keyed_requests", "rank_states", b"rank_states"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_split", b"batch_split", "boot_id", b"boot_id", "draining", b"draining", "epoch", b"epoch", "event", b"event", "forward_pass_ended", b"forward_pass_ended", "forward_pass_started", b"forward_pass_started", "hello", b"hello", "included_dispatch_seq", b"included_dispatch_seq", "keyed_ends", b"keyed_ends", "rank_states", b"rank_states", "sequence", b"sequence", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_split", b"batch_split", "boot_id", b"boot_id", "draining", b"draining", "epoch", b"epoch", "event", b"event", "forward_pass_ended", b"forward_pass_ended", "forward_pass_started", b"forward_pass_started", "hello", b"hello", "included_dispatch_seq", b"included_dispatch_seq", "keyed_ends", b"keyed_ends", "keyed_requests", b"keyed_requests", "rank_states", b"rank_states", "sequence", b"sequence", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["hello", "forward_pass_started", "forward_pass_ended", "rank_states", "batch_split", "draining", "keyed_ends"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["hello", "forward_pass_started", "forward_pass_ended", "rank_states", "batch_split", "draining", "keyed_ends", "keyed_requests"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -730,9 +738,7 @@ class KeyedRequest(_message.Message):
 Global___KeyedRequest: _TypeAlias = KeyedRequest  # noqa: Y015
 
 @_typing.final
-class KeyedEnds(_message.Message):
-    """Under these keys nothing is here any more: an orphan ended, or a correction asked for it."""
-
+class KeyedRequests(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUESTS_FIELD_NUMBER: _builtins.int
@@ -749,7 +755,7 @@ class KeyedEnds(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___KeyedEnds: _TypeAlias = KeyedEnds  # noqa: Y015
+Global___KeyedRequests: _TypeAlias = KeyedRequests  # noqa: Y015
 
 @_typing.final
 class RankStates(_message.Message):
