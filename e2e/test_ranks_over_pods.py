@@ -156,6 +156,7 @@ def test_a_killed_rank_ends_the_group_and_nothing_survives(group, of):
     print(f"both ended {time.monotonic() - killed_at:.2f} s after the rank was killed")
     why = f"the group is broken: the ranks: rank [{2 * of}{2 * of + 1}] ended with exit code 137"
     assert re.fullmatch(why, members[0].last_words())
+    assert members[1].last_words() == members[0].last_words()
     wait_until(lambda: not group.alive())
 
 

@@ -25,6 +25,7 @@ def test_a_sample_that_runs_anywhere_needs_few_words(sample):
         ("h800-16", {}, "spec.security"),
         ("h800-16", {}, "spec.security.tls"),
         ("h800-16", {"spec.roles.0.shmSize": None}, "spec.roles[0].shmSize"),
+        ("h800-16", {"spec.roles.0.rdmaResources": {}}, "spec.roles[0].rdmaResources"),
         ("h800-16", {"spec.roles.0.maxSequenceTokens": None}, "spec.roles[0].maxSequenceTokens"),
         (
             "h800-16",
@@ -63,3 +64,7 @@ def test_a_field_that_does_not_do_all_it_says_is_named(sample, changed, name, va
 )
 def test_what_the_warning_asks_for_silences_it(sample, changed, name, values, path):
     assert path not in paths(changed(sample(name), values))
+
+
+def test_a_group_over_several_nodes_that_has_rdma_ports_needs_no_warning_of_its_size(sample):
+    assert not {"spec.roles[0].nodes", "spec.roles[0].rdmaResources"} & set(paths(sample("h800-16")))

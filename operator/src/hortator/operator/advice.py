@@ -50,8 +50,7 @@ def _engine(service: LLMService) -> Iterator[Problem]:
     if service.spec.engine.backend == "TensorRTLLM":
         yield Problem(
             path="spec.engine.backend",
-            message="TensorRTLLM was proven on a double, not on GPUs yet (docs/how-to/tensorrt-llm.md); pods "
-            "request no RDMA resources",
+            message="TensorRTLLM was proven on a double, not on GPUs yet (docs/how-to/tensorrt-llm.md)",
         )
         yield Problem(
             path="spec.gateway",

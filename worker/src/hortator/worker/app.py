@@ -295,6 +295,8 @@ def _failed(error: BaseException, group: GroupLeader | None) -> int:
                 group.fail(message)
         case GroupBrokenError():
             message, exit_code = f"the group is broken: {known}", known.exit_code
+            if group is not None:
+                group.fail(str(known))  # says nothing more where the group itself has found it out
         case _:
             raise error
     structlog.get_logger("hortator.worker.app").critical(message, exit_code=exit_code)
