@@ -228,7 +228,9 @@ class _SubmitStream:
         # A channel that shares nothing with the one that broke: it connects at once or fails at once.
         options = (("grpc.use_local_subchannel_pool", 1),)
         try:
-            async with self._transport.open_channel(self.target.address, "worker", options=options) as channel:
+            async with self._transport.open_channel(
+                self.target.address, "worker", options=options
+            ) as channel:
                 stub = worker_pb2_grpc.WorkerServiceStub(channel)
                 info = await stub.Info(worker_pb2.InfoRequest(), timeout=SURVIVAL_TIMEOUT_S)
         except grpc.aio.AioRpcError:
