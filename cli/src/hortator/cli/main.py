@@ -89,6 +89,7 @@ def up(
     *,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the gRPC API; 0: a free one.")] = 0,
     policy: Annotated[str | None, typer.Option(help="Instead of spec.scheduler.policy.")] = None,
+    schedulers: Annotated[int, typer.Option(min=1, max=9, help="One leads, the others stand by.")] = 1,
     record: Annotated[
         Path | None,
         typer.Option(metavar="EVENTS.jsonl", help="Record the scheduler's events for `hortator replay`."),
@@ -105,7 +106,13 @@ def up(
 
     raise SystemExit(
         command.run(
-            file=file, port=port, policy=policy, record=record, log_level=log_level, keep_logs=keep_logs
+            file=file,
+            port=port,
+            policy=policy,
+            num_schedulers=schedulers,
+            record=record,
+            log_level=log_level,
+            keep_logs=keep_logs,
         )
     )
 

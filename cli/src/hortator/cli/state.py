@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hortator.cli.admin.client import AdminClient
+from hortator.cli.admin.leader import leader_address
 from hortator.cli.admin.snapshot import GroupSnapshot, PlacementSnapshot, Snapshot
 from hortator.cli.console import stdout
 from hortator.cli.running import find_stack
@@ -47,8 +48,8 @@ def run(
 
 
 def scheduler_address(*, name: str | None, scheduler: str | None) -> str:
-    """The address given, or that of the stack that runs here. Raises CommandError when there is none."""
-    return scheduler or find_stack(name).scheduler
+    """The address given, or that of the leader of the stack that runs here. Raises CommandError when there is none."""
+    return scheduler or asyncio.run(leader_address(find_stack(name).schedulers))
 
 
 def render(snapshot: Snapshot) -> RenderableType:

@@ -24,7 +24,14 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 def run(
-    *, file: Path, port: int, policy: str | None, record: Path | None, log_level: str, keep_logs: bool
+    *,
+    file: Path,
+    port: int,
+    policy: str | None,
+    num_schedulers: int,
+    record: Path | None,
+    log_level: str,
+    keep_logs: bool,
 ) -> int:
     """Serve until told to stop; returns the exit code.
 
@@ -35,7 +42,10 @@ def run(
         raise CommandError(f"--log-level: got {log_level!r} (allowed: {', '.join(LOG_LEVELS)})")
     service = load_service(file, policy=policy)
     options = StackOptions(
-        port=port, log_level=log_level.upper(), record_to=record.resolve() if record else None
+        port=port,
+        log_level=log_level.upper(),
+        record_to=record.resolve() if record else None,
+        num_schedulers=num_schedulers,
     )
     configure_logging(component="up", level="ERROR", log_format=LogFormat.CONSOLE)
     console = stderr()

@@ -101,7 +101,9 @@ async def run_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     workers = WorkerClient(gateway_id=gateway_id, events=driver)
     service = InferenceService(admission=admission, driver=driver, metrics=metrics)
     endpoints = Endpoints(settings.scheduler_addresses, interval_s=settings.scheduler_resolve_interval_s)
-    scheduler = SchedulerClient(endpoints, gateway_id=gateway_id, events=driver)
+    scheduler = SchedulerClient(
+        endpoints, gateway_id=gateway_id, events=driver, leader_timeout_s=settings.leader_timeout_s
+    )
     loop = asyncio.get_running_loop()
 
     def not_ready() -> Sequence[str]:

@@ -45,8 +45,10 @@ from hortator.scheduler.errors import InvalidMessageError
 from hortator.scheduler.registry import (
     DrainOrder,
     GatewayItem,
+    Heartbeat,
     InvalidRequest,
     PlacementNotice,
+    Resignation,
     Welcome,
     WorkerItem,
 )
@@ -353,6 +355,11 @@ def encode_place_response(epoch: int, items: Iterable[GatewayItem]) -> pb.PlaceR
                 response.rejections.add(
                     request_id=item.request_id, attempt=item.attempt, message=item.message
                 )
+            case Heartbeat():
+                pass  # the epoch says it all
+            case Resignation():
+                response.epoch = item.epoch
+                response.resigned = True
     return response
 
 
@@ -385,6 +392,10 @@ def encode_report_response(epoch: int, item: WorkerItem) -> pb.ReportResponse:
         case Welcome():
             welcome = pb.Welcome(heartbeat_interval_s=item.heartbeat_interval_s)
             return pb.ReportResponse(epoch=epoch, welcome=welcome)
+        case Heartbeat():
+            return pb.ReportResponse(epoch=epoch)
+        case Resignation():
+            return pb.ReportResponse(epoch=item.epoch, resigned=pb.Resigned())
 
 
 def _fill_placement(wire: pb.Placement, batch: Batch, placement: Placement, group: GroupSpec | None) -> None:

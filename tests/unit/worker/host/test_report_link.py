@@ -2,6 +2,7 @@
 
 import pytest
 
+from hortator.runtime.leader_follower import LeaderFollower
 from hortator.worker.client.report import SchedulerLink
 from hortator.worker.engine import ForwardPassEnded, ForwardPassStarted, RankLoad
 from hortator.worker.report import LoadSnapshot, PassReported
@@ -10,7 +11,12 @@ from hortator.worker.report import LoadSnapshot, PassReported
 @pytest.fixture
 async def link():
     link = SchedulerLink(
-        "127.0.0.1:1", worker=None, min_backoff_s=1.0, max_backoff_s=1.0, on_welcome=lambda: None
+        "127.0.0.1:1",
+        worker=None,
+        min_backoff_s=1.0,
+        max_backoff_s=1.0,
+        on_welcome=lambda: None,
+        follower=LeaderFollower(timeout_s=2.0, on_change=lambda: None),
     )
     link._is_up = True
     return link

@@ -273,7 +273,12 @@ class Worker:
         service.host = host
         endpoints = Endpoints(settings.scheduler_addresses, interval_s=settings.scheduler_resolve_interval_s)
         startup = startup or Startup(tuple(StartupPhase), metrics)
-        links = SchedulerLinks(endpoints, host, on_welcome=lambda: startup.reached(StartupPhase.REPORTED))
+        links = SchedulerLinks(
+            endpoints,
+            host,
+            on_welcome=lambda: startup.reached(StartupPhase.REPORTED),
+            leader_timeout_s=settings.leader_timeout_s,
+        )
         if not settings.scheduler_addresses:
             startup.reached(StartupPhase.REPORTED)
         host.add_sink(links)

@@ -20,6 +20,7 @@ from hortator.worker.gate import Manifest, RequestKey
 from hortator.worker.gateway_link import Outbox
 from hortator.worker.report import (
     DrainingReported,
+    LeaderReported,
     LoadSnapshot,
     PassReported,
     SplitReported,
@@ -222,6 +223,9 @@ def encode_report(identity: WorkerIdentity, report: WorkerReport) -> scheduling.
             message.batch_split.request_ids.extend(split.request_ids)
         case DrainingReported():
             message.draining.SetInParent()
+        case LeaderReported(seen=seen):
+            message.leader_seen.epoch = seen.epoch
+            message.leader_seen.is_there = seen.is_there
         case _:
             assert_never(report)  # type: ignore[arg-type]
     return message

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from hortator.runtime.leader_watch import LeaderSeen
 from hortator.worker.engine import EngineInfo, ForwardPassReport, RankLoad
 from hortator.worker.gate import Manifest, RequestKey, Split
 
@@ -66,7 +67,15 @@ class DrainingReported:
     loads: LoadSnapshot
 
 
-WorkerReport = PassReported | StatesReported | SplitReported | DrainingReported
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderReported:
+    """What is seen of the leader: another scheduler may have to lead."""
+
+    seen: LeaderSeen
+    loads: LoadSnapshot
+
+
+WorkerReport = PassReported | StatesReported | SplitReported | DrainingReported | LeaderReported
 
 
 class ReportSink(Protocol):

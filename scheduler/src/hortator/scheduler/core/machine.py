@@ -357,6 +357,8 @@ class SchedulerMachine:
     def _lead(self, event: LeaderChanged, now: float) -> None:
         self.epoch = event.epoch
         self._left.clear()
+        for request in list(self.requests.values()):
+            self._forget(request)
         for group in self.fleet.groups.values():
             group.forget_dispatches()
             self.fleet.refresh_ready(group, now)
