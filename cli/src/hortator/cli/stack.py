@@ -1,6 +1,6 @@
-"""One stack on one machine: scheduler (or several), one worker per EP group, gateway; started in order, stopped in order.
+"""One stack on one machine: scheduler, one worker per EP group, gateway; started in order, stopped in order.
 
-    start:  scheduler -> workers (together) -> gateway -> every EP group known to the scheduler
+    start:  scheduler (or several) -> workers (together) -> gateway -> every EP group known to the scheduler
     stop:   gateway (finishes what it holds) -> scheduler -> workers
 
 A worker that dies is started again: on one machine that is what the restart of an EP group is. Its requests

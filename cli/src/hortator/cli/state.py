@@ -48,7 +48,7 @@ def run(
 
 
 def scheduler_address(*, name: str | None, scheduler: str | None) -> str:
-    """The address given, or that of the leader of the stack that runs here. Raises CommandError when there is none."""
+    """The address given, or that of the stack's leader. Raises CommandError when there is none."""
     return scheduler or asyncio.run(leader_address(find_stack(name).schedulers))
 
 

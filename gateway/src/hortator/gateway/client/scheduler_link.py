@@ -1,4 +1,4 @@
-"""One Place stream to each scheduler: it is opened again after every break, whether that scheduler leads or not.
+"""One Place stream to each scheduler, opened again after every break, whether that scheduler leads or not.
 
 - The hello comes with what is seen of the leader, which is said again when it changes: schedulers find out
   from that who has to lead.
