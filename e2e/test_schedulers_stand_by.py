@@ -35,7 +35,7 @@ def one_leads(up):
 
 
 def test_the_standby_knows_the_loads_and_leaves_what_only_a_leader_can_do(pair):
-    leader, standby = one_leads(pair)
+    _, standby = one_leads(pair)
     assert pair.cli("generate", "hello", "--max-tokens", "3").returncode == 0
     assert pair.state()["num_finished"] >= 1
     shown = json.loads(pair.cli("state", "--json", "--scheduler", address_of(pair, standby)).stdout)

@@ -6,7 +6,7 @@ every 0.2 s. What a test changes, it changes in `api`.
 
 import asyncio
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -42,7 +42,7 @@ class KilledError(BaseException):
 class SilentSchedulers:
     """Nobody answers, at once: a real call would take real time, of which this loop knows nothing."""
 
-    async def workers(self, _address: str) -> None:
+    async def workers(self, _addresses: Sequence[str]) -> None:
         return None
 
     def start_drain(self, address: str, worker_id: str, *, timeout_s: float) -> None:

@@ -86,8 +86,7 @@ class Executor:
                 case PatchLabels(ref=ref, labels=labels):
                     await self._cluster.patch_labels(ref, labels)
                 case StartDrain(worker_id=worker_id, timeout_s=timeout_s):
-                    address = scheduler_address(self._inventory.children(key))
-                    if address is not None:
+                    for address in scheduler_addresses(self._inventory.children(key)):
                         self._schedulers.start_drain(address, worker_id, timeout_s=timeout_s)
         except (ConflictError, NotFoundError):
             await self._read_again(target(action))
@@ -148,8 +147,9 @@ class Executor:
         self._inventory.put(obj, told_at=self._told_at())
 
 
-def scheduler_address(children: Sequence[Obj]) -> str | None:
-    """Of the scheduler pod that is ready; by IP, because Services have names only inside the cluster."""
+def scheduler_addresses(children: Sequence[Obj]) -> list[str]:
+    """Of the scheduler pods that are ready; by IP, because Services have names only inside the cluster."""
+    found = []
     for child in children:
         labels = child["metadata"].get("labels") or {}
         if child["kind"] != "Pod" or labels.get(names.LABEL_COMPONENT) != names.COMPONENT_SCHEDULER:
@@ -159,8 +159,8 @@ def scheduler_address(children: Sequence[Obj]) -> str | None:
         is_ready = any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
         ip = status.get("podIP")
         if is_ready and ip and not child["metadata"].get("deletionTimestamp"):
-            return f"[{ip}]:{names.PORT_SCHEDULER}" if ":" in ip else f"{ip}:{names.PORT_SCHEDULER}"
-    return None
+            found.append(f"[{ip}]:{names.PORT_SCHEDULER}" if ":" in ip else f"{ip}:{names.PORT_SCHEDULER}")
+    return found
 
 
 def target(action: Action) -> Ref | None:

@@ -32,7 +32,7 @@ from hortator.operator.cluster import (
     UnavailableError,
 )
 from hortator.operator.desired import Options, carried_out
-from hortator.operator.execution import Executor, scheduler_address, target
+from hortator.operator.execution import Executor, scheduler_addresses, target
 from hortator.operator.guard import NotLeaderError
 from hortator.operator.inventory import Inventory
 from hortator.operator.metrics import OperatorMetrics
@@ -177,10 +177,7 @@ class Reconciler:
             status=service.get("status") or {},
         )
         children = self._inventory.children(key)
-        address = scheduler_address(children)
-        loads: Mapping[str, WorkerLoad] = {}
-        if address is not None:
-            loads = await self._schedulers.workers(address) or {}
+        loads: Mapping[str, WorkerLoad] = await self._schedulers.workers(scheduler_addresses(children)) or {}
         observed = observe([*children, *self._inventory.surroundings(key)], meta=meta, loads=loads)
         parsed = parse(service)
         spec, wanted = carried_out(service, parsed, options=self._options, children=children)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from hortator.operator.observed import WorkerLoad
@@ -11,10 +11,13 @@ from hortator.operator.observed import WorkerLoad
 class Schedulers(Protocol):
     """The schedulers of many services, by address (`host:port`)."""
 
-    async def workers(self, address: str) -> Mapping[str, WorkerLoad] | None:
-        """All workers by their ids; None: nothing is known now."""
+    async def workers(self, addresses: Sequence[str]) -> Mapping[str, WorkerLoad] | None:
+        """All workers by their ids, as the leader of these sees them; None: nothing is known now."""
         ...
 
     def start_drain(self, address: str, worker_id: str, *, timeout_s: float) -> None:
-        """Ask the scheduler to place nothing more on a worker; whether it has, `workers` tells."""
+        """Ask a scheduler to place nothing more on a worker; a standby does nothing.
+
+        What became of it, `workers` tells.
+        """
         ...

@@ -1,4 +1,4 @@
-"""Client of a service's scheduler: what is in flight on each worker, and taking a worker out of service.
+"""Client of a service's schedulers: what is in flight on each worker, and taking a worker out of service.
 
 A scheduler that is not there yet, or not any more, is no error: nothing is known then. One that does not
 answer makes a single look at its service wait: from then on it is asked in the background, now and then, and
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -27,6 +29,19 @@ MAX_SILENT = 1024
 DRAINING = "draining"
 
 
+_NOT_HERE = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION})
+"""A worker that left has nothing in flight; a standby leaves it to the leader."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _View:
+    """What one scheduler says."""
+
+    epoch: int
+    """0: a standby, which knows of no request."""
+    workers: dict[str, WorkerLoad]
+
+
 class SchedulerAdmin:
     """AdminService of many schedulers, by address (`host:port`). Close it."""
 
@@ -36,12 +51,18 @@ class SchedulerAdmin:
         self._channels: OrderedDict[str, grpc.aio.Channel] = OrderedDict()
         self._silent: OrderedDict[str, float] = OrderedDict()
         """Addresses that did not answer, and when to ask them again."""
-        self._retries: dict[str, asyncio.Task[dict[str, WorkerLoad] | None]] = {}
+        self._retries: dict[str, asyncio.Task[_View | None]] = {}
         self._drains: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._log = structlog.get_logger("hortator.operator.client.scheduler")
 
-    async def workers(self, address: str) -> dict[str, WorkerLoad] | None:
-        """All workers by their ids; None when the scheduler does not answer in time."""
+    async def workers(self, addresses: Sequence[str]) -> dict[str, WorkerLoad] | None:
+        """All workers by their ids, as the leader sees them; None: no leader answers in time."""
+        answers = await asyncio.gather(*map(self._view, addresses))
+        leading = [view for view in answers if view is not None and view.epoch]
+        newest = max(leading, key=lambda view: view.epoch, default=None)
+        return None if newest is None else newest.workers
+
+    async def _view(self, address: str) -> _View | None:
         retry_at = self._silent.get(address)
         if retry_at is None:
             return await self._ask(address)
@@ -73,7 +94,7 @@ class SchedulerAdmin:
             _, channel = self._channels.popitem()
             await channel.close()
 
-    async def _ask(self, address: str) -> dict[str, WorkerLoad] | None:
+    async def _ask(self, address: str) -> _View | None:
         try:
             response = await rpc.AdminServiceStub(await self._channel(address)).Snapshot(
                 pb.SnapshotRequest(), timeout=self._call_timeout_s
@@ -82,7 +103,8 @@ class SchedulerAdmin:
             self._leave_alone(address, error)
             return None
         self._silent.pop(address, None)
-        return {
+        snapshot = response.snapshot
+        workers = {
             group.worker_id: WorkerLoad(
                 worker_id=group.worker_id,
                 boot_id=group.boot_id,
@@ -91,8 +113,9 @@ class SchedulerAdmin:
                 num_ranks=len(group.ranks),
                 is_draining=group.state == DRAINING,
             )
-            for group in response.snapshot.groups
+            for group in snapshot.groups
         }
+        return _View(epoch=snapshot.epoch, workers=workers)
 
     async def _drain(self, address: str, worker_id: str, timeout_s: float) -> None:
         try:
@@ -100,7 +123,7 @@ class SchedulerAdmin:
             request = pb.DrainRequest(worker_id=worker_id, timeout_s=timeout_s)
             await stub.Drain(request, timeout=timeout_s + self._call_timeout_s)
         except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.NOT_FOUND:  # a worker that left has nothing in flight
+            if error.code() not in _NOT_HERE:
                 self._leave_alone(address, error)
 
     async def _channel(self, address: str) -> grpc.aio.Channel:
