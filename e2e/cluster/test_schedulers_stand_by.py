@@ -1,6 +1,7 @@
 """Two schedulers in pods: one goes on leading while the API server is away, the other leads when it goes."""
 
 import contextlib
+import itertools
 import re
 import time
 import urllib.request
@@ -86,7 +87,7 @@ def name_of(pod: Obj) -> str:
 def longest_silence_s(witness: Witness, since: float) -> float:
     """Between two first tokens."""
     times = [since, *(event["at"] for event in witness.told("first") if event["at"] > since)]
-    return max(after - before for before, after in zip(times, times[1:], strict=False))
+    return max(after - before for before, after in itertools.pairwise(times))
 
 
 def assert_all_answered(witness: Witness) -> int:
