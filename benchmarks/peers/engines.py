@@ -110,7 +110,7 @@ def _worker_settings(service: LLMService, name: str, scheduler_port: int) -> Map
             service,
             role_name=service.spec.roles[0].name,
             worker_id=name,
-            scheduler_address=f"127.0.0.1:{scheduler_port}",
+            scheduler_addresses=[f"127.0.0.1:{scheduler_port}"],
             log_level="WARNING",
         )
     )

@@ -88,7 +88,7 @@ async def _hortator(policy: str, engines: EngineGroup, folder: Path, stack: Asyn
     gateway = _child(
         "gateway",
         "hortator.gateway",
-        process_settings.gateway(service, port=0, scheduler_address=address, log_level="WARNING"),
+        process_settings.gateway(service, port=0, scheduler_addresses=[address], log_level="WARNING"),
         folder,
     )
     tasks = await stack.enter_async_context(asyncio.TaskGroup())

@@ -6,7 +6,7 @@ every 0.2 s. What a test changes, it changes in `api`.
 
 import asyncio
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -43,7 +43,7 @@ class KilledError(BaseException):
 class SilentSchedulers:
     """Nobody answers, at once: a real call would take real time, of which this loop knows nothing."""
 
-    async def workers(self, _scheduler: SchedulerAt) -> None:
+    async def workers(self, _schedulers: Sequence[SchedulerAt]) -> None:
         return None
 
     def start_drain(self, scheduler: SchedulerAt, worker_id: str, *, timeout_s: float) -> None:

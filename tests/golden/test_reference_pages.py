@@ -54,6 +54,7 @@ LABELS_OF_THE_SCHEDULER = {
     "events_total": "`event`",
     "forward_pass_seconds": "`phase`",
     "hold_seconds": "`phase`",
+    "leader_changes_total": "`to`",
     "messages_dropped_total": "`reason`",
     "placements_total": "`policy`, `phase`",
     "probes_total": "`ep_group`",
@@ -67,6 +68,7 @@ LABELS_OF_THE_SCHEDULER = {
     "waiting_requests": "`phase`",
     "workers": "`phase`, `state`",
     "workers_lost_total": "`ep_group`",
+    "witnesses": "`led`",
 }
 
 

@@ -18,7 +18,7 @@ LOCAL = [path for path in SAMPLES if load_llmservice(path).spec.engine.backend !
 def test_settings_of_every_process(path, golden):
     service = load_llmservice(path)
     common = {"log_level": "INFO"}
-    address = {"scheduler_address": "127.0.0.1:7070"}
+    address = {"scheduler_addresses": ["127.0.0.1:7070"]}
     settings = {"scheduler": process_settings.scheduler(service, port=0, record_to=None, **common)}
     for worker_id, role in group_names(service):
         settings[worker_id] = process_settings.worker(

@@ -64,10 +64,13 @@ def test_there_is_a_cluster_of_an_earlier_version():
 
 
 @pytest.mark.parametrize("recorded", CLUSTERS)
-def test_the_plan_over_an_earlier_cluster_is_empty(recorded):
-    """With the options that it was recorded with: nothing of the new code wants anything to be otherwise."""
+def test_of_an_earlier_cluster_the_scheduler_alone_is_to_be_otherwise(recorded):
+    """With the options that it was recorded with: since then schedulers have learned to stand by."""
     step = planned(recorded, OPTIONS)
-    assert step.actions == ()
+    (action,) = step.actions
+    assert isinstance(action, Apply)
+    assert action.obj["metadata"]["name"] == "demo-scheduler"
+    assert action.obj["spec"]["strategy"]["type"] == "RollingUpdate"
     ready = next(one for one in step.status["conditions"] if one["type"] == "Ready")
     assert (ready["status"], ready["reason"]) == ("True", "AllGroupsReady")
     assert step.status["rollout"]["phase"] == "Complete"

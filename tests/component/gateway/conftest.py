@@ -264,10 +264,17 @@ class FakeScheduler(scheduling_pb2_grpc.SchedulingServiceServicer):
         yield
 
     async def Place(self, request_iterator, context):
+        """Leads, and says so as often as a scheduler does."""
         reader = asyncio.create_task(self._read(request_iterator))
+        yield scheduling_pb2.PlaceResponse(epoch=self.epoch)
         try:
             while True:
-                yield await self._out.get()
+                try:
+                    async with asyncio.timeout(0.5):
+                        response = await self._out.get()
+                except TimeoutError:
+                    response = scheduling_pb2.PlaceResponse(epoch=self.epoch)
+                yield response
         finally:
             reader.cancel()
 

@@ -100,6 +100,7 @@ async def test_a_scheduler_whose_address_is_another_one_now_is_left_for_that(emp
     first = empty_cluster.scheduler
     port = int(first.address.rpartition(":")[2])
     second = type(first)()
+    second.epoch = first.epoch + 1
     await second.start(host="127.0.0.3", port=port)
     names, listener = Names("127.0.0.1"), Listener()
     endpoints = Endpoints([f"svc-scheduler:{port}"], resolve=names, interval_s=0.05)

@@ -93,6 +93,7 @@ def _rows(first_heading):
 def test_every_benchmark_is_recorded():
     assert [path.stem for path in FILES] == [
         "core",
+        "failover",
         "policies",
         "service",
         "simulator",

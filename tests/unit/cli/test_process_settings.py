@@ -29,7 +29,7 @@ def service(text=LOCAL, **replacements):
 def worker_settings(of, role="Prefill"):
     return WorkerSettings.load(
         **process_settings.worker(
-            of, role_name=role, worker_id="w", scheduler_address="127.0.0.1:7", log_level="INFO"
+            of, role_name=role, worker_id="w", scheduler_addresses=["127.0.0.1:7"], log_level="INFO"
         )
     )
 
@@ -72,7 +72,7 @@ def test_a_simulated_worker_gets_the_cost_model_of_the_manifest():
 
 def test_the_gateway_gets_model_tokenizer_and_limits():
     settings = GatewaySettings.load(
-        **process_settings.gateway(service(), port=0, scheduler_address="127.0.0.1:7", log_level="INFO")
+        **process_settings.gateway(service(), port=0, scheduler_addresses=["127.0.0.1:7"], log_level="INFO")
     )
     assert (settings.model, settings.max_sequence_tokens, settings.tokens_per_block) == (
         "moe-shakespeare",
@@ -82,7 +82,7 @@ def test_the_gateway_gets_model_tokenizer_and_limits():
     assert Path(settings.tokenizer).is_file()
     assert settings.chunk_budget_tokens == 256
     simulated = process_settings.gateway(
-        service(SIMULATED), port=0, scheduler_address="127.0.0.1:7", log_level="INFO"
+        service(SIMULATED), port=0, scheduler_addresses=["127.0.0.1:7"], log_level="INFO"
     )
     assert simulated["tokenizer"] == "bytes"
 

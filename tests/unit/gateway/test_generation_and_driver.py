@@ -35,6 +35,7 @@ class RecordingPort:
 
     def __init__(self) -> None:
         self.disconnected_at: float | None = None
+        self.epoch = 0
         self.told: list[tuple] = []
 
     def __getattr__(self, name: str):

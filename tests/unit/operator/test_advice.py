@@ -16,7 +16,6 @@ def test_a_sample_that_runs_anywhere_needs_few_words(sample):
 @pytest.mark.parametrize(
     ("name", "values", "path"),
     [
-        ("simulated-64", {"spec.scheduler.replicas": 2}, "spec.scheduler.replicas"),
         ("simulated-64", {"spec.suspend": True}, "spec.suspend"),
         ("simulated-64", {"spec.replicas": 0}, "spec.roles[0].replicas"),
         ("h800-16", {"spec.model.revision": None}, "spec.model.revision"),
@@ -52,7 +51,6 @@ def test_a_field_that_does_not_do_all_it_says_is_named(sample, changed, name, va
         ("simulated-64", {"spec.roles.1.replicas": 2}, "spec.roles[1].replicas"),
         ("simulated-64", {"spec.rollout": {"maxSurge": 1}}, "spec.roles[1].replicas"),
         ("simulated-64", {"spec.rollout": {"allowOutage": True}}, "spec.roles[1].replicas"),
-        ("simulated-64", {"spec.scheduler.replicas": 1}, "spec.scheduler.replicas"),
         ("h800-16", {"spec.model.revision": "abc"}, "spec.model.revision"),
         ("h800-16", {"spec.security.tls": {}}, "spec.security.tls"),
         ("h800-16", {"spec.security.apiKeysSecretRef": {"name": "keys"}}, "spec.security"),

@@ -377,11 +377,18 @@ def test_pods_that_share_a_host_listen_on_their_own_address(sample, wanted):
         assert all(entry["valueFrom"]["fieldRef"]["fieldPath"] == "status.podIP" for entry in hosts)
 
 
-def test_one_scheduler_runs_whatever_is_asked_for(sample, changed, wanted):
-    result = wanted(changed(sample("simulated-64"), {"spec.scheduler.replicas": 3}))
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_as_many_schedulers_run_as_are_asked_for_and_a_new_one_comes_before_an_old_one_goes(
+    sample, changed, wanted, replicas
+):
+    result = wanted(changed(sample("simulated-64"), {"spec.scheduler.replicas": replicas}))
     deployments = {obj["metadata"]["name"]: obj["spec"] for obj in by_kind(result, "Deployment")}
-    assert deployments["simulated-scheduler"]["replicas"] == 1
-    assert deployments["simulated-scheduler"]["strategy"] == {"type": "Recreate"}
+    spec = deployments["simulated-scheduler"]
+    assert spec["replicas"] == replicas
+    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    assert environment(spec["template"])["HORTATOR_SCHEDULER_STANDBY"] == "true"
+    spread = spec["template"]["spec"].get("topologySpreadConstraints", [])
+    assert [one["labelSelector"] for one in spread] == [spec["selector"]] * (replicas > 1)
 
 
 def test_a_namespace_is_that_of_the_service(sample, changed, wanted):

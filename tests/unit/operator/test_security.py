@@ -3,7 +3,7 @@
 import pytest
 
 from hortator.gateway.settings import ClientAuth, GatewaySettings
-from hortator.operator.execution import scheduler_of
+from hortator.operator.execution import schedulers_of
 from hortator.operator.revision import revision_hash
 from hortator.scheduler.settings import SchedulerProcessSettings
 from hortator.worker.settings import WorkerSettings
@@ -129,7 +129,6 @@ def test_a_scheduler_is_asked_as_its_pod_speaks(sample, changed, wanted):
             "spec": template["spec"],
             "status": {"podIP": "10.0.0.7", "conditions": [{"type": "Ready", "status": "True"}]},
         }
-        found = scheduler_of([pod])
-        assert found is not None
+        (found,) = schedulers_of([pod])
         assert found.address == "10.0.0.7:7070"
         assert (None if found.identity is None else str(found.identity)) == identity

@@ -151,7 +151,11 @@ class TestWhatIsSimulatedIsWhatIsDeployed:
         for role in of.spec.roles:
             settings = WorkerSettings.load(
                 **process_settings.worker(
-                    of, role_name=role.name, worker_id="w", scheduler_address="127.0.0.1:7", log_level="INFO"
+                    of,
+                    role_name=role.name,
+                    worker_id="w",
+                    scheduler_addresses=["127.0.0.1:7"],
+                    log_level="INFO",
                 )
             )
             engine = build_engine(settings.engine, settings.engine_options)
@@ -177,7 +181,7 @@ class TestWhatIsSimulatedIsWhatIsDeployed:
         for plan in plan_groups(of):
             role = next(r for r in of.spec.roles if r.name.lower() == plan.spec.phase.value)
             settings = process_settings.worker(
-                of, role_name=role.name, worker_id="w", scheduler_address="127.0.0.1:7", log_level="INFO"
+                of, role_name=role.name, worker_id="w", scheduler_addresses=["127.0.0.1:7"], log_level="INFO"
             )
             config = read_options(SimulatedConfig, settings["engine_options"])
             cost = config.pass_cost()

@@ -8,6 +8,7 @@ from pathlib import Path
 from hortator.cli.admin.client import AdminClient, Drained
 from hortator.cli.console import stdout
 from hortator.cli.errors import EXIT_FAILED
+from hortator.cli.running import find_stack
 from hortator.cli.state import scheduler_address
 from hortator.client import Access
 
@@ -34,11 +35,12 @@ def drain(
 
 
 def change_policy(policy: str, *, name: str | None, scheduler: str | None, tls: Path | None) -> None:
-    """Switch the policy. Raises CommandError for an unknown one."""
-    address = scheduler_address(name=name, scheduler=scheduler)
+    """Switch the policy, of standbys too. Raises CommandError for an unknown one."""
+    addresses = (scheduler,) if scheduler else find_stack(name).schedulers
 
-    async def call() -> str:
+    async def call(address: str) -> str:
         async with AdminClient(address, access=Access(tls_folder=tls)) as admin:
             return await admin.change_policy(policy)
 
-    stdout().print(f"policy: {asyncio.run(call())} -> {policy}")
+    previous = [asyncio.run(call(address)) for address in addresses]
+    stdout().print(f"policy: {previous[0]} -> {policy}")

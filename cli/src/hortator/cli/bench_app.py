@@ -49,6 +49,19 @@ def bench_stream(
     command.run(seed=seed, quick=quick, json_file=json)
 
 
+@bench_app.command("failover")
+def bench_failover(
+    *,
+    seed: SeedOption = 0,
+    quick: Annotated[bool, typer.Option(help="Once, for a first look; not for figures to quote.")] = False,
+    json: JsonFileOption = None,
+) -> None:
+    """How long nothing is placed when the leading scheduler is killed, terminated or stopped, under load."""
+    from hortator.cli.bench import failover as command
+
+    command.run(seed=seed, quick=quick, json_file=json)
+
+
 @bench_app.command("policies")
 def bench_policies(
     *,

@@ -94,6 +94,7 @@ def up(
         int, typer.Option(min=1, max=16, help="How many; clients go on at another when one dies.")
     ] = 1,
     policy: Annotated[str | None, typer.Option(help="Instead of spec.scheduler.policy.")] = None,
+    schedulers: Annotated[int, typer.Option(min=1, max=9, help="One leads, the others stand by.")] = 1,
     record: Annotated[
         Path | None,
         typer.Option(metavar="EVENTS.jsonl", help="Record the scheduler's events for `hortator replay`."),
@@ -113,6 +114,7 @@ def up(
             file=file,
             port=port,
             gateways=gateways,
+            num_schedulers=schedulers,
             policy=policy,
             record=record,
             log_level=log_level,

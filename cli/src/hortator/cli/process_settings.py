@@ -7,7 +7,7 @@ Each function gives one process's settings as JSON values: the fields of `Schedu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hortator.api import processes
@@ -27,10 +27,13 @@ GATE_IDLE_S, GATE_IDLE_SHARE = 0.3, 0.3
 arrive over a longer time than from many gateways, and splitting the batch for it costs more than the wait."""
 
 
-def scheduler(service: LLMService, *, port: int, log_level: str, record_to: Path | None) -> Settings:
-    """Settings of the scheduler; `port` 0 lets the kernel choose."""
+def scheduler(
+    service: LLMService, *, port: int, log_level: str, record_to: Path | None, standby: bool = False
+) -> Settings:
+    """Settings of a scheduler; `port` 0 lets the kernel choose, `standby`: there are several."""
     settings: dict[str, object] = {
         "port": port,
+        "standby": standby,
         "log_level": log_level,
         "drain_timeout_s": FOLLOWER_DRAIN_S,
         "core": processes.scheduler_core(service),
@@ -41,7 +44,12 @@ def scheduler(service: LLMService, *, port: int, log_level: str, record_to: Path
 
 
 def worker(
-    service: LLMService, *, role_name: str, worker_id: str, scheduler_address: str, log_level: str
+    service: LLMService,
+    *,
+    role_name: str,
+    worker_id: str,
+    scheduler_addresses: Sequence[str],
+    log_level: str,
 ) -> Settings:
     """Settings of the worker of one EP group.
 
@@ -52,7 +60,7 @@ def worker(
     return {
         "worker_id": worker_id,
         "phase": role.name.lower(),
-        "scheduler_addresses": [scheduler_address],
+        "scheduler_addresses": list(scheduler_addresses),
         "log_level": log_level,
         "drain_timeout_s": FOLLOWER_DRAIN_S,
         "gate_max_idle_s": GATE_IDLE_S,
@@ -61,12 +69,14 @@ def worker(
     }
 
 
-def gateway(service: LLMService, *, port: int, scheduler_address: str, log_level: str) -> Settings:
+def gateway(
+    service: LLMService, *, port: int, scheduler_addresses: Sequence[str], log_level: str
+) -> Settings:
     """Settings of the gateway; `port` 0 lets the kernel choose."""
     is_torch = service.spec.engine.backend == "TorchMoE"
     return {
         "port": port,
-        "scheduler_addresses": [scheduler_address],
+        "scheduler_addresses": list(scheduler_addresses),
         "log_level": log_level,
         "drain_timeout_s": GATEWAY_DRAIN_S,
         **processes.gateway(

@@ -53,6 +53,12 @@ class RunningStack:
     endpoints: tuple[str, ...] = ()
     """host:port of every gateway."""
 
+    @property
+    def schedulers(self) -> tuple[str, ...]:
+        """host:port of every scheduler; which of them leads is theirs to say."""
+        several = [one.address for one in self.processes if one.name.startswith("scheduler-")]
+        return tuple(several) or (self.scheduler,)
+
     def process(self, name: str) -> RunningProcess:
         """The process of that name; KeyError when there is none."""
         for process in self.processes:

@@ -1,7 +1,7 @@
 """One stack on one machine: scheduler, one worker per EP group, gateways; started in order, stopped in order.
 
-    start:  scheduler -> workers (together) -> gateways -> every EP group known to the scheduler
-    stop:   gateways (finish what they hold) -> scheduler -> workers
+    start:  scheduler (or several) -> workers (together) -> gateways -> every EP group known to the scheduler
+    stop:   gateways (finish what they hold) -> schedulers -> workers
 
 A worker that dies is started again: on one machine that is what the restart of an EP group is. Its requests
 are placed again by the gateway and go on after the tokens already sent. A gateway that dies is started again
@@ -21,7 +21,7 @@ from pathlib import Path
 from hortator.api.arithmetic import num_groups
 from hortator.api.v1alpha1 import LLMService
 from hortator.cli import process_settings
-from hortator.cli.admin.client import AdminClient
+from hortator.cli.admin.leader import leading_snapshot
 from hortator.cli.errors import EXIT_FAILED, CommandError
 from hortator.cli.processes import Child, ProcessChanged, ProcessSpec
 from hortator.cli.running import RunningStack, write_stack
@@ -42,6 +42,8 @@ class StackOptions:
     log_level: str = "INFO"
     record_to: Path | None = None
     """Where the scheduler records its events for `hortator replay`; None: nowhere."""
+    num_schedulers: int = 1
+    """More than one: they find out who leads, and the others stand by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,10 @@ class Stack:
         self._options = options
         self._on_event = on_event
         self._is_published = False
-        self.scheduler = self._child("scheduler", "hortator.scheduler", self._scheduler_settings)
+        self.schedulers = [
+            self._child(name, "hortator.scheduler", partial(self._scheduler_settings, index))
+            for index, name in enumerate(scheduler_names(self._options.num_schedulers))
+        ]
         self.workers = [
             self._child(name, "hortator.worker", partial(self._worker_settings, name, role))
             for name, role in group_names(service)
@@ -88,12 +93,22 @@ class Stack:
     @property
     def children(self) -> list[Child]:
         """In the order of the start."""
-        return [self.scheduler, *self.workers, *self.gateways]
+        return [*self.schedulers, *self.workers, *self.gateways]
 
     @property
     def gateway(self) -> Child:
         """The first gateway."""
         return self.gateways[0]
+
+    @property
+    def scheduler(self) -> Child:
+        """The first scheduler; the leader if it is the only one."""
+        return self.schedulers[0]
+
+    @property
+    def scheduler_addresses(self) -> tuple[str, ...]:
+        """host:port of every scheduler."""
+        return tuple(child.address for child in self.schedulers)
 
     @property
     def endpoint(self) -> str:
@@ -149,7 +164,8 @@ class Stack:
             async with asyncio.TaskGroup() as tasks:
                 for gateway in self.gateways:
                     tasks.create_task(gateway.stop())
-            await self.scheduler.stop()
+            for scheduler in self.schedulers:
+                await scheduler.stop()
             async with asyncio.TaskGroup() as tasks:
                 for worker in self.workers:
                     tasks.create_task(worker.stop())
@@ -162,7 +178,7 @@ class Stack:
             child.kill()
 
     async def _start_all(self, tasks: asyncio.TaskGroup) -> None:
-        for stage in ([self.scheduler], self.workers, self.gateways):
+        for stage in (self.schedulers, self.workers, self.gateways):
             for child in stage:
                 tasks.create_task(child.keep_running(), name=child.name)
             await asyncio.sleep(0)  # each says that it starts before anybody waits for it
@@ -179,16 +195,16 @@ class Stack:
             await child.wait_ready()
 
     async def _all_joined(self) -> None:
-        """Every worker has reported to the scheduler, and the gateways have found it."""
+        """Every worker has reported to the scheduler that leads, and the gateways have found it."""
         self._on_event(Waiting(for_what="every EP group to report to the scheduler"))
-        async with AdminClient(self.scheduler.address) as admin:
-            while True:
-                snapshot = await admin.snapshot()
+        while True:
+            snapshot = await leading_snapshot(self.scheduler_addresses)
+            if snapshot is not None:
                 reported = {group.worker_id for group in snapshot.groups if group.state != "unreported"}
                 is_found = snapshot.num_gateways >= len(self.gateways)
                 if is_found and reported >= {worker.name for worker in self.workers}:
                     return
-                await asyncio.sleep(JOIN_POLL_S)
+            await asyncio.sleep(JOIN_POLL_S)
 
     def _child(self, name: str, module: str, settings: Callable[[], Mapping[str, object]]) -> Child:
         return Child(
@@ -202,12 +218,16 @@ class Stack:
             write_stack(self._folder, self.running())
         self._on_event(change)
 
-    def _scheduler_settings(self) -> Mapping[str, object]:
+    def _scheduler_settings(self, index: int) -> Mapping[str, object]:
+        record_to = self._options.record_to
+        if record_to is not None and index:
+            record_to = record_to.with_stem(f"{record_to.stem}-{index}")
         return process_settings.scheduler(
             self.service,
-            port=_port_of(self.scheduler),
+            port=_port_of(self.schedulers[index]),
+            standby=len(self.schedulers) > 1,
             log_level=self._options.log_level,
-            record_to=self._options.record_to,
+            record_to=record_to,
         )
 
     def _worker_settings(self, name: str, role: str) -> Mapping[str, object]:
@@ -215,7 +235,7 @@ class Stack:
             self.service,
             role_name=role,
             worker_id=name,
-            scheduler_address=self.scheduler.address,
+            scheduler_addresses=self.scheduler_addresses,
             log_level=self._options.log_level,
         )
 
@@ -223,7 +243,7 @@ class Stack:
         return process_settings.gateway(
             self.service,
             port=_port_of(self.gateways[index]) or (0 if index else self._options.port),
-            scheduler_address=self.scheduler.address,
+            scheduler_addresses=self.scheduler_addresses,
             log_level=self._options.log_level,
         )
 
@@ -272,6 +292,13 @@ def group_names(service: LLMService) -> Iterator[tuple[str, str]]:
     for role in service.spec.roles:
         for index in range(num_groups(service, role)):
             yield f"{role.name.lower()}-{index}", role.name
+
+
+def scheduler_names(num_schedulers: int) -> list[str]:
+    """`scheduler`, or `scheduler-0`, `scheduler-1` when there are several."""
+    if num_schedulers == 1:
+        return ["scheduler"]
+    return [f"scheduler-{index}" for index in range(num_schedulers)]
 
 
 def with_policy(service: LLMService, policy: str | None) -> LLMService:

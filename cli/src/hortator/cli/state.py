@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hortator.cli.admin.client import AdminClient
+from hortator.cli.admin.leader import leader_address
 from hortator.cli.admin.snapshot import GroupSnapshot, PlacementSnapshot, Snapshot
 from hortator.cli.console import stdout
 from hortator.cli.running import find_stack
@@ -51,8 +52,8 @@ def run(
 
 
 def scheduler_address(*, name: str | None, scheduler: str | None) -> str:
-    """The address given, or that of the stack that runs here. Raises CommandError when there is none."""
-    return scheduler or find_stack(name).scheduler
+    """The address given, or that of the stack's leader. Raises CommandError when there is none."""
+    return scheduler or asyncio.run(leader_address(find_stack(name).schedulers))
 
 
 def render(snapshot: Snapshot) -> RenderableType:

@@ -28,6 +28,7 @@ def run(
     file: Path,
     port: int,
     gateways: int,
+    num_schedulers: int,
     policy: str | None,
     record: Path | None,
     log_level: str,
@@ -46,6 +47,7 @@ def run(
         num_gateways=gateways,
         log_level=log_level.upper(),
         record_to=record.resolve() if record else None,
+        num_schedulers=num_schedulers,
     )
     configure_logging(component="up", level="ERROR", log_format=LogFormat.CONSOLE)
     console = stderr()

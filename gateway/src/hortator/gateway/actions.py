@@ -63,6 +63,8 @@ class ReportRefusal:
     worker_id: str
     reason: str
     delay_s: float
+    epoch: int
+    """Of the leader that placed it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,13 @@ async def run_gateway(
     api_keys = ApiKeyFile(settings.api_keys_file) if settings.api_keys_file else None
     service = InferenceService(admission=admission, driver=driver, metrics=metrics, api_keys=api_keys)
     endpoints = Endpoints(settings.scheduler_addresses, interval_s=settings.scheduler_resolve_interval_s)
-    scheduler = SchedulerClient(endpoints, gateway_id=gateway_id, events=driver, transport=transport)
+    scheduler = SchedulerClient(
+        endpoints,
+        gateway_id=gateway_id,
+        events=driver,
+        transport=transport,
+        leader_timeout_s=settings.leader_timeout_s,
+    )
     loop = asyncio.get_running_loop()
 
     def not_ready() -> Sequence[str]:

@@ -418,6 +418,9 @@ class Driver:
             self._report_refusal_now(generation, action)
 
     def _report_refusal_now(self, generation: Generation, action: ReportRefusal) -> None:
+        if action.epoch != self._scheduler.epoch:  # another leader placed it: this one knows nothing of it
+            self._run(generation, generation.machine.scheduler_connected())
+            return
         self._scheduler.placement_refused(
             generation.facts.request_id, action.attempt, worker_id=action.worker_id, reason=action.reason
         )

@@ -16,6 +16,11 @@ class SchedulerPort(Protocol):
         """Loop time since when no scheduler has been there; None while one is."""
         ...
 
+    @property
+    def epoch(self) -> int:
+        """The newest leadership epoch heard of."""
+        ...
+
     def announce(
         self,
         *,

@@ -292,7 +292,7 @@ class RequestMachine:
         self.state = State.TRANSFERRING if goes_on else State.WAITING
         doublings = self._refusals - 2  # the first refusal is told at once
         delay_s = 0.0 if doublings < 0 else min(_REFUSAL_BACKOFF_S * 2**doublings, _MAX_REFUSAL_BACKOFF_S)
-        return [ReportRefusal(self.attempt, placement.worker_id, reason, delay_s)]
+        return [ReportRefusal(self.attempt, placement.worker_id, reason, delay_s, placement.epoch)]
 
     def worker_faulted(self, reason: str) -> list[Action]:
         """The worker broke the protocol: what it says cannot be used. Counts as a crash."""

@@ -13,6 +13,7 @@ from hortator.gateway.chat import DEFAULT_MESSAGE, DEFAULT_REPLY
 from hortator.gateway.coalescing import MAX_WINDOW_S
 from hortator.gateway.validation import Limits
 from hortator.runtime.certificates import TlsSettings
+from hortator.runtime.leader_follower import DEFAULT_TIMEOUT_S
 from hortator.runtime.logs import LogFormat
 from hortator.runtime.settings import Settings
 
@@ -48,6 +49,12 @@ class GatewaySettings(Settings):
         default=1.0,
         gt=0,
         description="How often the names among the schedulers' addresses are looked up again, in seconds.",
+    )
+    leader_timeout_s: float = Field(
+        default=DEFAULT_TIMEOUT_S,
+        gt=0,
+        le=60,
+        description="Seconds of silence after which the leader of the schedulers counts as away.",
     )
     ready_without_scheduler_s: float = Field(
         default=15.0,

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from hortator.api import processes
 from hortator.api.arithmetic import Problem, num_groups
 from hortator.api.v1alpha1 import LLMService
-from hortator.operator.manifests import scheduler
 
 
 def warnings(service: LLMService) -> tuple[Problem, ...]:
@@ -20,7 +19,6 @@ def warnings(service: LLMService) -> tuple[Problem, ...]:
         *_engine(service),
         *_groups(service),
         *_roles(service),
-        *_scheduler(service),
         *_security(service),
     )
 
@@ -120,15 +118,6 @@ def _roles(service: LLMService) -> Iterator[Problem]:
                 path=f"{at}.shmSize",
                 message="absent: /dev/shm has 64 MiB then, too small for NCCL (set 16Gi or more)",
             )
-
-
-def _scheduler(service: LLMService) -> Iterator[Problem]:
-    replicas = service.spec.scheduler.replicas
-    if replicas > scheduler.REPLICAS:
-        yield Problem(
-            path="spec.scheduler.replicas",
-            message=f"{replicas}, but {scheduler.REPLICAS} runs: this version has no standbys yet",
-        )
 
 
 def _security(service: LLMService) -> Iterator[Problem]:

@@ -89,8 +89,7 @@ class Executor:
                 case PatchLabels(ref=ref, labels=labels):
                     await self._cluster.patch_labels(ref, labels)
                 case StartDrain(worker_id=worker_id, timeout_s=timeout_s):
-                    scheduler = scheduler_of(self._inventory.children(key))
-                    if scheduler is not None:
+                    for scheduler in schedulers_of(self._inventory.children(key)):
                         self._schedulers.start_drain(scheduler, worker_id, timeout_s=timeout_s)
         except (ConflictError, NotFoundError):
             await self._read_again(target(action))
@@ -151,8 +150,9 @@ class Executor:
         self._inventory.put(obj, told_at=self._told_at())
 
 
-def scheduler_of(children: Sequence[Obj]) -> SchedulerAt | None:
-    """The scheduler pod that is ready; by IP, because Services have names only inside the cluster."""
+def schedulers_of(children: Sequence[Obj]) -> list[SchedulerAt]:
+    """The scheduler pods that are ready; by IP, because Services have names only inside the cluster."""
+    found = []
     for child in children:
         labels = child["metadata"].get("labels") or {}
         if child["kind"] != "Pod" or labels.get(names.LABEL_COMPONENT) != names.COMPONENT_SCHEDULER:
@@ -163,8 +163,8 @@ def scheduler_of(children: Sequence[Obj]) -> SchedulerAt | None:
         ip = status.get("podIP")
         if is_ready and ip and not child["metadata"].get("deletionTimestamp"):
             address = f"[{ip}]:{names.PORT_SCHEDULER}" if ":" in ip else f"{ip}:{names.PORT_SCHEDULER}"
-            return SchedulerAt(address=address, identity=_identity(child))
-    return None
+            found.append(SchedulerAt(address=address, identity=_identity(child)))
+    return found
 
 
 def _identity(pod: Obj) -> Identity | None:

@@ -33,7 +33,7 @@ from hortator.operator.cluster import (
     UnavailableError,
 )
 from hortator.operator.desired import Options, carried_out
-from hortator.operator.execution import Executor, is_admission, scheduler_of, target
+from hortator.operator.execution import Executor, is_admission, schedulers_of, target
 from hortator.operator.guard import NotLeaderError
 from hortator.operator.inventory import Inventory
 from hortator.operator.metrics import OperatorMetrics
@@ -187,10 +187,7 @@ class Reconciler:
             status=service.get("status") or {},
         )
         children = self._inventory.children(key)
-        scheduler = scheduler_of(children)
-        loads: Mapping[str, WorkerLoad] = {}
-        if scheduler is not None:
-            loads = await self._schedulers.workers(scheduler) or {}
+        loads: Mapping[str, WorkerLoad] = await self._schedulers.workers(schedulers_of(children)) or {}
         observed = observe([*children, *self._inventory.surroundings(key)], meta=meta, loads=loads)
         parsed = parse(service)
         spec, wanted = carried_out(service, parsed, options=self._options, children=children)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,10 +23,13 @@ class SchedulerAt:
 class Schedulers(Protocol):
     """The schedulers of many services."""
 
-    async def workers(self, scheduler: SchedulerAt) -> Mapping[str, WorkerLoad] | None:
-        """All workers by their ids; None: nothing is known now."""
+    async def workers(self, schedulers: Sequence[SchedulerAt]) -> Mapping[str, WorkerLoad] | None:
+        """All workers by their ids, as the leader of these sees them; None: nothing is known now."""
         ...
 
     def start_drain(self, scheduler: SchedulerAt, worker_id: str, *, timeout_s: float) -> None:
-        """Ask the scheduler to place nothing more on a worker; whether it has, `workers` tells."""
+        """Ask a scheduler to place nothing more on a worker; a standby does nothing.
+
+        What became of it, `workers` tells.
+        """
         ...

@@ -1,13 +1,14 @@
 """The scheduler process: puts the parts together, and takes them apart in order.
 
 Start: machine, driver, shell, gRPC server, admin port; then the ready line. Stop (SIGTERM): health says no,
-admission stops, what waits is still placed (up to the drain timeout), streams and servers close, the
-recording is completed.
+the lead is handed over (one of several) or admission stops and what waits is still placed (the only one),
+streams and servers close, the recording is completed.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from hortator.runtime.lifecycle import Drain
 from hortator.runtime.metrics import AdminServer, new_registry
 from hortator.runtime.transport import Plaintext, Transport
 from hortator.scheduler import service
+from hortator.scheduler.core.leadership import TAG_BITS, Leadership, first_epoch
 from hortator.scheduler.core.machine import SchedulerMachine
 from hortator.scheduler.core.policies.registry import POLICY_NAMES
 from hortator.scheduler.driver import Driver
@@ -30,6 +32,8 @@ from hortator.scheduler.shell import Shell
 
 EXIT_CANNOT_START = 1
 CLOSE_GRACE_S = 0.5
+HAND_OVER_TIMEOUT_S = 3.0
+"""Without a word from another leader: there is none, and gateways hold what waits."""
 DRAIN_MARGIN_S = 2.0
 """The process may take this much longer than its drain timeout before it is forced to stop."""
 
@@ -42,7 +46,9 @@ class SchedulerApp:
         self._settings = settings
         transport = transport or Plaintext()
         core = settings.core_settings()
-        epoch = settings.epoch or time.time_ns() // 1_000_000
+        tag = secrets.randbits(TAG_BITS)
+        epoch = settings.epoch or (0 if settings.standby else first_epoch(time.time_ns() // 1_000_000, tag))
+        leadership = Leadership(settings.leadership_settings(), tag=tag, epoch=epoch)
         registry = new_registry()
         metrics = SchedulerMetrics(registry, policy=core.policy)
         self._recorder: EventRecorder | None = None
@@ -63,8 +69,9 @@ class SchedulerApp:
         self._is_draining = False
         self.shell = Shell(
             driver,
-            epoch=epoch,
+            leadership=leadership,
             metrics=metrics,
+            leader_heartbeat_s=settings.leader_heartbeat_s,
             worker_grace_s=settings.worker_grace_s,
             gateway_grace_s=settings.gateway_grace_s,
             outbox_limit=settings.outbox_limit,
@@ -115,9 +122,15 @@ class SchedulerApp:
         await self._server.set_serving(serving=True)
 
     async def drain(self) -> None:
-        """Refuse arrivals and place what waits, within the drain timeout."""
+        """Hand over to another scheduler; without any, refuse arrivals and place what waits.
+
+        Within the drain timeout.
+        """
         self._is_draining = True
         await self._server.set_serving(serving=False)
+        if self._settings.standby:
+            await self.shell.hand_over(timeout_s=min(self._settings.drain_timeout_s, HAND_OVER_TIMEOUT_S))
+            return
         await self.shell.drain(timeout_s=self._settings.drain_timeout_s)
 
     async def close(self) -> None:

@@ -50,8 +50,10 @@ from hortator.scheduler.registry import (
     AttachNotice,
     DrainOrder,
     GatewayItem,
+    Heartbeat,
     InvalidRequest,
     PlacementNotice,
+    Resignation,
     Welcome,
     WorkerItem,
 )
@@ -408,6 +410,11 @@ def encode_place_response(epoch: int, items: Iterable[GatewayItem]) -> pb.PlaceR
                 response.rejections.add(
                     request_id=item.request_id, attempt=item.attempt, message=item.message
                 )
+            case Heartbeat():
+                pass  # the epoch says it all
+            case Resignation():
+                response.epoch = item.epoch
+                response.resigned = True
     return response
 
 
@@ -445,6 +452,10 @@ def encode_report_response(epoch: int, item: WorkerItem) -> pb.ReportResponse:
         case Welcome():
             welcome = pb.Welcome(heartbeat_interval_s=item.heartbeat_interval_s)
             return pb.ReportResponse(epoch=epoch, welcome=welcome)
+        case Heartbeat():
+            return pb.ReportResponse(epoch=epoch)
+        case Resignation():
+            return pb.ReportResponse(epoch=item.epoch, resigned=pb.Resigned())
 
 
 def _fill_placement(wire: pb.Placement, batch: Batch, placement: Placement, group: GroupSpec | None) -> None:

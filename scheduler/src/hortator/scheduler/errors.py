@@ -24,6 +24,13 @@ class CloseReason(Enum):
     STOPPED = "the scheduler stops"
 
 
+class NotLeaderError(Exception):
+    """Asked of a standby what only the leader can do."""
+
+    def __init__(self) -> None:
+        super().__init__("a standby; the leader is another scheduler of this service")
+
+
 class OutboxClosedError(Exception):
     """Nothing more will be written to this stream."""
 

@@ -27,6 +27,7 @@ from hortator.scheduler.core.events import (
     RequestFinished,
     WorkerJoined,
 )
+from hortator.scheduler.core.leadership import Leadership
 from hortator.scheduler.core.model import GroupSpec, Phase, RejectReason
 from hortator.scheduler.core.snapshot import GroupSnapshot, SchedulerSnapshot
 
@@ -75,6 +76,18 @@ class SchedulerMetrics:
         self._rank_batch = gauge("rank_batch_size", "Requests in the engine.", "ep_group", "dp_rank")
         self._workers = gauge("workers", "Workers by state.", "phase", "state")
         self._gateways = gauge("gateways", "Gateways connected.")
+        self._is_leader = gauge("is_leader", "1 while this scheduler leads, 0 while it is a standby.")
+        self._epoch = gauge("epoch", "The newest leadership epoch heard of.")
+        self._witnesses = gauge(
+            "witnesses", "Workers and gateways that say whether they have a leader.", "led"
+        )
+        leader_changes = counts("leader_changes", "Times that this scheduler took or lost the lead.", "to")
+        self._takeovers, self._stepped_down = leader_changes.of("leader"), leader_changes.of("standby")
+        self._takeover = histogram(
+            "takeover_seconds",
+            "From when most witnesses were without a leader to this scheduler's lead.",
+            LATENCY_BUCKETS_S,
+        ).of()
 
         hold = histogram("hold_seconds", "Arrival to placement.", LATENCY_BUCKETS_S, "phase")
         passes = histogram("forward_pass_seconds", "Forward pass time.", LATENCY_BUCKETS_S, "phase")
@@ -154,6 +167,22 @@ class SchedulerMetrics:
     def observe_core_error(self, event: Event) -> None:
         """Count an event on which the core raised."""
         self._core_errors.of(type(event).__name__).add()
+
+    def observe_lead(self, *, unled_s: float) -> None:
+        """Count a takeover, `unled_s` after most witnesses had lost their leader."""
+        self._takeovers.add()
+        self._takeover.observe(unled_s)
+
+    def observe_step_down(self) -> None:
+        """Count a lost or resigned lead."""
+        self._stepped_down.add()
+
+    def refresh_leadership(self, leadership: Leadership) -> None:
+        """Set the gauges of who leads."""
+        self._is_leader.set(leadership.is_leader)
+        self._epoch.set(leadership.newest_epoch)
+        self._witnesses.labels("yes").set(leadership.num_witnesses - leadership.num_unled)
+        self._witnesses.labels("no").set(leadership.num_unled)
 
     def refresh(self, snapshot: SchedulerSnapshot, *, num_gateways: int) -> None:
         """Set the gauges."""

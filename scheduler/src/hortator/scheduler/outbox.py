@@ -65,6 +65,11 @@ class Outbox(Generic[T]):
         for item in missed:
             self.put(item)
 
+    def forget(self, *, but: tuple[type[T], ...] = ()) -> None:
+        """Drop what waits, but items of some kinds, and all that is kept for the stream that takes over."""
+        self._items = [item for item in self._items if isinstance(item, but)]
+        self._taken.clear()
+
     async def take(self) -> list[T]:
         """Everything put since the last call, in order; waits until there is something.
 

@@ -71,8 +71,20 @@ class InvalidRequest:
     message: str
 
 
-WorkerItem = Welcome | Batch | Abort | Probe | DrainOrder
-GatewayItem = PlacementNotice | AttachNotice | Reject | Abort | InvalidRequest
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Says that the leader is there, and its epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resignation:
+    """Says that the leader of an epoch stops."""
+
+    epoch: int
+
+
+WorkerItem = Welcome | Batch | Abort | Probe | DrainOrder | Heartbeat | Resignation
+GatewayItem = PlacementNotice | AttachNotice | Reject | Abort | InvalidRequest | Heartbeat | Resignation
 
 
 class Timer(Protocol):
@@ -155,6 +167,17 @@ class WorkerRegistry:
     def get(self, worker_id: str) -> WorkerStream | None:
         """The newest stream of a worker that is not lost."""
         return self._streams.get(worker_id)
+
+    def tell_all(self, item: Heartbeat | Resignation) -> None:
+        """Something that every worker should hear."""
+        for stream in self._streams.values():
+            stream.outbox.put(item)
+
+    def forget_unsaid(self) -> None:
+        """What was still to be said is not to be said any more, and dispatches count from 1 again."""
+        for stream in self._streams.values():
+            stream.outbox.forget(but=(Welcome,))
+            stream.highest_dispatch_seq = 0
 
     def acknowledged_drains(self) -> frozenset[str]:
         """Workers that have said that they take nothing new."""
@@ -255,6 +278,20 @@ class GatewayRegistry:
             stream.outbox.take_over(older.outbox)
         self._log.info("gateway connected", gateway_id=gateway_id, is_again=older is not None)
         return stream
+
+    def get(self, gateway_id: str) -> GatewayStream | None:
+        """The newest stream of a gateway that is not lost."""
+        return self._streams.get(gateway_id)
+
+    def tell_all(self, item: Heartbeat | Resignation) -> None:
+        """Something that every gateway should hear."""
+        for stream in self._streams.values():
+            stream.outbox.put(item)
+
+    def forget_unsaid(self) -> None:
+        """What was still to be said, or to be said again, is not to be said any more."""
+        for stream in self._streams.values():
+            stream.outbox.forget()
 
     def put(self, gateway_id: str, item: GatewayItem) -> None:
         """Tell a gateway something; nobody hears it if the gateway is gone."""

@@ -26,13 +26,19 @@ from hortator.runtime.rpc_errors import FieldViolation, abort_invalid
 from hortator.scheduler import codec
 from hortator.scheduler.core.events import Event, KeyedRequestsListed, RankStateReported, WorkerDraining
 from hortator.scheduler.driver import MAX_RECENT_PLACEMENTS
-from hortator.scheduler.errors import CloseReason, InvalidMessageError, OutboxClosedError
+from hortator.scheduler.errors import (
+    CloseReason,
+    InvalidMessageError,
+    NotLeaderError,
+    OutboxClosedError,
+)
 from hortator.scheduler.registry import (
     GatewayStream,
+    Heartbeat,
     Welcome,
     WorkerStream,
 )
-from hortator.scheduler.shell import Shell
+from hortator.scheduler.shell import Shell, gateway_witness, worker_witness
 
 SERVICE_NAMES = (
     pb.DESCRIPTOR.services_by_name["SchedulingService"].full_name,
@@ -108,6 +114,7 @@ class SchedulingService(pb_grpc.SchedulingServiceServicer):
         first_events = message.events[1:]
 
         async def read() -> None:
+            stream.outbox.put(Heartbeat())
             self._take_gateway_events(stream, first_events)
             while (message := await context.read()) is not grpc.aio.EOF:
                 self._take_gateway_events(stream, message.events)
@@ -120,7 +127,7 @@ class SchedulingService(pb_grpc.SchedulingServiceServicer):
                 await pause.after_write()
 
         await self._run(
-            read, write, lambda has_left: self._shell.gateways.disconnect(stream, has_left=has_left), context
+            read, write, lambda has_left: self._shell.disconnect_gateway(stream, has_left=has_left), context
         )
 
     async def Report(  # type: ignore[override]  # noqa: N802
@@ -154,17 +161,26 @@ class SchedulingService(pb_grpc.SchedulingServiceServicer):
 
         async def write() -> None:
             while True:
-                for item in await stream.outbox.take():
-                    await context.write(codec.encode_report_response(shell.epoch, item))
+                items = await stream.outbox.take()
+                messages = [codec.encode_report_response(shell.epoch, item) for item in items]
+                for message in messages:  # of the epoch in which they were taken
+                    await context.write(message)
 
         await self._run(
-            read, write, lambda has_left: shell.workers.disconnect(stream, has_left=has_left), context
+            read, write, lambda has_left: shell.disconnect_worker(stream, has_left=has_left), context
         )
 
     def _take_gateway_events(self, stream: GatewayStream, messages: Sequence[pb.GatewayEvent]) -> None:
         now = self._shell.now()
         events: list[Event] = []
         for message in messages:
+            if message.WhichOneof("event") == "leader_seen":
+                seen = message.leader_seen
+                self._shell.saw_leader(gateway_witness(stream), epoch=seen.epoch, is_there=seen.is_there)
+                continue
+            if not self._shell.is_leader:
+                self._dropped.count("not_leader", gateway_id=stream.gateway_id)
+                continue
             try:
                 events.append(codec.decode_gateway_event(message, stream.gateway_id, now))
             except InvalidMessageError as error:
@@ -182,6 +198,10 @@ class SchedulingService(pb_grpc.SchedulingServiceServicer):
         reason = stream.drop_reason(message.worker_id, message.boot_id, message.sequence)
         if reason is not None:
             self._dropped.count(reason, worker_id=group.group_id, sequence=message.sequence)
+            return
+        if message.WhichOneof("event") == "leader_seen":
+            seen = message.leader_seen
+            self._shell.saw_leader(worker_witness(stream), epoch=seen.epoch, is_there=seen.is_there)
             return
         try:
             event = codec.decode_report(message, group, self._included(stream, message))
@@ -264,6 +284,8 @@ class AdminService(pb_grpc.AdminServiceServicer):
             num_in_flight = await self._shell.drain_worker(request.worker_id, timeout_s=timeout_s)
         except KeyError:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no worker {request.worker_id!r}")
+        except NotLeaderError as error:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
         return pb.DrainResponse(drained=num_in_flight == 0, num_in_flight=num_in_flight)
 
     async def ChangePolicy(  # noqa: N802

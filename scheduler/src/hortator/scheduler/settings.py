@@ -19,6 +19,7 @@ from pydantic_settings import SettingsConfigDict
 from hortator.runtime.certificates import TlsSettings
 from hortator.runtime.logs import LogFormat
 from hortator.runtime.settings import Settings
+from hortator.scheduler.core.leadership import LeadershipSettings
 from hortator.scheduler.core.model import SchedulerSettings, TenantSettings
 from hortator.scheduler.core.policies.registry import POLICY_NAMES
 
@@ -117,7 +118,31 @@ class SchedulerProcessSettings(Settings):
         default=0,
         ge=0,
         lt=1 << 63,
-        description="Leadership epoch; 0: the wall clock in milliseconds, higher at every start.",
+        description="Leadership epoch to begin in; 0: from the wall clock, higher at every start.",
+    )
+    standby: bool = Field(
+        default=False,
+        description="Begin as a standby, and lead once most workers and gateways are without a leader: for "
+        "schedulers of which there are several.",
+    )
+    leader_heartbeat_s: float = Field(
+        default=0.5,
+        gt=0,
+        le=10,
+        description="Seconds between two words of a leader that has nothing to say; less than half of the "
+        "leader_timeout_s of workers and gateways.",
+    )
+    takeover_patience_s: float = Field(
+        default=0.05,
+        ge=0,
+        le=60,
+        description="Seconds that most workers and gateways must have been without a leader.",
+    )
+    settling_s: float = Field(
+        default=0.75,
+        ge=0,
+        le=60,
+        description="Seconds in which a new standby hears who leads before it may.",
     )
     drain_timeout_s: float = Field(
         default=30.0, ge=0, description="Seconds to place what waits before the process stops."
@@ -161,3 +186,7 @@ class SchedulerProcessSettings(Settings):
         """What the machine gets."""
         core: _Core = self.core
         return core.to_core()
+
+    def leadership_settings(self) -> LeadershipSettings:
+        """How long to wait before this scheduler leads."""
+        return LeadershipSettings(patience_s=self.takeover_patience_s, settling_s=self.settling_s)

@@ -10,24 +10,37 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
 from typing import assert_never
 
 import structlog
 
 from hortator.scheduler.core.commands import Abort, Attach, Command, DeclareLost, Dispatch, Probe, Reject
-from hortator.scheduler.core.events import AdmissionStopped, Event, PolicyChanged, TimerFired, WorkerDraining
+from hortator.scheduler.core.events import (
+    AdmissionStopped,
+    Event,
+    LeaderChanged,
+    PolicyChanged,
+    TimerFired,
+    WorkerDraining,
+)
+from hortator.scheduler.core.leadership import Lead, Leadership, StepDown
 from hortator.scheduler.core.model import AbortReason, Batch
 from hortator.scheduler.core.snapshot import SchedulerSnapshot
 from hortator.scheduler.driver import Driver, Tally
-from hortator.scheduler.errors import CloseReason
+from hortator.scheduler.errors import CloseReason, NotLeaderError
 from hortator.scheduler.metrics import SchedulerMetrics
 from hortator.scheduler.registry import (
     AttachNotice,
     DrainOrder,
     GatewayRegistry,
+    GatewayStream,
+    Heartbeat,
     PlacementNotice,
+    Resignation,
     WorkerRegistry,
+    WorkerStream,
     event_loop_call_later,
 )
 
@@ -46,20 +59,24 @@ class Shell:
         self,
         driver: Driver,
         *,
-        epoch: int,
+        leadership: Leadership,
         metrics: SchedulerMetrics,
+        leader_heartbeat_s: float = 0.5,
         worker_grace_s: float = 1.0,
         gateway_grace_s: float = 1.0,
         outbox_limit: int = 100_000,
     ) -> None:
         """Must be called in a running loop. `start` begins the regular refresh of the gauges."""
         self._driver = driver
-        self._epoch = epoch
+        self._leadership = leadership
+        self._leader_heartbeat_s = leader_heartbeat_s
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
         self._refresh_timer: asyncio.TimerHandle | None = None
+        self._look_timer: asyncio.TimerHandle | None = None
+        self._heartbeat_timer: asyncio.TimerHandle | None = None
         self._refreshed_at = self._now
         self._is_closed = False
         self._log = structlog.get_logger("hortator.scheduler.shell")
@@ -73,8 +90,13 @@ class Shell:
 
     @property
     def epoch(self) -> int:
-        """The leadership epoch that commands carry."""
-        return self._epoch
+        """The leadership epoch that commands carry; 0: a standby."""
+        return self._leadership.epoch
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this scheduler places."""
+        return self._leadership.is_leader
 
     @property
     def policy(self) -> str:
@@ -120,8 +142,9 @@ class Shell:
         return self._driver.snapshot(self.now())
 
     def start(self) -> None:
-        """Begin to refresh the gauges."""
+        """Begin to refresh the gauges, and to say that we lead if we do."""
         self._refresh()
+        self._beat()
 
     def is_alive(self, *, within_s: float = 10.0) -> bool:
         """Whether the loop has run lately. May be called from other threads."""
@@ -143,7 +166,10 @@ class Shell:
 
         Raises:
             KeyError: no such worker.
+            NotLeaderError: this is a standby, or became one: it does not know what is in flight.
         """
+        if not self.is_leader:
+            raise NotLeaderError
         stream = self.workers.get(worker_id)
         if stream is None:
             raise KeyError(worker_id)
@@ -153,6 +179,8 @@ class Shell:
         ends_at = self.now() + timeout_s
         while True:
             current = self.workers.get(worker_id)
+            if not self.is_leader:
+                raise NotLeaderError
             if current is None or current.group.boot_id != stream.group.boot_id:
                 return 0
             num_in_flight = self._num_in_flight(worker_id)
@@ -176,15 +204,101 @@ class Shell:
                 return False
             await asyncio.sleep(DRAIN_POLL_S)
 
+    async def hand_over(self, *, timeout_s: float) -> bool:
+        """Lead no more, and wait until another scheduler does; False if none did in time."""
+        change = self._leadership.resign()
+        if change is None:
+            return True
+        epoch = self._leadership.newest_epoch
+        self._step_down(change)
+        for registry in (self.gateways, self.workers):
+            registry.tell_all(Resignation(epoch))
+        self._log.info("resigned", epoch=epoch)
+        ends_at = self.now() + timeout_s
+        while self._leadership.newest_epoch <= epoch:
+            if not self._leadership.num_witnesses or self.now() >= ends_at:
+                return False
+            await asyncio.sleep(DRAIN_POLL_S)
+        return True
+
     def close(self) -> None:
         """Stop the timers and end every stream. Later events are ignored."""
         self._is_closed = True
-        for timer in (self._timer, self._refresh_timer):
+        for timer in (self._timer, self._refresh_timer, self._look_timer, self._heartbeat_timer):
             if timer is not None:
                 timer.cancel()
-        self._timer = self._refresh_timer = None
+        self._timer = self._refresh_timer = self._look_timer = self._heartbeat_timer = None
         self.workers.close(CloseReason.STOPPED)
         self.gateways.close(CloseReason.STOPPED)
+
+    # -- who leads --------------------------------------------------------------------------------------
+
+    def saw_leader(self, witness: str, *, epoch: int, is_there: bool) -> None:
+        """A worker or gateway says what it knows of the leader."""
+        self._leadership.saw(witness, epoch=epoch, is_there=is_there, now=self.now())
+        self._look()
+
+    def disconnect_worker(self, stream: WorkerStream, *, has_left: bool) -> None:
+        """A worker's stream ended: the worker closed it (`has_left`) or it broke."""
+        if self.workers.get(stream.group.group_id) in {stream, None}:
+            self._leadership.lost(worker_witness(stream), self.now())
+            self._look()
+        self.workers.disconnect(stream, has_left=has_left)
+
+    def disconnect_gateway(self, stream: GatewayStream, *, has_left: bool) -> None:
+        """A gateway's stream ended: the gateway closed it (`has_left`) or it broke."""
+        if self.gateways.get(stream.gateway_id) in {stream, None}:
+            self._leadership.lost(gateway_witness(stream), self.now())
+            self._look()
+        self.gateways.disconnect(stream, has_left=has_left)
+
+    def _look(self) -> None:
+        if self._is_closed:
+            return
+        now = self.now()
+        since = self._leadership.unled_since()
+        match self._leadership.look(now, wall_ms=time.time_ns() // 1_000_000):
+            case Lead(epoch):
+                unled_s = now - since if since is not None else 0.0
+                self._log.info("leads", epoch=epoch, unled_s=round(unled_s, 3))
+                self._metrics.observe_lead(unled_s=unled_s)
+                self.handle(LeaderChanged(epoch=epoch))
+                self._beat()
+            case StepDown() as change:
+                self._step_down(change)
+            case None:
+                pass
+        self._arm_look()
+
+    def _step_down(self, change: StepDown) -> None:
+        self._log.info("is a standby", newer_epoch=change.newer_epoch)
+        self._metrics.observe_step_down()
+        for registry in (self.gateways, self.workers):
+            registry.forget_unsaid()
+        self.handle(LeaderChanged(epoch=0))
+
+    def _arm_look(self) -> None:
+        at = self._leadership.next_look_at()
+        if self._look_timer is not None:
+            self._look_timer.cancel()
+        self._look_timer = None if at is None else self._loop.call_at(at, self._on_look_due, at)
+
+    def _on_look_due(self, due_at: float) -> None:
+        self._look_timer = None
+        self._now = max(self._now, due_at)
+        self._look()
+
+    def _beat(self) -> None:
+        """Say that we lead, now and regularly, as long as we do."""
+        if self._heartbeat_timer is not None:
+            self._heartbeat_timer.cancel()
+            self._heartbeat_timer = None
+        if self.is_leader:
+            for registry in (self.gateways, self.workers):
+                registry.tell_all(Heartbeat())
+            self._heartbeat_timer = self._loop.call_later(self._leader_heartbeat_s, self._beat)
+
+    # -- commands ---------------------------------------------------------------------------------------
 
     def _carry_out(self, command: Command) -> None:
         match command:
@@ -207,6 +321,9 @@ class Shell:
                 if worker is not None:
                     worker.outbox.put(command)
             case DeclareLost():
+                worker = self.workers.get(command.group_id)
+                if worker is not None:
+                    self._leadership.lost(worker_witness(worker), self.now())
                 self.workers.declare_lost(command.group_id, command.boot_id)
             case _:
                 assert_never(command)
@@ -253,6 +370,7 @@ class Shell:
     def _refresh(self) -> None:
         self._refresh_timer = self._loop.call_later(REFRESH_INTERVAL_S, self._refresh)
         self._metrics.refresh(self.snapshot(), num_gateways=len(self.gateways))
+        self._metrics.refresh_leadership(self._leadership)
         self._refreshed_at = self._loop.time()
 
     def _num_in_flight(self, worker_id: str) -> int:
@@ -260,3 +378,13 @@ class Shell:
             if group.spec.group_id == worker_id:
                 return group.num_in_flight
         return 0
+
+
+def worker_witness(stream: WorkerStream) -> str:
+    """What the leadership calls a worker."""
+    return f"worker {stream.group.group_id}"
+
+
+def gateway_witness(stream: GatewayStream) -> str:
+    """What the leadership calls a gateway."""
+    return f"gateway {stream.gateway_id}"

@@ -327,7 +327,12 @@ class FakeScheduler(scheduling_pb2_grpc.SchedulingServiceServicer):
     async def _answer(self, context) -> None:
         await context.write(sched.ReportResponse(epoch=1, welcome=sched.Welcome(heartbeat_interval_s=0.05)))
         while True:
-            await context.write(await self._answers.get())
+            try:
+                async with asyncio.timeout(0.5):
+                    answer = await self._answers.get()
+            except TimeoutError:
+                answer = sched.ReportResponse(epoch=1)
+            await context.write(answer)
 
 
 def a_request(request_id: str, *, prompt=(1, 2, 3), max_tokens: int = 3, mode=pb.MODE_AGGREGATED, **fields):

@@ -10,6 +10,7 @@ import pytest
 from hortator.runtime.metrics import new_registry
 from hortator.scheduler.core.commands import Abort, DeclareLost, Dispatch, Probe, Reject
 from hortator.scheduler.core.events import AdmissionStopped, PolicyChanged, TimerFired, WorkerDraining
+from hortator.scheduler.core.leadership import Leadership, LeadershipSettings
 from hortator.scheduler.core.model import (
     AbortReason,
     Batch,
@@ -69,10 +70,16 @@ def machine():
     return FakeMachine()
 
 
+def leads_in(epoch):
+    return Leadership(LeadershipSettings(), tag=0, epoch=epoch)
+
+
 def a_shell(machine):
     """To be made in the test itself: fixtures run under another loop time."""
     metrics = SchedulerMetrics(new_registry(with_process=False), policy="staggered")
-    return Shell(Driver(machine, metrics=metrics, policy="staggered"), epoch=1, metrics=metrics)
+    return Shell(
+        Driver(machine, metrics=metrics, policy="staggered"), leadership=leads_in(1), metrics=metrics
+    )
 
 
 def fired(machine):
@@ -283,7 +290,9 @@ async def test_the_drain_of_the_service_has_a_timeout(machine):
 async def test_the_gauges_are_refreshed_about_once_a_second(machine):
     registry = new_registry(with_process=False)
     metrics = SchedulerMetrics(registry, policy="staggered")
-    shell = Shell(Driver(machine, metrics=metrics, policy="staggered"), epoch=1, metrics=metrics)
+    shell = Shell(
+        Driver(machine, metrics=metrics, policy="staggered"), leadership=leads_in(1), metrics=metrics
+    )
     shell.start()
     machine.shown = replace(EMPTY, waiting_tokens=77)
     await asyncio.sleep(1.5)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from hortator.runtime.leader_follower import LeaderFollower
 from hortator.runtime.transport import Plaintext
 from hortator.worker.client.report import SchedulerLink
 from hortator.worker.engine import ForwardPassEnded, ForwardPassStarted, RankLoad
@@ -17,6 +18,7 @@ async def link():
         max_backoff_s=1.0,
         on_welcome=lambda: None,
         transport=Plaintext(),
+        follower=LeaderFollower(timeout_s=2.0, on_change=lambda: None),
     )
     link._is_up = True
     return link

@@ -385,6 +385,7 @@ class Worker:
             host,
             on_welcome=lambda: startup.reached(StartupPhase.REPORTED),
             transport=transport,
+            leader_timeout_s=settings.leader_timeout_s,
         )
         if not settings.scheduler_addresses:
             startup.reached(StartupPhase.REPORTED)

@@ -24,6 +24,7 @@ from hortator.worker.report import (
     KeyedEndsReported,
     KeyedListReported,
     KeyedRequest,
+    LeaderReported,
     LoadSnapshot,
     PassReported,
     SplitReported,
@@ -247,6 +248,9 @@ def encode_report(identity: WorkerIdentity, report: WorkerReport) -> scheduling.
             message.keyed_requests.requests.extend([_encode_keyed(keyed) for keyed in requests])
         case DrainingReported():
             message.draining.SetInParent()
+        case LeaderReported(seen=seen):
+            message.leader_seen.epoch = seen.epoch
+            message.leader_seen.is_there = seen.is_there
         case _:
             assert_never(report)  # type: ignore[arg-type]
     return message

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from hortator.runtime.leader_watch import LeaderSeen
 from hortator.worker.engine import EngineInfo, ForwardPassReport, RankLoad
 from hortator.worker.gate import Manifest, RequestKey, Split
 
@@ -103,8 +104,22 @@ class Correction:
     """What was dispatched under that idempotency key until then and comes late must not run."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderReported:
+    """What is seen of the leader: another scheduler may have to lead."""
+
+    seen: LeaderSeen
+    loads: LoadSnapshot
+
+
 WorkerReport = (
-    PassReported | StatesReported | SplitReported | DrainingReported | KeyedEndsReported | KeyedListReported
+    PassReported
+    | StatesReported
+    | SplitReported
+    | DrainingReported
+    | KeyedEndsReported
+    | KeyedListReported
+    | LeaderReported
 )
 
 

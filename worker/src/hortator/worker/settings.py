@@ -12,6 +12,7 @@ from pydantic import Field, JsonValue
 from pydantic_settings import SettingsConfigDict
 
 from hortator.runtime.certificates import TlsSettings
+from hortator.runtime.leader_follower import DEFAULT_TIMEOUT_S
 from hortator.runtime.logs import LogFormat
 from hortator.runtime.settings import Settings, SettingsError
 from hortator.worker.gate import GateLimits
@@ -67,6 +68,12 @@ class WorkerSettings(Settings):
         default=1.0,
         gt=0,
         description="How often the names among the schedulers' addresses are looked up again, in seconds.",
+    )
+    leader_timeout_s: float = Field(
+        default=DEFAULT_TIMEOUT_S,
+        gt=0,
+        le=60,
+        description="Seconds of silence after which the leader of the schedulers counts as away.",
     )
 
     pod_name: str = Field(

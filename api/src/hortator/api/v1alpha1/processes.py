@@ -63,7 +63,7 @@ class SchedulerSpec(Model):
     tenants: Annotated[tuple[TenantSpec, ...], Field(strict=False, max_length=256), ListMap("name")] = ()
     """Tenants that are not like the others; requests say whose they are."""
     replicas: Annotated[int, Field(ge=1, le=16)] = 1
-    """Scheduler processes. Above 1: standbys, which this version does not run yet: one runs all the same."""
+    """Scheduler processes: one leads, the others stand by with the loads that they need to take its place."""
     image: ImageName | None = None
     """Absent: the operator's own."""
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)

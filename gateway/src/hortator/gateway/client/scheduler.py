@@ -1,37 +1,34 @@
-"""The one stream to the scheduler: outcomes up, placements down, and up again after every break.
+"""What is said to the scheduler that leads, and heard from it; the streams are `scheduler_link`'s.
 
 Theory of operation:
 
-- Whatever is to be said is put into one list; a single writer takes all there is and sends it as one
-  PlaceRequest. Under load messages grow by themselves; idle, an event leaves in the same loop turn.
-- Schedulers are tried in the order of their addresses, again and again; each round, a longer pause.
-- Names among the addresses are looked up all the time (`Endpoints`). A scheduler whose address is no longer
-  among them while another's is has gone, or will: its stream is left for the other one's, also when nothing
-  has told us that it is broken.
-- A scheduler that is new to us knows nothing. After the hello the owner is asked (`scheduler_connected`) to
-  announce again what wants a placement, so announcements are not kept while nobody is there. Everything else
-  is kept and sent again: a scheduler ignores what it knows already.
-- Commands carry the leadership epoch. Those of an epoch older than the newest seen are ignored.
+- There is a stream to every scheduler, so that the one that leads next is known already. Which one leads is
+  `LeaderFollower`'s to say: the one that spoke in the highest epoch. Only that one is obeyed.
+- Whatever is to be said is put into one list; the writer of the leader's stream takes all there is and sends
+  it as one PlaceRequest. Under load messages grow by themselves; idle, an event leaves in the same loop turn.
+- Names among the addresses are looked up all the time (`Endpoints`).
+- A leader that is new to us knows nothing. The owner is asked (`scheduler_connected`) to announce again what
+  wants a placement, so announcements are not kept while nobody is there. Everything else is kept and sent
+  again: a scheduler ignores what it knows already.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from typing import Protocol
 
-import grpc
-import grpc.aio
 import structlog
 
 from hortator.gateway import codec
+from hortator.gateway.client.scheduler_link import SchedulerLink
 from hortator.gateway.placement import NO_CLAIM, Claim, Placement, Rejection, Retraction
-from hortator.rpc.scheduling.v1 import scheduling_pb2, scheduling_pb2_grpc
+from hortator.rpc.scheduling.v1 import scheduling_pb2
 from hortator.runtime.endpoints import Endpoints
+from hortator.runtime.leader_follower import DEFAULT_TIMEOUT_S, LeaderFollower
+from hortator.runtime.leader_watch import LeaderSeen
 from hortator.runtime.transport import Plaintext, Transport
 
-CONNECT_TIMEOUT_S = 3.0
 MIN_BACKOFF_S = 0.05
 MAX_BACKOFF_S = 1.0
 MAX_LAZY_S = 0.01
@@ -39,14 +36,12 @@ MAX_LAZY_S = 0.01
 MAX_EVENTS_PER_MESSAGE = 256
 MAX_KEPT_EVENTS = 100_000
 
-_Call = grpc.aio.StreamStreamCall[scheduling_pb2.PlaceRequest, scheduling_pb2.PlaceResponse]
-
 
 class SchedulerEvents(Protocol):
     """Who wants to know what the scheduler says. Called in the event loop; must not block."""
 
     def scheduler_connected(self) -> None:
-        """A stream is up: announce again what waits."""
+        """A leader is there that knows nothing of us: announce again what waits."""
         ...
 
     def placed(self, placement: Placement) -> None:
@@ -66,16 +61,8 @@ class SchedulerEvents(Protocol):
         ...
 
 
-class _StreamEndedError(Exception):
-    """The scheduler closed the stream in good order."""
-
-
-class _MovedError(Exception):
-    """The scheduler's address is another one now."""
-
-
 class SchedulerClient:
-    """Keeps a Place stream to one of the schedulers. `run` does the work; the rest only takes notes."""
+    """Keeps a Place stream to each scheduler. `run` does the work; the rest only takes notes."""
 
     def __init__(
         self,
@@ -84,77 +71,102 @@ class SchedulerClient:
         gateway_id: str,
         events: SchedulerEvents,
         transport: Transport | None = None,
+        leader_timeout_s: float = DEFAULT_TIMEOUT_S,
         min_backoff_s: float = MIN_BACKOFF_S,
         max_backoff_s: float = MAX_BACKOFF_S,
     ) -> None:
-        """Nothing happens before `run`.
+        """Nothing happens before `run`. Must be called in a running loop.
 
         Args:
             endpoints: of every scheduler.
             gateway_id: unique per process.
-            events: told what the scheduler says.
+            events: told what the leader says.
             transport: how to connect; in the clear by default.
-            min_backoff_s: pause after the first round of failures.
+            leader_timeout_s: a leader that has been silent for so long is away.
+            min_backoff_s: shortest pause before a stream that ended is opened again.
             max_backoff_s: longest pause.
         """
         self._endpoints = endpoints
-        self._moved = asyncio.Event()
         self._transport = transport or Plaintext()
         self._gateway_id = gateway_id
         self._events = events
         self._min_backoff_s = min_backoff_s
         self._max_backoff_s = max_backoff_s
+        self._links: dict[str, SchedulerLink] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._follower = LeaderFollower(timeout_s=leader_timeout_s, on_change=self._leader_changed)
+        self._followed: tuple[str | None, int] = (None, 0)
         self._pending: list[scheduling_pb2.GatewayEvent] = []
-        self._wake = asyncio.Event()
         self._lazy_timer: asyncio.TimerHandle | None = None
         self._log = structlog.get_logger("hortator.gateway.client.scheduler")
-        self._heard = False
         self._task: asyncio.Task[object] | None = None
         self._is_closing = False
-        self.is_connected = False
-        """A stream is up."""
         self.disconnected_at: float | None = None
-        """Loop time since when there has been no stream; None while there is one, or before `run`."""
-        self.epoch = 0
-        """Newest leadership epoch seen."""
+        """Loop time since when there has been no leader; None while there is one, or before `run`."""
         self.num_connects = 0
+        """Leaders found, the same one again included."""
+
+    @property
+    def is_connected(self) -> bool:
+        """A leader is there."""
+        return self._follower.leader is not None
+
+    @property
+    def epoch(self) -> int:
+        """Newest leadership epoch heard of."""
+        return self._follower.epoch
+
+    @property
+    def seen(self) -> LeaderSeen:
+        """What is seen of the leader."""
+        return self._follower.seen
 
     async def run(self) -> None:
-        """Keep a stream up until `close`."""
+        """Keep the streams up until `close`."""
         self._task = asyncio.current_task()
         self.disconnected_at = asyncio.get_running_loop().time()
-        self._endpoints.on_change(self._moved.set)
-        looking = asyncio.ensure_future(self._endpoints.run())
         try:
-            await self._keep_connected()
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                self._endpoints.on_change(self._dial_all)
+                self._dial_all()
+                tasks.create_task(self._endpoints.run())
+                await asyncio.Event().wait()
         finally:
-            looking.cancel()
-            await asyncio.gather(looking, return_exceptions=True)
-
-    async def _keep_connected(self) -> None:
-        backoff_s = self._min_backoff_s
-        while True:
-            self._moved.clear()
-            addresses = self._endpoints.current
-            for address in addresses:
-                self._heard = False
-                await self._session(address)
-                if self._is_closing:
-                    return
-                if self._heard:
-                    backoff_s = self._min_backoff_s
-                if self._endpoints.current != addresses:
-                    break
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(backoff_s):
-                    await self._moved.wait()
-            backoff_s = min(backoff_s * 2, self._max_backoff_s)
+            self._tasks = None
+            self._follower.close()
 
     def close(self) -> None:
-        """End `run`: cancelling it alone is not enough, a TaskGroup that just failed swallows that."""
+        """End `run`."""
         self._is_closing = True
+        for link in self._links.values():
+            link.close()
         if self._task is not None:
             self._task.cancel()
+
+    def _dial_all(self) -> None:
+        """One link to each address that there is now."""
+        current = self._endpoints.current
+        for address, link in self._links.items():
+            if address not in current:
+                link.retire()
+        for address in current:
+            known = self._links.get(address)
+            if (known is None or not known.recall()) and self._tasks is not None and not self._is_closing:
+                link = self._links[address] = SchedulerLink(
+                    address,
+                    self,
+                    gateway_id=self._gateway_id,
+                    transport=self._transport,
+                    min_backoff_s=self._min_backoff_s,
+                    max_backoff_s=self._max_backoff_s,
+                )
+                self._tasks.create_task(self._keep(link))
+
+    async def _keep(self, link: SchedulerLink) -> None:
+        await link.run()
+        if self._links.get(link.address) is link:
+            del self._links[link.address]
 
     # --- what is to be said ---------------------------------------------------------------------------
 
@@ -263,95 +275,43 @@ class SchedulerClient:
             del pending[: MAX_KEPT_EVENTS // 10]  # the oldest matter least to a scheduler that is not there
         pending.append(event)
         if is_urgent:
-            self._wake.set()
+            self._wake()
         elif self._lazy_timer is None:
             self._lazy_timer = asyncio.get_running_loop().call_later(MAX_LAZY_S, self._say_lazy)
 
     def _say_lazy(self) -> None:
         self._lazy_timer = None
-        self._wake.set()
+        self._wake()
 
-    # --- the stream -----------------------------------------------------------------------------------
+    def _wake(self) -> None:
+        link = self._links.get(self._follower.leader or "")
+        if link is not None:
+            link.wake()
 
-    async def _session(self, address: str) -> None:
-        """One stream, from connecting to its end. Errors end it and are logged."""
-        # A channel of its own for every try, sharing nothing: gRPC's own backoff must not outlive it.
-        async with self._transport.open_channel(
-            address, "scheduler", options=(("grpc.use_local_subchannel_pool", 1),)
-        ) as channel:
-            call = scheduling_pb2_grpc.SchedulingServiceStub(channel).Place()
-            try:
-                await self._say_hello(call, address)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError, _MovedError) as error:
-                self._log.debug("no scheduler", address=address, error=_brief(error))
-                return
-            self._connected(address)
-            try:
-                why = await self._serve(call, address)
-            except Exception as error:  # noqa: BLE001  # one bad message must not end all streams
-                self._log.exception("scheduler stream failed", address=address)
-                why = _brief(error)
-            call.cancel()
-            self._disconnected(address, why)
+    # --- the streams ----------------------------------------------------------------------------------
 
-    async def _say_hello(self, call: _Call, address: str) -> None:
-        """The first message, unless the address moves or the time passes before it can be sent."""
-        hello = scheduling_pb2.GatewayHello(gateway_id=self._gateway_id)
-        request = scheduling_pb2.PlaceRequest(events=[scheduling_pb2.GatewayEvent(hello=hello)])
-        saying = asyncio.ensure_future(_write(call, request))
-        moving = asyncio.ensure_future(self._until_moved(address))
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await asyncio.wait({saying, moving}, return_when=asyncio.FIRST_COMPLETED)
-            await (saying if saying.done() else moving)
-        finally:
-            saying.cancel()
-            moving.cancel()
-            await asyncio.gather(saying, moving, return_exceptions=True)
+    def take(self, address: str) -> list[scheduling_pb2.GatewayEvent]:
+        """What the scheduler there is to be told now; nothing unless it leads."""
+        if address != self._follower.leader:
+            return []
+        events = self._pending[:MAX_EVENTS_PER_MESSAGE]
+        del self._pending[: len(events)]
+        if len(events) == MAX_EVENTS_PER_MESSAGE:
+            self._wake()  # there may be more that is urgent
+        return events
 
-    async def _serve(self, call: _Call, address: str) -> str:
-        """Read and write until either ends; returns why."""
-        why = ""
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._write(call))
-                group.create_task(self._read(call))
-                group.create_task(self._until_moved(address))
-        except* (grpc.aio.AioRpcError, asyncio.InvalidStateError, _StreamEndedError, _MovedError) as errors:
-            why = _brief(errors.exceptions[0])
-        return why
+    def put_back(self, events: Sequence[scheduling_pb2.GatewayEvent]) -> None:
+        """These were taken and not sent."""
+        self._pending[:0] = _kept(events)
 
-    async def _write(self, call: _Call) -> None:
-        self._wake.set()  # what was said while there was no stream
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            events = self._pending[:MAX_EVENTS_PER_MESSAGE]
-            if events:
-                await call.write(scheduling_pb2.PlaceRequest(events=events))
-                del self._pending[: len(events)]
-            if len(events) == MAX_EVENTS_PER_MESSAGE:
-                self._wake.set()  # there may be more that is urgent
-
-    async def _read(self, call: _Call) -> None:
-        async for response in call:
-            self._heard = True
-            self._dispatch(response)
-        raise _StreamEndedError("the scheduler closed the stream")
-
-    async def _until_moved(self, address: str) -> None:
-        while not self._endpoints.has_moved(address):
-            self._moved.clear()
-            await self._moved.wait()
-        raise _MovedError(f"{address} is not among the schedulers' addresses any more")
-
-    def _dispatch(self, response: scheduling_pb2.PlaceResponse) -> None:
+    def heard(self, address: str, response: scheduling_pb2.PlaceResponse) -> None:
+        """A scheduler said something; it is obeyed if it leads."""
         epoch = response.epoch
-        if epoch < self.epoch:
-            self._events.placement_was_stale()
-            self._log.warning("ignored commands of an older epoch", epoch=epoch, newest_epoch=self.epoch)
+        if not self._follower.spoke(address, epoch):
+            if epoch:
+                self._events.placement_was_stale()
+                self._log.warning("ignored a former leader", epoch=epoch, newest_epoch=self.epoch)
             return
-        self.epoch = epoch
         for rejection in response.rejections:
             self._events.rejected(codec.rejection(rejection))
         for retraction in response.retractions:
@@ -360,29 +320,36 @@ class SchedulerClient:
             placement = codec.placement(message, epoch)
             if placement is not None:
                 self._events.placed(placement)
+        if response.resigned:
+            self._follower.lost(address)
 
-    def _connected(self, address: str) -> None:
-        self._log.info("connected to scheduler", address=address)
-        self.is_connected = True
+    def lost(self, address: str) -> None:
+        """A scheduler's stream is over."""
+        self._follower.lost(address)
+
+    def _leader_changed(self) -> None:
+        """Tell every scheduler what is seen; a leader that is new is told everything."""
+        leader, epoch = self._follower.leader, self._follower.epoch
+        for link in self._links.values():
+            link.wake()
+        if (leader, epoch) == self._followed:
+            return
+        self._followed = (leader, epoch)
+        self._pending = _kept(self._pending)
+        if leader is None:
+            self._log.warning("lost the leader", epoch=epoch)
+            if self.disconnected_at is None:
+                self.disconnected_at = asyncio.get_running_loop().time()
+            return
+        self._log.info("follows a leader", address=leader, epoch=epoch)
         self.disconnected_at = None
         self.num_connects += 1
         self._events.scheduler_connected()
-
-    def _disconnected(self, address: str, error: str) -> None:
-        self._log.warning("lost the scheduler", address=address, error=error)
-        self.is_connected = False
-        self.disconnected_at = asyncio.get_running_loop().time()
-        self._pending = [event for event in self._pending if event.WhichOneof("event") not in _SAID_AGAIN]
 
 
 _SAID_AGAIN = frozenset({"announcement", "prefill_finished"})
 
 
-async def _write(call: _Call, request: scheduling_pb2.PlaceRequest) -> None:
-    await call.write(request)
-
-
-def _brief(error: BaseException) -> str:
-    if isinstance(error, grpc.aio.AioRpcError):
-        return f"{error.code().name}: {error.details()}"
-    return f"{type(error).__name__}: {error}"
+def _kept(events: Sequence[scheduling_pb2.GatewayEvent]) -> list[scheduling_pb2.GatewayEvent]:
+    """What is not said again to a leader that is new."""
+    return [event for event in events if event.WhichOneof("event") not in _SAID_AGAIN]

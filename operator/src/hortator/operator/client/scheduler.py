@@ -1,4 +1,4 @@
-"""Client of a service's scheduler: what is in flight on each worker, and taking a worker out of service.
+"""Client of a service's schedulers: what is in flight on each worker, and taking a worker out of service.
 
 A scheduler that is not there yet, or not any more, is no error: nothing is known then. One that does not
 answer makes a single look at its service wait: from then on it is asked in the background, now and then, and
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -28,6 +30,19 @@ MAX_SILENT = 1024
 DRAINING = "draining"
 
 
+_NOT_HERE = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION})
+"""A worker that left has nothing in flight; a standby leaves it to the leader."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _View:
+    """What one scheduler says."""
+
+    epoch: int
+    """0: a standby, which knows of no request."""
+    workers: dict[str, WorkerLoad]
+
+
 class SchedulerAdmin:
     """AdminService of many schedulers. Close it."""
 
@@ -39,12 +54,18 @@ class SchedulerAdmin:
         """By scheduler and generation of our certificate."""
         self._silent: OrderedDict[SchedulerAt, float] = OrderedDict()
         """Who did not answer, and when to ask again."""
-        self._retries: dict[SchedulerAt, asyncio.Task[dict[str, WorkerLoad] | None]] = {}
+        self._retries: dict[SchedulerAt, asyncio.Task[_View | None]] = {}
         self._drains: dict[tuple[SchedulerAt, str], asyncio.Task[None]] = {}
         self._log = structlog.get_logger("hortator.operator.client.scheduler")
 
-    async def workers(self, scheduler: SchedulerAt) -> dict[str, WorkerLoad] | None:
-        """All workers by their ids; None when the scheduler does not answer in time."""
+    async def workers(self, schedulers: Sequence[SchedulerAt]) -> dict[str, WorkerLoad] | None:
+        """All workers by their ids, as the leader sees them; None: no leader answers in time."""
+        answers = await asyncio.gather(*map(self._view, schedulers))
+        leading = [view for view in answers if view is not None and view.epoch]
+        newest = max(leading, key=lambda view: view.epoch, default=None)
+        return None if newest is None else newest.workers
+
+    async def _view(self, scheduler: SchedulerAt) -> _View | None:
         retry_at = self._silent.get(scheduler)
         if retry_at is None:
             return await self._ask(scheduler)
@@ -76,7 +97,7 @@ class SchedulerAdmin:
             _, channel = self._channels.popitem()
             await channel.close()
 
-    async def _ask(self, scheduler: SchedulerAt) -> dict[str, WorkerLoad] | None:
+    async def _ask(self, scheduler: SchedulerAt) -> _View | None:
         try:
             response = await rpc.AdminServiceStub(await self._channel(scheduler)).Snapshot(
                 pb.SnapshotRequest(), timeout=self._call_timeout_s
@@ -85,7 +106,8 @@ class SchedulerAdmin:
             self._leave_alone(scheduler, error)
             return None
         self._silent.pop(scheduler, None)
-        return {
+        snapshot = response.snapshot
+        workers = {
             group.worker_id: WorkerLoad(
                 worker_id=group.worker_id,
                 boot_id=group.boot_id,
@@ -94,8 +116,9 @@ class SchedulerAdmin:
                 num_ranks=len(group.ranks),
                 is_draining=group.state == DRAINING,
             )
-            for group in response.snapshot.groups
+            for group in snapshot.groups
         }
+        return _View(epoch=snapshot.epoch, workers=workers)
 
     async def _drain(self, scheduler: SchedulerAt, worker_id: str, timeout_s: float) -> None:
         try:
@@ -103,7 +126,7 @@ class SchedulerAdmin:
             request = pb.DrainRequest(worker_id=worker_id, timeout_s=timeout_s)
             await stub.Drain(request, timeout=timeout_s + self._call_timeout_s)
         except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.NOT_FOUND:  # a worker that left has nothing in flight
+            if error.code() not in _NOT_HERE:
                 self._leave_alone(scheduler, error)
 
     async def _channel(self, scheduler: SchedulerAt) -> grpc.aio.Channel:

@@ -1,7 +1,8 @@
-"""The scheduler: one process and the headless Service that workers and gateways dial.
+"""The schedulers, one of which leads, and the headless Service that workers and gateways dial.
 
-Until there are standbys one replica runs, whatever the LLMService asks for, and the old one goes before the
-new one comes: two schedulers would both place. Requests outlive the gap, the gateways hold them.
+Each begins as a standby; workers and gateways say when they are without a leader (decision 0023), so how many
+there are at a time does not matter. An update adds a new one before an old one goes, which hands over if it
+led: also where one is asked for, nothing waits for a pod to start.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ from hortator.operator.options import Options
 
 PREFIX = "HORTATOR_SCHEDULER_"
 COMMAND = ("python", "-m", "hortator.scheduler")
-REPLICAS = 1
 DRAIN_TIMEOUT_S = 5.0
-"""What waits goes back to the gateways, which announce it again: there is nothing to finish here."""
+"""To hand over; what waits is announced again to the one that leads next."""
 STARTUP_TIMEOUT_S = 120.0
 
 
@@ -30,6 +30,7 @@ def deployment(service: LLMService, *, owner: Owner, options: Options) -> Obj:
     secured = security.certificate(service, "scheduler")
     values = {
         "port": names.PORT_SCHEDULER,
+        "standby": True,
         "drain_timeout_s": DRAIN_TIMEOUT_S,
         "log_level": options.log_level,
         "core": processes.scheduler_core(service),
@@ -59,12 +60,22 @@ def deployment(service: LLMService, *, owner: Owner, options: Options) -> Obj:
     )
     if options.node_selector:
         pod["nodeSelector"] = dict(options.node_selector)
+    selector = names.component_selector(owner.name, names.COMPONENT_SCHEDULER)
+    if spec.replicas > 1:
+        pod["topologySpreadConstraints"] = [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": selector},
+            }
+        ]
     obj = child("apps/v1", "Deployment", name, owner=owner, labels=labels)
     obj["spec"] = {
-        "replicas": REPLICAS,
+        "replicas": spec.replicas,
         "revisionHistoryLimit": 1,
-        "strategy": {"type": "Recreate"},
-        "selector": {"matchLabels": names.component_selector(owner.name, names.COMPONENT_SCHEDULER)},
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+        "selector": {"matchLabels": selector},
         "template": pods.template(labels, pod),
     }
     return obj

@@ -71,7 +71,7 @@ def verdicts(
         _of("ModelReady", model, Reason.MODEL_READY),
         _scheduled(situation, reports),
         _of("WorkersReady", workers, Reason.ALL_GROUPS_READY),
-        _of("SchedulerReady", serving, Reason.SCHEDULER_READY, message=_standbys(situation)),
+        _of("SchedulerReady", serving, Reason.SCHEDULER_READY),
         _available(situation, reports, serving, beside),
         _progressing(situation, reports, beside),
         _degraded(reports),
@@ -174,13 +174,6 @@ def _serving_processes(situation: Situation) -> Finding | None:
             message = f"Deployment {deployment} has {facts.ready} of {facts.desired} pods ready"
             found.append(evidence.worst(pods) or Finding(reason=reason, message=message))
     return evidence.worst(found)
-
-
-def _standbys(situation: Situation) -> str:
-    wanted = situation.spec.scheduler.replicas
-    if wanted == 1:
-        return ""
-    return f"1 scheduler runs, spec.scheduler.replicas is {wanted}: standbys are to come"
 
 
 def _available(

@@ -196,7 +196,11 @@ class KeyedRequestsEnded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaderChanged:
-    """This scheduler now leads under a new epoch; dispatch sequences start again."""
+    """This scheduler leads in a new epoch, or (0) leads no more.
+
+    Its requests are another leader's now, and are told again when it is ours: they are forgotten without a
+    word. Dispatch sequences start again.
+    """
 
     epoch: int
 

@@ -418,6 +418,8 @@ class SchedulerMachine:
     def _lead(self, event: LeaderChanged, now: float) -> None:
         self.epoch = event.epoch
         self._left.clear()
+        for request in list(self.requests.values()):
+            self._forget(request)
         self._settled_at = now + self.settings.settle_s  # workers tell again what runs under which key
         for group in self.fleet.groups.values():
             group.forget_dispatches()

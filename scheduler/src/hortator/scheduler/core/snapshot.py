@@ -63,5 +63,6 @@ def snapshot_group(group: GroupState, now: float) -> GroupSnapshot:
             batch_size=tuple(group.batch_size),
             kv_blocks_used=tuple(group.kv_used),
         ),
-        num_in_flight=len(group.in_flight),
+        # What an earlier leader placed is known by its load alone.
+        num_in_flight=max(len(group.in_flight), sum(group.batch_size)),
     )

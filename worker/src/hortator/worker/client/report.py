@@ -9,6 +9,8 @@
   and nothing happened to the prefix cache.
 - Names are looked up all the time (`Endpoints`): a new address gets a link of its own, and one that is no
   longer among the addresses keeps its stream as long as that works, and is not dialled again.
+- Every scheduler is told what is seen of the leader (`LeaderFollower`). Only the leader is obeyed: whatever
+  another one still has to say about requests may be about those of the leader.
 - `leave` ends the streams in order, so that schedulers know at once that this worker is gone on purpose.
 - When nothing was sent for the heartbeat interval (from the scheduler's welcome) the states are.
 """
@@ -28,12 +30,14 @@ import structlog
 
 from hortator.rpc.scheduling.v1 import scheduling_pb2, scheduling_pb2_grpc
 from hortator.runtime.endpoints import Endpoints
+from hortator.runtime.leader_follower import DEFAULT_TIMEOUT_S, LeaderFollower
 from hortator.runtime.transport import Plaintext, Transport
 from hortator.worker.client.cancellation import PeerCancelledError, peer_cancellation_as_error
 from hortator.worker.codec import decode_correction, decode_manifest, encode_hello, encode_report
 from hortator.worker.engine import ForwardPassEnded, ForwardPassStarted
 from hortator.worker.report import (
     DrainingReported,
+    LeaderReported,
     PassReported,
     ScheduledWorker,
     StatesReported,
@@ -64,9 +68,11 @@ class SchedulerLink:
         max_backoff_s: float,
         on_welcome: Callable[[], None],
         transport: Transport,
+        follower: LeaderFollower,
     ) -> None:
         self.address = address
         self._on_welcome = on_welcome
+        self._follower = follower
         self._is_retired = False
         self._worker = worker
         self._transport = transport
@@ -161,6 +167,7 @@ class SchedulerLink:
             self._is_up = False
             self._backlog.clear()
             call.cancel()
+            self._follower.lost(self.address)
         return reason
 
     async def _say_hello(self, call: _Call) -> None:
@@ -177,6 +184,7 @@ class SchedulerLink:
         self._is_up = True  # what happens from here on is not in the hello
         if worker.is_draining:
             self.offer(DrainingReported(loads=worker.load_snapshot()))
+        self.offer(LeaderReported(seen=self._follower.seen, loads=worker.load_snapshot()))
         await call.write(hello)
 
     async def _send(self, call: _Call) -> None:
@@ -209,8 +217,12 @@ class SchedulerLink:
 
     def _handle(self, message: scheduling_pb2.ReportResponse) -> None:
         worker = self._worker
-        worker.on_epoch(message.epoch)
+        is_obeyed = self._follower.spoke(self.address, message.epoch)
         match message.WhichOneof("event"):
+            case "manifest" | "correction" | "drain" if not is_obeyed:
+                self._log.info("ignored a former leader", scheduler=self.address, epoch=message.epoch)
+            case "resigned":
+                self._follower.lost(self.address)
             case "manifest":
                 worker.on_manifest(decode_manifest(message.epoch, message.manifest))
             case "correction":
@@ -261,8 +273,9 @@ class SchedulerLinks:
         max_backoff_s: float = 1.0,
         on_welcome: Callable[[], None] = lambda: None,
         transport: Transport | None = None,
+        leader_timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> None:
-        """Nothing is dialled before `run`.
+        """Nothing is dialled before `run`. Must be called in a running loop.
 
         Args:
             endpoints: of every scheduler, leader and standbys.
@@ -271,8 +284,10 @@ class SchedulerLinks:
             max_backoff_s: longest pause.
             on_welcome: called whenever a scheduler has taken the hello.
             transport: how to connect; in the clear by default.
+            leader_timeout_s: a leader that has been silent for so long is away.
         """
         self._transport = transport or Plaintext()
+        self._follower = LeaderFollower(timeout_s=leader_timeout_s, on_change=self._leader_changed)
         self._endpoints = endpoints
         self._worker = worker
         self._min_backoff_s = min_backoff_s
@@ -297,6 +312,16 @@ class SchedulerLinks:
         for link in self._links.values():
             link.offer(report)
 
+    def _leader_changed(self) -> None:
+        """Tell everybody; a new leader places nothing here before it has our loads."""
+        seen, worker = self._follower.seen, self._worker
+        if seen.is_there:
+            worker.on_epoch(seen.epoch)
+        loads = worker.load_snapshot()
+        self.offer(LeaderReported(seen=seen, loads=loads))
+        if seen.is_there:
+            self.offer(StatesReported(loads=loads))
+
     def leave(self) -> None:
         """End all streams in order; `run` returns once the schedulers have taken note."""
         if self._looking is not None:
@@ -306,11 +331,14 @@ class SchedulerLinks:
 
     async def run(self) -> None:
         """Keep all streams open until cancelled or told to leave."""
-        async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
-            self._endpoints.on_change(self._follow)
-            self._follow()
-            self._looking = tasks.create_task(self._endpoints.run())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                self._endpoints.on_change(self._follow)
+                self._follow()
+                self._looking = tasks.create_task(self._endpoints.run())
+        finally:
+            self._follower.close()
 
     def _follow(self) -> None:
         """One link to each address that there is now."""
@@ -333,6 +361,7 @@ class SchedulerLinks:
             max_backoff_s=self._max_backoff_s,
             on_welcome=self._on_welcome,
             transport=self._transport,
+            follower=self._follower,
         )
         self._links[address] = link
         self._tasks.create_task(self._keep(link))

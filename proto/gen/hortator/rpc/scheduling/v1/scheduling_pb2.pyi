@@ -133,6 +133,7 @@ class GatewayEvent(_message.Message):
     REQUEST_FINISHED_FIELD_NUMBER: _builtins.int
     PLACEMENT_REFUSED_FIELD_NUMBER: _builtins.int
     KV_TRANSFER_FAILED_FIELD_NUMBER: _builtins.int
+    LEADER_SEEN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___GatewayHello: ...
     @_builtins.property
@@ -149,6 +150,8 @@ class GatewayEvent(_message.Message):
     def placement_refused(self) -> Global___PlacementRefused: ...
     @_builtins.property
     def kv_transfer_failed(self) -> Global___KvTransferFailed: ...
+    @_builtins.property
+    def leader_seen(self) -> Global___LeaderSeen: ...
     def __init__(
         self,
         *,
@@ -160,16 +163,43 @@ class GatewayEvent(_message.Message):
         request_finished: Global___RequestFinished | None = ...,
         placement_refused: Global___PlacementRefused | None = ...,
         kv_transfer_failed: Global___KvTransferFailed | None = ...,
+        leader_seen: Global___LeaderSeen | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["announcement", b"announcement", "cancellation", b"cancellation", "event", b"event", "first_token", b"first_token", "hello", b"hello", "kv_transfer_failed", b"kv_transfer_failed", "placement_refused", b"placement_refused", "prefill_finished", b"prefill_finished", "request_finished", b"request_finished"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["announcement", b"announcement", "cancellation", b"cancellation", "event", b"event", "first_token", b"first_token", "hello", b"hello", "kv_transfer_failed", b"kv_transfer_failed", "leader_seen", b"leader_seen", "placement_refused", b"placement_refused", "prefill_finished", b"prefill_finished", "request_finished", b"request_finished"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["announcement", b"announcement", "cancellation", b"cancellation", "event", b"event", "first_token", b"first_token", "hello", b"hello", "kv_transfer_failed", b"kv_transfer_failed", "placement_refused", b"placement_refused", "prefill_finished", b"prefill_finished", "request_finished", b"request_finished"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announcement", b"announcement", "cancellation", b"cancellation", "event", b"event", "first_token", b"first_token", "hello", b"hello", "kv_transfer_failed", b"kv_transfer_failed", "leader_seen", b"leader_seen", "placement_refused", b"placement_refused", "prefill_finished", b"prefill_finished", "request_finished", b"request_finished"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["hello", "announcement", "cancellation", "prefill_finished", "first_token", "request_finished", "placement_refused", "kv_transfer_failed"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["hello", "announcement", "cancellation", "prefill_finished", "first_token", "request_finished", "placement_refused", "kv_transfer_failed", "leader_seen"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___GatewayEvent: _TypeAlias = GatewayEvent  # noqa: Y015
+
+@_typing.final
+class LeaderSeen(_message.Message):
+    """What a gateway or worker knows of the leader: said to every scheduler after the hello and when it changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    IS_THERE_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """Newest leadership epoch heard of; 0: none."""
+    is_there: _builtins.bool
+    """The leader of that epoch is there: its stream is up, and it has spoken lately and not resigned."""
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+        is_there: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "is_there", b"is_there"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaderSeen: _TypeAlias = LeaderSeen  # noqa: Y015
 
 @_typing.final
 class GatewayHello(_message.Message):
@@ -430,14 +460,19 @@ Global___KvTransferFailed: _TypeAlias = KvTransferFailed  # noqa: Y015
 
 @_typing.final
 class PlaceResponse(_message.Message):
+    """A leader says one at once and then regularly, also when there is nothing to say."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     EPOCH_FIELD_NUMBER: _builtins.int
     PLACEMENTS_FIELD_NUMBER: _builtins.int
     REJECTIONS_FIELD_NUMBER: _builtins.int
     RETRACTIONS_FIELD_NUMBER: _builtins.int
+    RESIGNED_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
-    """Leadership epoch."""
+    """Leadership epoch; 0: from a standby."""
+    resigned: _builtins.bool
+    """The leader of this epoch stops: another one may lead."""
     @_builtins.property
     def placements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Placement]: ...
     @_builtins.property
@@ -451,10 +486,11 @@ class PlaceResponse(_message.Message):
         placements: _abc.Iterable[Global___Placement] | None = ...,
         rejections: _abc.Iterable[Global___Rejection] | None = ...,
         retractions: _abc.Iterable[Global___Retraction] | None = ...,
+        resigned: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "placements", b"placements", "rejections", b"rejections", "retractions", b"retractions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "placements", b"placements", "rejections", b"rejections", "resigned", b"resigned", "retractions", b"retractions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -588,6 +624,7 @@ class ReportRequest(_message.Message):
     RANK_STATES_FIELD_NUMBER: _builtins.int
     BATCH_SPLIT_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    LEADER_SEEN_FIELD_NUMBER: _builtins.int
     KEYED_ENDS_FIELD_NUMBER: _builtins.int
     KEYED_REQUESTS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
@@ -611,6 +648,8 @@ class ReportRequest(_message.Message):
     @_builtins.property
     def draining(self) -> Global___WorkerDraining: ...
     @_builtins.property
+    def leader_seen(self) -> Global___LeaderSeen: ...
+    @_builtins.property
     def keyed_ends(self) -> Global___KeyedRequests:
         """Under these keys nothing is here any more: an orphan ended, or a correction asked for it."""
 
@@ -632,14 +671,15 @@ class ReportRequest(_message.Message):
         rank_states: Global___RankStates | None = ...,
         batch_split: Global___BatchSplit | None = ...,
         draining: Global___WorkerDraining | None = ...,
+        leader_seen: Global___LeaderSeen | None = ...,
         keyed_ends: Global___KeyedRequests | None = ...,
         keyed_requests: Global___KeyedRequests | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch_split", b"batch_split", "draining", b"draining", "event", b"event", "forward_pass_ended", b"forward_pass_ended", "forward_pass_started", b"forward_pass_started", "hello", b"hello", "keyed_ends", b"keyed_ends", "keyed_requests", b"keyed_requests", "rank_states", b"rank_states"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch_split", b"batch_split", "draining", b"draining", "event", b"event", "forward_pass_ended", b"forward_pass_ended", "forward_pass_started", b"forward_pass_started", "hello", b"hello", "keyed_ends", b"keyed_ends", "keyed_requests", b"keyed_requests", "leader_seen", b"leader_seen", "rank_states", b"rank_states"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_split", b"batch_split", "boot_id", b"boot_id", "draining", b"draining", "epoch", b"epoch", "event", b"event", "forward_pass_ended", b"forward_pass_ended", "forward_pass_started", b"forward_pass_started", "hello", b"hello", "included_dispatch_seq", b"included_dispatch_seq", "keyed_ends", b"keyed_ends", "keyed_requests", b"keyed_requests", "rank_states", b"rank_states", "sequence", b"sequence", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_split", b"batch_split", "boot_id", b"boot_id", "draining", b"draining", "epoch", b"epoch", "event", b"event", "forward_pass_ended", b"forward_pass_ended", "forward_pass_started", b"forward_pass_started", "hello", b"hello", "included_dispatch_seq", b"included_dispatch_seq", "keyed_ends", b"keyed_ends", "keyed_requests", b"keyed_requests", "leader_seen", b"leader_seen", "rank_states", b"rank_states", "sequence", b"sequence", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["hello", "forward_pass_started", "forward_pass_ended", "rank_states", "batch_split", "draining", "keyed_ends", "keyed_requests"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["hello", "forward_pass_started", "forward_pass_ended", "rank_states", "batch_split", "draining", "leader_seen", "keyed_ends", "keyed_requests"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -929,6 +969,8 @@ Global___WorkerDraining: _TypeAlias = WorkerDraining  # noqa: Y015
 
 @_typing.final
 class ReportResponse(_message.Message):
+    """A leader says one at once and then regularly, also without an event."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     EPOCH_FIELD_NUMBER: _builtins.int
@@ -937,7 +979,9 @@ class ReportResponse(_message.Message):
     CORRECTION_FIELD_NUMBER: _builtins.int
     PROBE_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    RESIGNED_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
+    """Leadership epoch; 0: from a standby."""
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -948,6 +992,8 @@ class ReportResponse(_message.Message):
     def probe(self) -> Global___Probe: ...
     @_builtins.property
     def drain(self) -> Global___DrainWorker: ...
+    @_builtins.property
+    def resigned(self) -> Global___Resigned: ...
     def __init__(
         self,
         *,
@@ -957,16 +1003,34 @@ class ReportResponse(_message.Message):
         correction: Global___Correction | None = ...,
         probe: Global___Probe | None = ...,
         drain: Global___DrainWorker | None = ...,
+        resigned: Global___Resigned | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "drain", b"drain", "event", b"event", "manifest", b"manifest", "probe", b"probe", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "drain", b"drain", "event", b"event", "manifest", b"manifest", "probe", b"probe", "resigned", b"resigned", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "drain", b"drain", "epoch", b"epoch", "event", b"event", "manifest", b"manifest", "probe", b"probe", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "drain", b"drain", "epoch", b"epoch", "event", b"event", "manifest", b"manifest", "probe", b"probe", "resigned", b"resigned", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["welcome", "manifest", "correction", "probe", "drain"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["welcome", "manifest", "correction", "probe", "drain", "resigned"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___ReportResponse: _TypeAlias = ReportResponse  # noqa: Y015
+
+@_typing.final
+class Resigned(_message.Message):
+    """The leader of this epoch stops: another one may lead."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resigned: _TypeAlias = Resigned  # noqa: Y015
 
 @_typing.final
 class Welcome(_message.Message):
@@ -1233,6 +1297,7 @@ class Snapshot(_message.Message):
     NUM_FINISHED_FIELD_NUMBER: _builtins.int
     at_s: _builtins.float
     epoch: _builtins.int
+    """0: a standby, which knows the workers' loads and no request."""
     policy: _builtins.str
     num_waiting: _builtins.int
     waiting_tokens: _builtins.int
