@@ -77,6 +77,25 @@ def deployment(service: LLMService, *, owner: Owner, options: Options) -> Obj:
     return obj
 
 
+def budgets(service: LLMService, *, owner: Owner) -> tuple[Obj, ...]:
+    """Evictions take one scheduler at a time, where there are several.
+
+    What is left of it when one is wanted again allows that one to be evicted, as if it were not there.
+    """
+    if service.spec.scheduler.replicas == 1:
+        return ()
+    labels = names.component_labels(owner.name, names.COMPONENT_SCHEDULER)
+    obj = child(
+        "policy/v1", "PodDisruptionBudget", names.scheduler_name(owner.name), owner=owner, labels=labels
+    )
+    obj["spec"] = {
+        "maxUnavailable": 1,
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        "selector": {"matchLabels": names.component_selector(owner.name, names.COMPONENT_SCHEDULER)},
+    }
+    return (obj,)
+
+
 def headless_service(*, owner: Owner) -> Obj:
     """Resolves to every scheduler that is ready, leader or not."""
     name = names.scheduler_name(owner.name)
