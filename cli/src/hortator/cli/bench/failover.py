@@ -39,8 +39,8 @@ TARGETS = {
     "killed_s": "< 2",
     "terminated_s": "< 0.5",
     "stopped_s": "< 5",
-    "failed_requests": "0",
-    "broken_streams": "0",
+    "failed_requests": "<= 0",
+    "broken_streams": "<= 0",
 }
 MANIFEST = """
 apiVersion: serving.hortator.dev/v1alpha1
