@@ -20,6 +20,8 @@ COMMAND = ("python", "-m", "hortator.scheduler")
 DRAIN_TIMEOUT_S = 5.0
 """To hand over; what waits is announced again to the one that leads next."""
 STARTUP_TIMEOUT_S = 120.0
+MIN_READY_S = 5
+"""Workers and gateways find a new scheduler and tell it what they see: before that, it does not lead."""
 
 
 def deployment(service: LLMService, *, owner: Owner, options: Options) -> Obj:
@@ -69,6 +71,7 @@ def deployment(service: LLMService, *, owner: Owner, options: Options) -> Obj:
     obj = child("apps/v1", "Deployment", name, owner=owner, labels=labels)
     obj["spec"] = {
         "replicas": spec.replicas,
+        "minReadySeconds": MIN_READY_S,
         "revisionHistoryLimit": 1,
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
         "selector": {"matchLabels": selector},
