@@ -29,14 +29,15 @@ kind: LLMService
 metadata: {{name: {NAME}}}
 spec:
   model: {{uri: "hf://deepseek-ai/DeepSeek-V3", name: deepseek-v3}}
-  engine: {{backend: Simulated, simulated: {{preset: deepseek-h800, timeScale: 1.0}}}}
+  engine: {{backend: Simulated, simulated: {{timeScale: 1.0}}}}
   topology: Aggregated
   replicas: 2
   roles:
   - name: Aggregated
     nodes: 1
-    gpusPerNode: 8
-    parallelism: {{attentionDP: 8, expert: 8}}
+    gpusPerNode: 4
+    parallelism: {{attentionDP: 4, expert: 4}}
+    kvBlocks: 8192
   scheduler: {{replicas: 2}}
   gateway: {{replicas: 2}}
 """

@@ -653,7 +653,41 @@ class SchedulerWorld(RuleBasedStateMachine):
         for engine in self.engines.values():
             engine.has_reported = False
             engine.included_seq = engine.reported_seq = 0
+        for request in [r for r in self.live.values() if r.state in ("placed", "decoding")]:
+            self._end(self.live.pop(request.request_id))  # they go on, and the new leader never hears of them
+            for engine in self.engines.values():
+                engine.remove(request.request_id, request.attempt)
+        self.mail = deque(event for event in self.mail if event.request_id in self.live)
         self.tell(LeaderChanged(epoch=self.epoch))
+        for request in list(self.live.values()):
+            self.announce_to_new_leader(request)
+
+    def announce_to_new_leader(self, request):
+        """What gateways tell a leader that knows nothing."""
+        if request.state == "decode_waiting":
+            request.prefilled_at = self.now
+            self.tell(
+                PrefillFinished(
+                    request_id=request.request_id,
+                    attempt=request.attempt,
+                    gateway_id=request.gateway_id,
+                    num_prompt_tokens=request.prompt,
+                    max_output_tokens=32,
+                )
+            )
+            return
+        request.arrived_at = self.now
+        self.tell(
+            RequestArrived(
+                request_id=request.request_id,
+                attempt=request.attempt,
+                gateway_id=request.gateway_id,
+                num_prompt_tokens=request.prompt,
+                max_output_tokens=32,
+                latency_class=LatencyClass.CRITICAL if request.critical else LatencyClass.STANDARD,
+                deadline_at=request.deadline_at,
+            )
+        )
 
     # -- operators and time -----------------------------------------------------------------------------
 

@@ -389,6 +389,9 @@ def test_as_many_schedulers_run_as_are_asked_for_and_a_new_one_comes_before_an_o
     assert environment(spec["template"])["HORTATOR_SCHEDULER_STANDBY"] == "true"
     spread = spec["template"]["spec"].get("topologySpreadConstraints", [])
     assert [one["labelSelector"] for one in spread] == [spec["selector"]] * (replicas > 1)
+    budgets = [one["spec"] for one in by_kind(result, "PodDisruptionBudget")]
+    of_scheduler = [one for one in budgets if one["selector"] == spec["selector"]]
+    assert [one["maxUnavailable"] for one in of_scheduler] == [1] * (replicas > 1)
 
 
 def test_a_namespace_is_that_of_the_service(sample, changed, wanted):

@@ -195,6 +195,7 @@ def desired(
             accounts.account(owner),
             *([claim] if claim else []),
             scheduler.headless_service(owner=owner),
+            *scheduler.budgets(service, owner=owner),
             scheduler.deployment(service, owner=owner, options=options),
             gateway.client_service(service, owner=owner),
             gateway.deployment(service, owner=owner, options=options),

@@ -32,7 +32,8 @@ class LeaderFollower:
     def spoke(self, peer: str, epoch: int) -> bool:
         """A peer said something in an epoch (0: it does not lead); whether it is to be obeyed."""
         is_obeyed = self._watch.spoke(peer, epoch, self._loop.time())
-        self._look()
+        if not (is_obeyed and peer == self.leader and epoch == self.seen.epoch):  # said with every message
+            self._look()
         return is_obeyed
 
     def lost(self, peer: str) -> None:

@@ -260,6 +260,8 @@ class FakeScheduler(scheduling_pb2_grpc.SchedulingServiceServicer):
     """The scheduler's side of a Report stream: every message as it came; `send` answers."""
 
     def __init__(self) -> None:
+        self.epoch = 1
+        """That it says it leads in; 0: it stands by."""
         self.reports = []
         self.num_streams = 0
         self.has_left = False
@@ -325,13 +327,15 @@ class FakeScheduler(scheduling_pb2_grpc.SchedulingServiceServicer):
             answering.cancel()
 
     async def _answer(self, context) -> None:
-        await context.write(sched.ReportResponse(epoch=1, welcome=sched.Welcome(heartbeat_interval_s=0.05)))
+        await context.write(
+            sched.ReportResponse(epoch=self.epoch, welcome=sched.Welcome(heartbeat_interval_s=0.05))
+        )
         while True:
             try:
                 async with asyncio.timeout(0.5):
                     answer = await self._answers.get()
             except TimeoutError:
-                answer = sched.ReportResponse(epoch=1)
+                answer = sched.ReportResponse(epoch=self.epoch)
             await context.write(answer)
 
 

@@ -48,6 +48,17 @@ def test_a_standby_leads_once_most_witnesses_have_been_without_a_leader_for_its_
     assert change.epoch > 7
 
 
+def test_witnesses_that_have_not_looked_around_yet_count_only_among_themselves():
+    leadership = a_standby(witnesses=("a",))
+    lose(leadership, "b", "c", "d", now=0.0, epoch=0)  # workers that start together
+    assert leadership.next_look_at() is None
+    lose(leadership, "a", now=1.0)
+    assert leadership.next_look_at() == pytest.approx(1.1)
+    leadership.saw("a", epoch=7, is_there=True, now=1.05)
+    leadership.lost("a", 2.0)
+    assert leadership.next_look_at() == pytest.approx(2.1)
+
+
 def test_half_of_the_witnesses_are_not_enough():
     leadership = a_standby(witnesses=("a", "b"))
     lose(leadership, "a", now=0.0)

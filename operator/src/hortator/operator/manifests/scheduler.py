@@ -20,6 +20,8 @@ COMMAND = ("python", "-m", "hortator.scheduler")
 DRAIN_TIMEOUT_S = 5.0
 """To hand over; what waits is announced again to the one that leads next."""
 STARTUP_TIMEOUT_S = 120.0
+MIN_READY_S = 5
+"""Workers and gateways find a new scheduler and tell it what they see: before that, it does not lead."""
 
 
 def deployment(service: LLMService, *, owner: Owner, options: Options) -> Obj:
@@ -73,12 +75,32 @@ def deployment(service: LLMService, *, owner: Owner, options: Options) -> Obj:
     obj = child("apps/v1", "Deployment", name, owner=owner, labels=labels)
     obj["spec"] = {
         "replicas": spec.replicas,
+        "minReadySeconds": MIN_READY_S,
         "revisionHistoryLimit": 1,
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
         "selector": {"matchLabels": selector},
         "template": pods.template(labels, pod),
     }
     return obj
+
+
+def budgets(service: LLMService, *, owner: Owner) -> tuple[Obj, ...]:
+    """Evictions take one scheduler at a time, where there are several.
+
+    What is left of it when one is wanted again allows that one to be evicted, as if it were not there.
+    """
+    if service.spec.scheduler.replicas == 1:
+        return ()
+    labels = names.component_labels(owner.name, names.COMPONENT_SCHEDULER)
+    obj = child(
+        "policy/v1", "PodDisruptionBudget", names.scheduler_name(owner.name), owner=owner, labels=labels
+    )
+    obj["spec"] = {
+        "maxUnavailable": 1,
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        "selector": {"matchLabels": names.component_selector(owner.name, names.COMPONENT_SCHEDULER)},
+    }
+    return (obj,)
 
 
 def headless_service(*, owner: Owner) -> Obj:

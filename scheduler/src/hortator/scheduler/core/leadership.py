@@ -5,7 +5,8 @@ newest epoch that it knows and whether the leader of that epoch is there for it 
 is needed, since a leader is worth what witnesses obey. Rules:
 
 1. A standby leads once more than half of the witnesses that it sees (at least one) have had no leader for
-   `patience_s`. It takes an epoch above all that it has heard of.
+   `patience_s`. It takes an epoch above all that it has heard of. A witness that knows of no epoch is new and
+   has not looked around yet: it counts only where none knows of any.
 2. A leader that hears of a higher epoch is a standby again, at once.
 3. One that resigns is a standby, and leads no more in this process.
 4. Schedulers that alternate (each is seen by another half) must not do so for ever: every loss of the lead
@@ -81,6 +82,9 @@ class Leadership:
         self._newest = epoch
         self._witnesses: dict[str, _Sight] = {}
         self._num_unled = 0
+        self._num_informed = 0
+        """Witnesses that know of an epoch."""
+        self._num_informed_unled = 0
         self._settled_at: float | None = None
         self._unled_since: float | None = None
         """Since when most witnesses have had no leader."""
@@ -115,7 +119,7 @@ class Leadership:
         """A witness says what it knows of the leader."""
         self._forget(witness)
         self._witnesses[witness] = _Sight(epoch, is_there)
-        self._num_unled += not is_there
+        self._tally(self._witnesses[witness], 1)
         self._newest = max(self._newest, epoch)
         if self._settled_at is None:
             self._settled_at = now + self._settings.settling_s * self._own_factor
@@ -169,10 +173,21 @@ class Leadership:
     def _forget(self, witness: str) -> None:
         old = self._witnesses.pop(witness, None)
         if old is not None:
-            self._num_unled -= not old.is_led
+            self._tally(old, -1)
+
+    def _tally(self, sight: _Sight, change: int) -> None:
+        if not sight.is_led:
+            self._num_unled += change
+        if sight.epoch:
+            self._num_informed += change
+            if not sight.is_led:
+                self._num_informed_unled += change
 
     def _count(self, now: float) -> None:
-        if 2 * self._num_unled <= len(self._witnesses):
+        num_unled, num_asked = self._num_unled, len(self._witnesses)
+        if self._num_informed:
+            num_unled, num_asked = self._num_informed_unled, self._num_informed
+        if 2 * num_unled <= num_asked:
             self._unled_since = None
         elif self._unled_since is None:
             self._unled_since = now
