@@ -125,6 +125,20 @@ def test_one_line_says_how_a_world_ended(lines, why):
     assert script.why_it_ended(lines, 1) == why
 
 
+@pytest.mark.parametrize(
+    ("said", "lines", "rest"),
+    [
+        (b"one\ntwo\nthr", ["one", "two"], b"thr"),
+        (b" 10 %\r 20 %\r", ["10 %", "20 %"], b""),
+        (b"\n\n", [], b""),
+        (b"x" * 70_000, ["x" * 70_000], b""),
+        (b"\xff\n", ["\ufffd"], b""),
+    ],
+)
+def test_what_ranks_say_becomes_lines_whatever_they_say(said, lines, rest):
+    assert script.complete_lines(said) == (lines, rest)
+
+
 def a_member(**changes: object) -> Member:
     place = GroupPlace(worker_id="w", group_size=2, ordinal=1, epoch=3, pod_name="svc-a-0-1", incarnation="x")
     return dataclasses.replace(Member(place=place, boot_id="3-x-ab", shell=FIRST), **changes)

@@ -14,11 +14,13 @@ from hortator.worker.group.assembly import (
     Joined,
     LeaderDrained,
     LeaderFailed,
+    LeaderStarted,
     Leaving,
     LinkBroke,
     Refuse,
     SayComplete,
     SayHeartbeat,
+    SayStarted,
     TimePassed,
     Welcome,
 )
@@ -200,3 +202,13 @@ def test_an_engine_that_dies_breaks_the_group_with_its_reason():
         Break(links=(1, 2), message="the engine died: rank 3")
     ]
     assert assembly.handle(LeaderDrained(), 9.1) == []
+
+
+def test_members_are_told_that_the_engine_has_started():
+    assert a_complete_assembly().handle(LeaderStarted(), 30.0) == [SayStarted(links=(1, 2))]
+
+
+def test_nobody_is_told_so_of_a_group_that_is_over():
+    assembly = a_complete_assembly()
+    assembly.handle(LinkBroke(link=1, why="gone"), 20.0)
+    assert assembly.handle(LeaderStarted(), 30.0) == []

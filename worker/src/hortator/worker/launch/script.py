@@ -23,6 +23,7 @@ from hortator.worker.group.member import Shell
 
 LAUNCHER = "trtllm-llmapi-launch"
 CONNECT_TIMEOUT_S = 10
+MAX_LINE_BYTES = 1 << 16
 NOT_FOR_RANKS = ("HORTATOR_", "OMPI_", "PMIX_", "PRTE_", "SSH_")
 """Prefixes of variables that are the worker's own, or would tell MPI that it runs already."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -119,6 +120,17 @@ def session(environment: Mapping[str, str]) -> str:
         if _NAME.fullmatch(name) and not name.startswith(NOT_FOR_RANKS)
     )
     return f'{exports}exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"\n'
+
+
+def complete_lines(said: bytes) -> tuple[list[str], bytes]:
+    """Lines of what a process has said so far, and what has no end yet.
+
+    A bar of progress ends its lines by going back to their start, and one that never ends is cut.
+    """
+    *lines, rest = re.split(rb"[\r\n]+", said)
+    if len(rest) > MAX_LINE_BYTES:
+        lines, rest = [*lines, rest], b""
+    return [text for line in lines if (text := line.decode(errors="replace").strip())], rest
 
 
 _ENDED = (

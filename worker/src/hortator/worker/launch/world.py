@@ -35,7 +35,7 @@ ANSWER_TIMEOUT_S = 3.0
 END_TIMEOUT_S = 5.0
 """For a world to end by itself; then it is killed."""
 NUM_LAST_LINES = 60
-MAX_LINE_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 16
 MAX_ENVIRONMENT_BYTES = 4 << 20
 
 
@@ -156,18 +156,22 @@ class World:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            limit=MAX_LINE_BYTES,
         )
         self._output = asyncio.create_task(self._read(self._mpirun))
 
     async def _read(self, mpirun: asyncio.subprocess.Process) -> int:
         assert mpirun.stdout is not None  # noqa: S101  # a pipe
-        async for line in mpirun.stdout:
-            text = line.decode(errors="replace").rstrip()
-            if text:
-                self._lines.append(text)
-                self._log.info("ranks", line=text)
+        rest = b""
+        while chunk := await mpirun.stdout.read(CHUNK_BYTES):
+            lines, rest = script.complete_lines(rest + chunk)
+            self._note(lines)
+        self._note(script.complete_lines(rest + b"\n")[0])
         return await mpirun.wait()
+
+    def _note(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self._lines.append(line)
+            self._log.info("ranks", line=line)
 
     async def _on_hold(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._hold is not None:
