@@ -9,6 +9,10 @@ Whatever fails, the next look starts from what is there:
     refused for good             told in the conditions, tried again after `REFUSED_RETRY_S` or on news
     anything else                a defect: logged with its traceback, again later
 
+What a plan is about to write is promised before anything else may run (`inventory`), so of two services that
+look for room at the same moment the second counts what the first has taken. A write without an answer may
+have been done: its promise stands until the service is looked at again.
+
 The status is written after the actions, when it differs from what the object says, so at rest nothing is.
 """
 
@@ -38,7 +42,7 @@ from hortator.operator.inventory import Inventory
 from hortator.operator.metrics import OperatorMetrics
 from hortator.operator.objects import Obj
 from hortator.operator.observed import Meta, WorkerLoad, observe
-from hortator.operator.plan import Action, Emit, Plan, plan
+from hortator.operator.plan import Action, Apply, Emit, Plan, plan
 from hortator.operator.recorder import EventRecorder
 from hortator.operator.schedulers import Schedulers
 from hortator.operator.status.reasons import Reason
@@ -80,6 +84,7 @@ class Reconciler:
     def forget(self, key: Key) -> None:
         """The service is gone."""
         self._executor.forget(key)
+        self._inventory.promise(key, ())
         self._num_steps.pop(key, None)
         self._metrics.forget(key)
 
@@ -141,6 +146,7 @@ class Reconciler:
                 self._log.warning("the API server refuses", error=str(error))
                 refusal = error
                 break
+        self._inventory.promise(key, ())  # all of it is known by now, or refused
         status = _with_refusal(step.status, refusal) if refusal else step.status
         if status != service.get("status", {}):
             await self._executor.write_status(key, service, status)
@@ -176,15 +182,16 @@ class Reconciler:
             generation=metadata.get("generation", 1),
             status=service.get("status") or {},
         )
-        children = self._inventory.children(key)
-        address = scheduler_address(children)
+        address = scheduler_address(self._inventory.children(key))
         loads: Mapping[str, WorkerLoad] = {}
         if address is not None:
             loads = await self._schedulers.workers(address) or {}
+        # From here to the promise nothing else runs: no other look can be promised the same nodes.
+        children = self._inventory.children(key)
         observed = observe([*children, *self._inventory.surroundings(key)], meta=meta, loads=loads)
         parsed = parse(service)
         spec, wanted = carried_out(service, parsed, options=self._options, children=children)
-        return plan(
+        step = plan(
             spec,
             meta=meta,
             desired=wanted,
@@ -192,6 +199,8 @@ class Reconciler:
             observed=observed,
             now=self._now(),
         )
+        self._inventory.promise(key, (action.obj for action in step.actions if isinstance(action, Apply)))
+        return step
 
     # --- tell -----------------------------------------------------------------------------------------
 
