@@ -109,6 +109,27 @@ async def test_a_promise_whose_write_failed_is_given_back() -> None:
         assert admitted(world) == {"two-a-0"}
 
 
+async def test_a_write_without_an_answer_may_have_been_done() -> None:
+    """The group was admitted, nobody has told the operator so, and the next one looks for room."""
+    async with OperatorWorld() as world:
+        with_nodes(world, NUM_NODES)
+        num_lost = 0
+
+        def lose(verb: str, ref: Ref) -> None:
+            nonlocal num_lost
+            if verb == "apply" and ref.name == "one-a-0" and "one-a-0" in admitted(world) and not num_lost:
+                num_lost += 1
+                create(world, "two")
+                raise ApiError(504, "Timeout", "no answer")
+
+        world.cluster.after_write = lose
+        create(world, "one")
+        for _ in range(100):
+            await asyncio.sleep(0.1)
+            assert admitted(world) <= {"one-a-0"}
+        assert (num_lost, placed(world)) == (1, {"one": NUM_WANTED})
+
+
 async def test_room_that_becomes_free_is_taken_though_no_node_changes() -> None:
     """Somebody else's pod goes: no object of the service, and no node, says so."""
     async with OperatorWorld() as world:
