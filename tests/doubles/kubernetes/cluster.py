@@ -23,13 +23,15 @@ Fault = Callable[[str, Ref], ApiError | None]
 
 
 class FakeCluster:
-    """Implements `Cluster`. Every call yields to the loop once, as a call over the network does."""
+    """Implements `Cluster`. Every call yields to the loop, as a call over the network does."""
 
     def __init__(self, api: ApiServer, *, call_timeout_s: float = 15.0) -> None:
         self.api = api
         self.fault: Fault = lambda _verb, _ref: None
         self.after_write: Callable[[str, Ref], None] = lambda _verb, _ref: None
         """Called when a write has been done and before its answer: where a crash hurts."""
+        self.latency_s: Callable[[], float] = lambda: 0.0
+        """How long a call takes before it is carried out."""
         self._call_timeout_s = call_timeout_s
         self._is_running = asyncio.Event()
         self._is_running.set()
@@ -100,7 +102,7 @@ class FakeCluster:
                 await self._is_running.wait()
         except TimeoutError:
             raise UnavailableError(f"{verb} {ref}: no answer") from None
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.latency_s())
         try:
             fault = self.fault(verb, ref)
             if fault is not None:

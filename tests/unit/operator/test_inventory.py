@@ -145,3 +145,31 @@ def test_only_the_operators_managed_fields_are_kept() -> None:
     child["metadata"]["managedFields"] = [mine, theirs]
     inventory = a_filled(child)
     assert inventory.children(SVC)[0]["metadata"]["managedFields"] == [mine]
+
+
+def group_of(replicas: int, *, version: int = 1, service: str = "svc") -> Obj:
+    spec = {"replicas": replicas, "template": {"spec": pod("any", 1, gpus=8)["spec"]}}
+    return thing("StatefulSet", f"{service}-a-0", version, service=service, spec=spec)
+
+
+def wanted_around(inventory: Inventory, key: tuple[str, str]) -> list[int]:
+    """Replicas of the StatefulSets that a service sees of others."""
+    seen = inventory.surroundings(key)
+    return [obj["spec"]["replicas"] for obj in seen if obj["kind"] == "StatefulSet"]
+
+
+def test_what_is_promised_counts_for_others_until_the_promise_is_taken_back() -> None:
+    inventory = a_filled(group_of(0))
+    inventory.promise(SVC, [group_of(5), pod("some", 1, gpus=8)])
+    assert wanted_around(inventory, ("ns", "other")) == [5]
+    assert wanted_around(inventory, SVC) == []
+    inventory.promise(SVC, ())
+    assert wanted_around(inventory, ("ns", "other")) == [0]
+
+
+def test_devices_that_are_to_be_given_back_are_not_free_before_they_are() -> None:
+    inventory = a_filled(group_of(5))
+    inventory.promise(SVC, [group_of(0)])
+    assert wanted_around(inventory, ("ns", "other")) == [5]
+    inventory.put(group_of(0, version=2), told_at=1.0)
+    assert wanted_around(inventory, ("ns", "other")) == [0]

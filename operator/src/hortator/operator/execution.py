@@ -22,7 +22,6 @@ from hortator.operator.manifests.security import TLS_VOLUME
 from hortator.operator.metrics import OperatorMetrics
 from hortator.operator.objects import Obj, Ref, ref_of
 from hortator.operator.observed import read_memory
-from hortator.operator.observed.pods import is_device, pod_requests
 from hortator.operator.plan import Action, Apply, Create, Delete, PatchLabels, StartDrain
 from hortator.operator.schedulers import SchedulerAt, Schedulers
 from hortator.operator.work_queue import Key
@@ -178,14 +177,6 @@ def _identity(pod: Obj) -> Identity | None:
         service=metadata["labels"][names.LABEL_SERVICE],
         component=names.COMPONENT_SCHEDULER,
     )
-
-
-def is_admission(action: Action) -> bool:
-    """Whether a group gets pods that ask for devices: its promise of nodes, see `capacity`."""
-    if not isinstance(action, Apply) or action.obj["kind"] != "StatefulSet":
-        return False
-    spec = action.obj.get("spec") or {}
-    return bool(spec.get("replicas")) and any(map(is_device, pod_requests(spec.get("template") or {})))
 
 
 def target(action: Action) -> Ref | None:

@@ -7,6 +7,8 @@ Three sources tell of the same objects in no common order, so the rules are:
 3. A complete list removes what it does not have, unless that was told after the list was asked for. Watches
    alone would not do: whoever lists again after a gap is not told what went away in it.
 4. The answer to an own write is put in at once: the next look must not see the state before it.
+5. What a look is about to write is promised before it is: several looks run at once, and two that see the
+   same free nodes must not both give them to a group.
 
 Only what is read is kept: the managed fields of the operator alone, of nodes no images and no heartbeats, of
 other people's pods what they take from a node.
@@ -43,6 +45,8 @@ class Inventory:
         self._nodes: dict[Ref, Obj] = {}
         self._occupants: dict[Ref, Obj] = {}
         """Pods that hold devices, and StatefulSets that want some: of all services and of others."""
+        self._promised: dict[Key, dict[Ref, Obj]] = {}
+        """StatefulSets as they are about to be written, by the service whose look writes them."""
         self._gone: OrderedDict[str, None] = OrderedDict()
 
     # --- reading --------------------------------------------------------------------------------------
@@ -68,9 +72,16 @@ class Inventory:
         return list(self._children.get(key, {}).values())
 
     def surroundings(self, key: Key) -> list[Obj]:
-        """What a service shares with others: nodes, and who holds or wants devices of them."""
+        """What a service shares with others: nodes, and who holds, wants or is promised devices of them."""
         own = self._children.get(key, {})
-        return [*self._nodes.values(), *(obj for ref, obj in self._occupants.items() if ref not in own)]
+        promised = {
+            ref: obj
+            for other, objects in self._promised.items()
+            if other != key
+            for ref, obj in objects.items()
+        }
+        occupants = self._occupants | promised
+        return [*self._nodes.values(), *(obj for ref, obj in occupants.items() if ref not in own)]
 
     def num_objects(self) -> Mapping[str, int]:
         """How many objects of each kind are held."""
@@ -78,6 +89,23 @@ class Inventory:
         for ref in self._held:
             counts[ref.kind] = counts.get(ref.kind, 0) + 1
         return counts
+
+    # --- promising ------------------------------------------------------------------------------------
+
+    def promise(self, key: Key, objects: Iterable[Obj]) -> None:
+        """What a look at a service is about to write, instead of what it promised before.
+
+        Only StatefulSets that want devices count. What gives devices back is believed when it is done.
+        """
+        kept = {
+            _ref(obj): obj
+            for obj in objects
+            if obj["kind"] == "StatefulSet" and obj["spec"]["replicas"] and _holds_devices(obj)
+        }
+        if kept:
+            self._promised[key] = kept
+        else:
+            self._promised.pop(key, None)
 
     # --- learning -------------------------------------------------------------------------------------
 

@@ -9,12 +9,15 @@ Whatever fails, the next look starts from what is there:
     refused for good             told in the conditions, tried again after `REFUSED_RETRY_S` or on news
     anything else                a defect: logged with its traceback, again later
 
+What a plan is about to write is promised before anything else may run (`inventory`), so of two services that
+look for room at the same moment the second counts what the first has taken. A write without an answer may
+have been done: its promise stands until the service is looked at again.
+
 The status is written after the actions, when it differs from what the object says, so at rest nothing is.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -33,13 +36,13 @@ from hortator.operator.cluster import (
     UnavailableError,
 )
 from hortator.operator.desired import Options, carried_out
-from hortator.operator.execution import Executor, is_admission, schedulers_of, target
+from hortator.operator.execution import Executor, schedulers_of, target
 from hortator.operator.guard import NotLeaderError
 from hortator.operator.inventory import Inventory
 from hortator.operator.metrics import OperatorMetrics
 from hortator.operator.objects import Obj
 from hortator.operator.observed import Meta, WorkerLoad, observe
-from hortator.operator.plan import Action, Emit, Plan, plan
+from hortator.operator.plan import Action, Apply, Emit, Plan, plan
 from hortator.operator.recorder import EventRecorder
 from hortator.operator.schedulers import Schedulers
 from hortator.operator.status.reasons import Reason
@@ -76,13 +79,12 @@ class Reconciler:
         self._now = now
         self._num_steps: dict[Key, int] = {}
         """Looks in a row that wrote something; see `_next_look_s`."""
-        self._admission = asyncio.Lock()
-        """Held from a plan that promises nodes to a group until the promise is written."""
         self._log = structlog.get_logger("hortator.operator.reconciler")
 
     def forget(self, key: Key) -> None:
         """The service is gone."""
         self._executor.forget(key)
+        self._inventory.promise(key, ())
         self._num_steps.pop(key, None)
         self._metrics.forget(key)
 
@@ -133,13 +135,6 @@ class Reconciler:
         if service["metadata"].get("deletionTimestamp"):
             return Done()  # garbage collection removes the children
         step = await self._plan(key, service)
-        if not any(map(is_admission, step.actions)):
-            return await self._act(key, service, step)
-        async with self._admission:  # what was free a moment ago may be another service's by now
-            latest = self._inventory.service(key) or service
-            return await self._act(key, latest, await self._plan(key, latest))
-
-    async def _act(self, key: Key, service: Obj, step: Plan) -> Done | Failed:
         actions = [action for action in step.actions if not self._executor.is_pointless(key, action)]
         refusal: ClusterError | None = None
         for action in actions:
@@ -151,6 +146,7 @@ class Reconciler:
                 self._log.warning("the API server refuses", error=str(error))
                 refusal = error
                 break
+        self._inventory.promise(key, ())  # all of it is known by now, or refused
         status = _with_refusal(step.status, refusal) if refusal else step.status
         if status != service.get("status", {}):
             await self._executor.write_status(key, service, status)
@@ -186,12 +182,14 @@ class Reconciler:
             generation=metadata.get("generation", 1),
             status=service.get("status") or {},
         )
+        schedulers = schedulers_of(self._inventory.children(key))
+        loads: Mapping[str, WorkerLoad] = await self._schedulers.workers(schedulers) or {}
+        # From here to the promise nothing else runs: no other look can be promised the same nodes.
         children = self._inventory.children(key)
-        loads: Mapping[str, WorkerLoad] = await self._schedulers.workers(schedulers_of(children)) or {}
         observed = observe([*children, *self._inventory.surroundings(key)], meta=meta, loads=loads)
         parsed = parse(service)
         spec, wanted = carried_out(service, parsed, options=self._options, children=children)
-        return plan(
+        step = plan(
             spec,
             meta=meta,
             desired=wanted,
@@ -199,6 +197,8 @@ class Reconciler:
             observed=observed,
             now=self._now(),
         )
+        self._inventory.promise(key, (action.obj for action in step.actions if isinstance(action, Apply)))
+        return step
 
     # --- tell -----------------------------------------------------------------------------------------
 

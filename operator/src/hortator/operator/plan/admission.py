@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 
 from hortator.operator.capacity import Room
 from hortator.operator.lifecycle import Stage
@@ -26,11 +27,15 @@ from hortator.operator.waiting import (
     room_in,
 )
 
+LOOK_FOR_ROOM_S = 10.0
+"""While a group waits for room: nothing tells a service of pods of others that end."""
+
 
 def admissions(situation: Situation) -> Iterator[Item]:
     """Start what may start: every group without devices, and at most one with."""
     if situation.spec.suspend:
         return
+    is_waiting_for_room = False
     is_taken = device_group_being_placed(situation) is not None
     for view in sorted(situation.all_views, key=lambda view: (view.wanted.role_set, view.wanted.index)):
         if view.stage is not Stage.CLOSED or view.group.pods or model_wait_of(situation, view) is not None:
@@ -43,9 +48,12 @@ def admissions(situation: Situation) -> Iterator[Item]:
         room = room_in(situation, view)
         if room is not None:
             if is_taken or not room.fits:
+                is_waiting_for_room |= not room.fits
                 continue
             is_taken = True
         yield from _admitted(situation, view, memory, room)
+    if is_waiting_for_room:
+        yield from wake(situation.now, situation.now + timedelta(seconds=LOOK_FOR_ROOM_S))
 
 
 def _admitted(situation: Situation, view: View, memory: Memory, room: Room | None) -> Iterator[Item]:
