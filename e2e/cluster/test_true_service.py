@@ -22,7 +22,7 @@ from cluster.processes import wait_until
 from cluster.recorder import Recorder, recording
 from cluster.scene import children_in
 from cluster.truenode import SECOND, TrueNode, running_true_node
-from hortator.cli.client import Delta, GatewayClient, Sampling
+from hortator.client import Delta, GatewayClient, Sampling
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("serving.hortator.dev/v1alpha1", "LLMService")
