@@ -56,14 +56,17 @@ def test_a_comparison_that_is_ended_leaves_no_process(tmp_path, number, code):
             assert "Traceback" not in process.stderr.read()
 
 
-async def test_what_is_cancelled_breaks_nothing_however_late_the_pool_hears_of_it(monkeypatch):
-    """Its thread dies over a cancelled task if it finds the processes dead before it is told to stop."""
+@pytest.mark.parametrize("seconds_before_the_end", [0.0, 0.05, 0.3, 1.0])
+async def test_what_is_cancelled_breaks_nothing_whenever_the_pool_finds_its_processes_dead(
+    monkeypatch, seconds_before_the_end
+):
+    """Its thread dies over a cancelled task, so none may be."""
     broken = []
     monkeypatch.setattr(threading, "excepthook", lambda of: broken.append(of.exc_value))
     told = ProcessPoolExecutor.shutdown
 
     def late(pool, *args, **options):
-        time.sleep(0.3)
+        time.sleep(seconds_before_the_end)
         told(pool, *args, **options)
 
     monkeypatch.setattr(ProcessPoolExecutor, "shutdown", late)

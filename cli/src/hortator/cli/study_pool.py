@@ -60,7 +60,7 @@ async def run_all(
     )
 
     async def take(name: str, result: asyncio.Future[T]) -> None:
-        done[name] = await result
+        done[name] = await asyncio.shield(result)
         on_done()
 
     try:
@@ -68,16 +68,22 @@ async def run_all(
             running = {name: loop.run_in_executor(pool, _run, task, name) for name in names}
         async with asyncio.TaskGroup() as tasks:
             for name, result in running.items():
+                result.add_done_callback(_heard)
                 tasks.create_task(take(name, result))
     except BaseException:
-        # First: else the pool's thread may find processes dead, and break over what was cancelled unbegun.
-        pool.shutdown(wait=False, cancel_futures=True)
+        # Nothing is cancelled: the pool's thread, which finds its processes dead, breaks over what is.
         for process in multiprocessing.active_children():
             process.terminate()
         raise
     finally:
         pool.shutdown()
     return {name: done[name] for name in names}
+
+
+def _heard(result: asyncio.Future[Any]) -> None:
+    """Nobody waits any more for what the end of the pool broke."""
+    if not result.cancelled():
+        result.exception()
 
 
 @contextmanager
