@@ -179,12 +179,12 @@ def test_what_is_stored_has_every_default_of_the_types(services):
 
 
 def _without_empty(value: Any) -> Any:
-    """What is absent, empty lists and empty selectors are not stored; an empty part of the spec is."""
+    """What is absent, empty lists and empty maps of texts are not stored; an empty part of the spec is."""
     if isinstance(value, dict):
         return {
             key: _without_empty(inner)
             for key, inner in value.items()
-            if inner not in (None, []) and not (key == "nodeSelector" and inner == {})
+            if inner not in (None, []) and not (key in {"nodeSelector", "rdmaResources"} and inner == {})
         }
     return [_without_empty(item) for item in value] if isinstance(value, list) else value
 

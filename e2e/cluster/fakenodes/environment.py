@@ -79,12 +79,15 @@ def environment(
 def in_own_folders(
     values: Mapping[str, str], container: Obj, pod: Obj, folder: Path, *, known: References
 ) -> dict[str, str]:
-    """The variables with paths in folders of the pod's own in place of those below a mounted emptyDir or Secret.
+    """The variables with a folder of the pod's own in place of a mounted emptyDir or Secret, and with its files.
 
     Processes of this machine share its file system: what they write there must go with the pod all the same.
+    Of an emptyDir only the folder itself is replaced: /tmp is one, and what this machine has below it (a
+    checkout, its Python) is not the pod's.
     """
     volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes", [])}
     own: dict[str, Path] = {}
+    secrets: dict[str, Path] = {}
     for mount in container.get("volumeMounts", []):
         volume = volumes.get(mount["name"], {})
         if "emptyDir" not in volume and "secret" not in volume:
@@ -93,7 +96,8 @@ def in_own_folders(
         path.mkdir(parents=True, exist_ok=True)
         if "secret" in volume:
             _write_secret(path, volume["secret"], known.secrets[volume["secret"]["secretName"]])
-    return {name: _moved(value, own) for name, value in values.items()}
+            secrets[mount["mountPath"]] = path
+    return {name: str(own.get(value) or _moved(value, secrets)) for name, value in values.items()}
 
 
 def _write_secret(folder: Path, source: Obj, secret: Obj | None) -> None:
@@ -105,9 +109,9 @@ def _write_secret(folder: Path, source: Obj, secret: Obj | None) -> None:
             (folder / names.get(key, key)).write_bytes(base64.b64decode(content))
 
 
-def _moved(value: str, own: Mapping[str, Path]) -> str:
-    for path, folder in own.items():
-        if value == path or value.startswith(f"{path}/"):
+def _moved(value: str, secrets: Mapping[str, Path]) -> str:
+    for path, folder in secrets.items():
+        if value.startswith(f"{path}/"):
             return str(folder) + value.removeprefix(path)
     return value
 

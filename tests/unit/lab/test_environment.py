@@ -84,7 +84,7 @@ def test_an_empty_dir_is_a_folder_of_the_pods_own(tmp_path):
         values, {"volumeMounts": mounts}, {"spec": {"volumes": volumes}}, tmp_path, known=NOTHING
     )
     scratch = tmp_path / "scratch"
-    assert found == values | {"BOOT_DIR": str(scratch), "FILE": str(scratch / "file")}
+    assert found == values | {"BOOT_DIR": str(scratch)}
     assert [one.name for one in tmp_path.iterdir()] == ["scratch"]
 
 
