@@ -17,11 +17,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
 
-import structlog
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from hortator.gateway.errors import ErrorKind, GatewayError
+from hortator.runtime.followed_files import FollowedFiles
 
 _SCHEME = "bearer "
 
@@ -90,31 +90,11 @@ class ApiKeyFile:
             ApiKeysError: it cannot be used.
         """
         self._path = Path(path)
-        self._stamp = self._look()
-        self._keys = self._read()
-        self._problem = ""
-        self._log = structlog.get_logger("hortator.gateway.api_keys")
+        self._files = FollowedFiles([self._path], lambda _: self._read(), error=ApiKeysError, what="API keys")
 
     def current(self) -> ApiKeys:
         """The newest keys; those before, while the file cannot be used."""
-        try:
-            stamp = self._look()
-            if stamp != self._stamp or self._problem:
-                self._keys = self._read()
-                self._stamp, self._problem = stamp, ""
-                self._log.info("API keys read", num_keys=len(self._keys))
-        except ApiKeysError as error:
-            if str(error) != self._problem:
-                self._log.warning("API keys not read", error=str(error))
-            self._problem = str(error)
-        return self._keys
-
-    def _look(self) -> tuple[int, int, int]:
-        try:
-            status = self._path.stat()
-        except OSError as error:
-            raise ApiKeysError(f"{self._path}: {error.strerror}") from None
-        return status.st_ino, status.st_mtime_ns, status.st_size
+        return self._files.current()
 
     def _read(self) -> ApiKeys:
         try:

@@ -1,8 +1,7 @@
 """A process's certificate, its key and the authority that it trusts: files, read again when they change.
 
-Files are replaced while we run (cert-manager renews, a mounted Secret is swapped). What is on disk counts
-from the first look that finds a whole new set: a certificate without the key that goes with it is a swap half
-done, and the set before it stays in use.
+Files are replaced while we run (cert-manager renews, a mounted Secret is swapped). A certificate without the
+key that goes with it is a swap half done, and that of another component is a mistake: neither is taken.
 """
 
 from __future__ import annotations
@@ -10,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from hortator.runtime.followed_files import FollowedFiles
 from hortator.runtime.identity import Identity, IdentityError
 
 
@@ -64,7 +63,7 @@ class CertificateSet:
 
 
 class CertificateFiles:
-    """The three files. `current` is cheap: it reads only what has changed."""
+    """The three files; `current` is what they hold (see `followed_files`)."""
 
     def __init__(self, settings: TlsSettings) -> None:
         """Read the files once.
@@ -73,43 +72,17 @@ class CertificateFiles:
             CertificateError: a file is missing or is not what it should be.
         """
         self._paths = tuple(Path(path) for path in (settings.cert_file, settings.key_file, settings.ca_file))
-        self._stamps = self._look()
-        self._set = self._read(generation=1)
-        self._problem = ""
-        self._log = structlog.get_logger("hortator.runtime.certificates")
+        self._files = FollowedFiles(self._paths, self._next, error=CertificateError, what="certificate")
 
     def current(self) -> CertificateSet:
         """The newest whole set."""
-        try:
-            stamps = self._look()
-            if stamps != self._stamps:
-                self._take(stamps)
-        except CertificateError as error:
-            if str(error) != self._problem:
-                self._log.warning("certificate not taken", error=str(error))
-            self._problem = str(error)
-        return self._set
+        return self._files.current()
 
-    def _take(self, stamps: tuple[tuple[int, int, int], ...]) -> None:
-        fresh = self._read(generation=self._set.generation + 1)
-        if self._look() != stamps:
-            return  # swapped while we read
-        if fresh.identity != self._set.identity:
-            raise CertificateError(
-                f"{self._paths[0]}: that of {fresh.identity} (wanted: {self._set.identity})"
-            )
-        self._log.info("certificate renewed", expires_at=fresh.expires_at)
-        self._set, self._stamps, self._problem = fresh, stamps, ""
-
-    def _look(self) -> tuple[tuple[int, int, int], ...]:
-        return tuple(self._stamp(path) for path in self._paths)
-
-    def _stamp(self, path: Path) -> tuple[int, int, int]:
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise CertificateError(f"{path}: {error.strerror}") from None
-        return status.st_ino, status.st_mtime_ns, status.st_size
+    def _next(self, used: CertificateSet | None) -> CertificateSet:
+        fresh = self._read(generation=1 if used is None else used.generation + 1)
+        if used is not None and fresh.identity != used.identity:
+            raise CertificateError(f"{self._paths[0]}: that of {fresh.identity} (wanted: {used.identity})")
+        return fresh
 
     def _read(self, *, generation: int) -> CertificateSet:
         cert_pem, key_pem, ca_pem = (self._bytes(path) for path in self._paths)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import signal
@@ -17,6 +16,7 @@ import structlog
 from hortator.runtime.certificates import CertificateError
 from hortator.runtime.lifecycle import Drain, run_process
 from hortator.runtime.logs import configure_logging
+from hortator.runtime.parent_death import signal_at_parent_death
 from hortator.runtime.settings import SettingsError
 from hortator.runtime.transport import transport_of
 from hortator.worker.app import CLOSE_MARGIN_S, hold_place, serve
@@ -25,8 +25,6 @@ from hortator.worker.engine_factory import build_engine
 from hortator.worker.errors import EngineConfigError
 from hortator.worker.launch.keys import check_programs
 from hortator.worker.settings import WorkerSettings
-
-_PR_SET_PDEATHSIG = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -106,9 +104,7 @@ def _die_with_parent() -> int:
     reaches a process whose loop is not running yet.
     """
     parent_pid = os.getppid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != parent_pid:
+    if not signal_at_parent_death(signal.SIGTERM):
         _exit_with("the parent process is gone")
     return parent_pid
 

@@ -60,7 +60,7 @@ def pod_template(service: LLMService, role: RoleSpec, *, owner: Owner, options: 
         image=engine.image or options.images.workers[engine.backend],
         engine=engine,
         command=COMMAND,
-        env=_environment(service, role, owner, options),
+        env=_environment(service, role, owner, options, secured),
         resources=_resources(engine.backend, role),
         ports=ports | ({"ssh": names.PORT_SSH} if is_launched(service, role) else {}),
         capabilities=("IPC_LOCK",) if _rdma(engine.backend, role) else (),
@@ -96,7 +96,9 @@ def pod_template(service: LLMService, role: RoleSpec, *, owner: Owner, options: 
     return pods.template(labels, spec)
 
 
-def _environment(service: LLMService, role: RoleSpec, owner: Owner, options: Options) -> list[Obj]:
+def _environment(
+    service: LLMService, role: RoleSpec, owner: Owner, options: Options, secured: security.Secured
+) -> list[Obj]:
     leader = options.host(GROUP_NAME, owner.namespace)
     scheduler = options.host(names.scheduler_name(owner.name), owner.namespace)
     engine = processes.engine(
@@ -115,7 +117,7 @@ def _environment(service: LLMService, role: RoleSpec, owner: Owner, options: Opt
         **_launch(service, role, options, owner),
         "boot_dir": pods.TMP,  # outlives the container, not the pod
         **engine,
-        **security.certificate(service, "worker").settings,
+        **secured.settings,
         "drain_timeout_s": DRAIN_TIMEOUT_S,
         "log_level": options.log_level,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -42,13 +43,8 @@ class Door:
     async def shown(self, member: Member) -> Member:
         """The member as it says hello: with its address and a new host key."""
         shell = Shell(host=self._host, port=self._port, host_key=await make_key(self._folder / "host_key"))
-        with_shell = Member(place=member.place, boot_id=member.boot_id, shell=shell)
-        return Member(
-            place=member.place,
-            boot_id=member.boot_id,
-            shell=shell,
-            proof=proof.of_member(self._secret, with_shell),
-        )
+        with_shell = replace(member, shell=shell)
+        return replace(with_shell, proof=proof.of_member(self._secret, with_shell))
 
     def on_welcome(self, welcome: Welcomed) -> None:
         """The leader has taken this member and says what it will log in with."""

@@ -6,14 +6,13 @@ which has threads.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-_PR_SET_PDEATHSIG = 1
+from hortator.runtime.parent_death import signal_at_parent_death
 
 
 def tethered(words: Sequence[str]) -> list[str]:
@@ -23,10 +22,7 @@ def tethered(words: Sequence[str]) -> list[str]:
 
 def main(words: Sequence[str]) -> NoReturn:
     """Does not return."""
-    parent_pid = os.getppid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != parent_pid:
+    if not signal_at_parent_death(signal.SIGTERM):
         raise SystemExit("the parent process is gone")
     os.execv(words[0], list(words))  # noqa: S606  # no shell is wanted
 

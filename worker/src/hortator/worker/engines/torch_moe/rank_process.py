@@ -8,7 +8,6 @@ torch is imported only after the parent-death signal is armed.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -16,6 +15,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
+from hortator.runtime.parent_death import signal_at_parent_death
 from hortator.worker.engines.torch_moe.plan import (
     JoinGroup,
     PassPlan,
@@ -28,8 +28,6 @@ from hortator.worker.engines.torch_moe.wire import encode, receive
 
 if TYPE_CHECKING:
     from hortator.worker.engines.torch_moe.rank import Rank
-
-_PR_SET_PDEATHSIG = 1
 
 
 def serve(connection: socket.socket) -> None:
@@ -80,7 +78,7 @@ def _describe(error: Exception) -> str:
 
 def main() -> None:
     """Arm the parent-death signal, serve, and leave without waiting for anybody."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal_at_parent_death(signal.SIGKILL)
     with socket.socket(fileno=int(sys.argv[1])) as connection, contextlib.suppress(OSError):
         serve(connection)
     sys.stderr.flush()
