@@ -36,6 +36,18 @@ def a_need(num_pods=2, gpus=8, **changes):
     return Need(**(fields | changes))
 
 
+def a_claim(num_pods, **changes):
+    fields = {
+        "name": "default/other-a-0",
+        "num_pods": num_pods,
+        "requests": {GPU: 8.0},
+        "node_selector": {},
+        "tolerations": (),
+        "keeps_apart": False,
+    }
+    return Claim(**(fields | changes))
+
+
 def room(need, nodes, claims=()):
     return room_for(need, nodes={node.name: node for node in nodes}, claims=claims)
 
@@ -120,10 +132,34 @@ def test_a_taint_is_tolerated_as_kubernetes_has_it(toleration, tolerates):
 def test_the_promise_of_another_group_is_not_given_away_again():
     """Two services never each hold half of the nodes."""
     nodes = [a_node("n0"), a_node("n1")]
-    other = Claim(name="default/other-a-0", num_pods=1, requests={GPU: 8.0}, node_selector={})
     assert room(a_need(2), nodes).fits
-    found = room(a_need(2), nodes, [other])
+    found = room(a_need(2), nodes, [a_claim(1)])
     assert (found.fits, found.num_slots) == (False, 1)
+
+
+TAINTED = {"taints": ({"key": "team", "value": "research", "effect": "NoSchedule"},)}
+
+
+@pytest.mark.parametrize(
+    ("claim", "nodes", "slots"),
+    [
+        ({"num_pods": 1}, [a_node("n0", **TAINTED), a_node("n1")], 0),  # n1 is its only node
+        (
+            {"num_pods": 1, "tolerations": ({"key": "team", "operator": "Exists"},)},
+            [a_node("n0", **TAINTED), a_node("n1")],
+            1,  # n0 will do
+        ),
+        ({"num_pods": 2, "requests": {GPU: 4.0}}, [a_node("n0"), a_node("n1")], 1),  # both on n0
+        (
+            {"num_pods": 2, "requests": {GPU: 4.0}, "keeps_apart": True},
+            [a_node("n0"), a_node("n1")],
+            0,  # one on each
+        ),
+    ],
+)
+def test_a_promise_is_kept_on_nodes_that_its_pods_can_use(claim, nodes, slots):
+    """Else what they will take is promised once more."""
+    assert room(a_need(2), nodes, [a_claim(**claim)]).num_slots == slots
 
 
 def test_the_scarcest_device_is_named():

@@ -17,10 +17,8 @@ from dataclasses import dataclass
 
 from hortator.operator.objects import Obj
 from hortator.operator.observed import Claim, NodeFacts
-from hortator.operator.observed.pods import is_device, pod_requests
+from hortator.operator.observed.pods import is_device, keeps_apart, pod_requests
 from hortator.operator.observed.reading import items, mapping, text, texts
-
-_HOSTNAME = "kubernetes.io/hostname"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +58,12 @@ class Room:
 
 def need_of(template: Obj, *, num_pods: int, topology_key: str, is_domain_required: bool) -> Need:
     """What a group with this pod template asks for."""
-    path = ("spec", "affinity", "podAntiAffinity", "requiredDuringSchedulingIgnoredDuringExecution")
     return Need(
         num_pods=num_pods,
         requests=pod_requests(template),
         node_selector=texts(template, "spec", "nodeSelector"),
         tolerations=tuple(items(template, "spec", "tolerations")),
-        keeps_apart=any(text(term, "topologyKey") == _HOSTNAME for term in items(template, *path)),
+        keeps_apart=keeps_apart(template),
         topology_key=topology_key,
         is_domain_required=is_domain_required,
     )
@@ -103,15 +100,13 @@ def _after_claims(nodes: Mapping[str, NodeFacts], claims: Iterable[Claim]) -> di
         for name, left in free.items():
             if missing == 0:
                 break
-            node = nodes[name]
-            if node.is_cordoned or not node.is_ready or not _carries(node, claim.node_selector):
+            if not _is_usable(nodes[name], claim):
                 continue
-            while missing and all(
-                left.get(device, 0.0) >= amount for device, amount in claim.requests.items()
-            ):
+            most = 1 if claim.keeps_apart else missing
+            while most and all(left.get(device, 0.0) >= amount for device, amount in claim.requests.items()):
                 for device, amount in claim.requests.items():
                     left[device] = left.get(device, 0.0) - amount
-                missing -= 1
+                most, missing = most - 1, missing - 1
     return free
 
 
@@ -131,7 +126,7 @@ def _scarcest(need: Need, free: Sequence[Mapping[str, float]]) -> str:
     return max(by_name, key=lambda name: (lacking[name], is_device(name)), default="") if free else ""
 
 
-def _is_usable(node: NodeFacts, need: Need) -> bool:
+def _is_usable(node: NodeFacts, need: Need | Claim) -> bool:
     return (
         node.is_ready
         and not node.is_cordoned

@@ -185,6 +185,9 @@ class Claim:
     num_pods: int
     requests: Mapping[str, float]
     node_selector: Mapping[str, str]
+    tolerations: tuple[Obj, ...]
+    keeps_apart: bool
+    """No two of them on one node."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ from hortator.operator.observed.reading import (
 )
 
 MAX_LAST_WORDS = 300
+_HOSTNAME = "kubernetes.io/hostname"
 _UNTELLING = {"", "PodInitializing", "ContainerCreating"}
 _BEFORE_TIME = datetime.min.replace(tzinfo=UTC)
 
@@ -88,6 +89,12 @@ def pod_requests(pod_or_template: Obj) -> dict[str, float]:
         for name, amount in wanted.items():
             total[name] = total.get(name, 0.0) + amount
     return {name: amount for name, amount in total.items() if amount > 0}
+
+
+def keeps_apart(template: Obj) -> bool:
+    """Whether no two pods of this template may stand on one node."""
+    path = ("spec", "affinity", "podAntiAffinity", "requiredDuringSchedulingIgnoredDuringExecution")
+    return any(text(term, "topologyKey") == _HOSTNAME for term in items(template, *path))
 
 
 def is_device(resource: str) -> bool:
