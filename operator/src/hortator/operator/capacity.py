@@ -4,10 +4,11 @@
     slots(domain) = sum over its usable nodes
     a group fits where slots(domain) >= members; the domain with the fewest such slots is taken (best fit)
 
-Usable nodes are ready, not cordoned, carry the group's node selector, and have no taint that it does not
-tolerate. Pods that other groups have been promised and that stand nowhere yet (`Claim`) take their slots
-first, in the order of nodes, so two groups never share the promise of the same node. Room is looked for only
-where devices (nvidia.com/gpu, rdma/...) are asked for; for pods without any, kube-scheduler's choice will do.
+Usable nodes are ready, not cordoned, not avoided, carry the group's node selector, and have no taint that it
+does not tolerate. Pods that other groups have been promised and that stand nowhere yet (`Claim`) take their
+slots first, in the order of nodes that they can use, so two groups never share the promise of the same node.
+Room is looked for only where devices (nvidia.com/gpu, rdma/...) are asked for; for pods without any,
+kube-scheduler's choice will do.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class Need:
     topology_key: str
     """"": anywhere."""
     is_domain_required: bool
+    avoided: frozenset[str] = frozenset()
+    """Nodes that do not count."""
 
     @property
     def has_devices(self) -> bool:
@@ -52,6 +55,8 @@ class Room:
     num_slots: int
     """Of the best domain (or of all nodes, where domains do not matter): pods that have room."""
     num_slots_anywhere: int
+    avoided: frozenset[str]
+    """Nodes that the group fits without, to be ruled out."""
     resource: str
     """What most usable nodes have too little of, a device first; "" when there are no usable nodes."""
 
@@ -88,6 +93,7 @@ def room_for(need: Need, *, nodes: Mapping[str, NodeFacts], claims: Sequence[Cla
         domain=fitting[0][1] if fitting else "",
         num_slots=max(by_domain.values(), default=0) if in_domain else anywhere,
         num_slots_anywhere=anywhere,
+        avoided=need.avoided,
         resource=_scarcest(need, [free[node.name] for node in usable]),
     )
 
@@ -130,6 +136,7 @@ def _is_usable(node: NodeFacts, need: Need | Claim) -> bool:
     return (
         node.is_ready
         and not node.is_cordoned
+        and node.name not in need.avoided
         and _carries(node, need.node_selector)
         and all(_tolerates(taint, need.tolerations) for taint in node.taints)
     )

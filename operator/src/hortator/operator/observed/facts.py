@@ -188,6 +188,8 @@ class Claim:
     tolerations: tuple[Obj, ...]
     keeps_apart: bool
     """No two of them on one node."""
+    avoided: frozenset[str]
+    """Nodes that its template rules out by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from hortator.operator import names
 from hortator.operator.objects import Obj, Ref
 from hortator.operator.observed.facts import Ending, PodFacts, WarningEvent
 from hortator.operator.observed.reading import (
+    at,
     flag,
     instant,
     items,
@@ -95,6 +96,18 @@ def keeps_apart(template: Obj) -> bool:
     """Whether no two pods of this template may stand on one node."""
     path = ("spec", "affinity", "podAntiAffinity", "requiredDuringSchedulingIgnoredDuringExecution")
     return any(text(term, "topologyKey") == _HOSTNAME for term in items(template, *path))
+
+
+def avoided_nodes(template: Obj) -> frozenset[str]:
+    """The nodes that a group's template rules out by name, as `manifests.group` writes it."""
+    path = ("spec", "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution")
+    return frozenset(
+        str(value)
+        for term in items(template, *path, "nodeSelectorTerms")
+        for field in items(term, "matchFields")
+        if text(field, "operator") == "NotIn"
+        for value in (at(field, "values") or ())
+    )
 
 
 def is_device(resource: str) -> bool:
