@@ -22,6 +22,7 @@ from hortator.api.parse import parse
 from hortator.api.v1alpha1 import (
     API_VERSION,
     PLURAL,
+    AvoidedNode,
     Condition,
     Display,
     GroupStatus,
@@ -271,6 +272,7 @@ def a_status() -> LLMServiceStatus:
         display=Display(groups="1/2", ranks="16/32", updated="2/2"),
         roles=(RoleStatus(name="Aggregated", desired=2, created=2, ready=1),),
         groups=(group,),
+        avoided_nodes=(AvoidedNode(node="n", failures=2, until=NOW),),
     )
 
 

@@ -86,10 +86,10 @@ def test_a_member_that_crashes_restarts_its_group_once():
     world = settled()
     world.crash("demo-a-1-0")
     world.settle()
-    record = "'last-failure', 'members', 'restarts'"
+    record = "'last-failure', 'members', 'node-failures', 'restarts'"
     assert steps(world) == [
-        "demo-a-1 x0 epoch 2 ['last-failure', 'restarts']",  # fence and record in one write
-        "demo-a-1 x2 epoch 2 ['admitted-at', 'last-failure', 'restarts']",
+        "demo-a-1 x0 epoch 2 ['last-failure', 'node-failures', 'restarts']",  # fence and record in one write
+        "demo-a-1 x2 epoch 2 ['admitted-at', 'last-failure', 'node-failures', 'restarts']",
         f"demo-a-1 x2 epoch 2 ['admitted-at', {record}]",
     ]
 

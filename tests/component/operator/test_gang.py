@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from doubles.kubernetes.api import ApiError, Obj, key_of
-from doubles.operator_world import OperatorWorld
+from doubles.operator_world import KilledError, OperatorWorld
 from doubles.service_world import a_manifest
 from hortator.operator.objects import Ref
 
@@ -128,6 +128,34 @@ async def test_a_write_without_an_answer_may_have_been_done() -> None:
             await asyncio.sleep(0.1)
             assert admitted(world) <= {"one-a-0"}
         assert (num_lost, placed(world)) == (1, {"one": NUM_WANTED})
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_an_operator_that_starts_between_write_and_answer_promises_nothing_twice(seed: int) -> None:
+    """The first group is admitted, the process that wrote it is gone, and no pod has a node yet."""
+    chance = random.Random(seed)
+    async with OperatorWorld() as world:
+        with_nodes(world, NUM_NODES)
+        world.cluster.latency_s = lambda: chance.uniform(0.0, 0.5)
+        num_kills = 0
+
+        def kill(verb: str, ref: Ref) -> None:
+            nonlocal num_kills
+            if verb == "apply" and ref.kind == "StatefulSet" and admitted(world) and not num_kills:
+                num_kills += 1
+                raise KilledError
+
+        world.cluster.after_write = kill
+        create(world, "one")
+        create(world, "two")
+        await world.killed()
+        first = admitted(world)
+        assert (len(first), placed(world)) == (1, {})
+        await world.restart()
+        for _ in range(100):
+            await asyncio.sleep(0.1)
+            assert admitted(world) == first
+        assert (num_kills, sorted(placed(world).values())) == (1, [NUM_WANTED])
 
 
 async def test_room_that_becomes_free_is_taken_though_no_node_changes() -> None:

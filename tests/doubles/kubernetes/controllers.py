@@ -191,7 +191,7 @@ class Controllers:
             return "node(s) had untolerated taint {node.kubernetes.io/not-ready: }"
         labels = node["metadata"].get("labels", {})
         selector = pod["spec"].get("nodeSelector", {})
-        if any(labels.get(name) != value for name, value in selector.items()) or not _affine(pod, labels):
+        if any(labels.get(name) != value for name, value in selector.items()) or not _affine(pod, node):
             return "node(s) didn't match Pod's node affinity/selector"
         allocatable = node.get("status", {}).get("allocatable", {})
         for name, amount in _requests(pod).items():
@@ -351,13 +351,15 @@ def _claims(pod: Obj) -> set[str]:
     return {one["persistentVolumeClaim"]["claimName"] for one in volumes if "persistentVolumeClaim" in one}
 
 
-def _affine(pod: Obj, labels: dict[str, str]) -> bool:
+def _affine(pod: Obj, node: Obj) -> bool:
+    labels, fields = node["metadata"].get("labels", {}), {"metadata.name": node["metadata"]["name"]}
     node_affinity = pod["spec"].get("affinity", {}).get("nodeAffinity", {})
     required = node_affinity.get("requiredDuringSchedulingIgnoredDuringExecution")
     if not required:
         return True
     return any(
         all(_holds(expression, labels) for expression in term.get("matchExpressions", []))
+        and all(_holds(expression, fields) for expression in term.get("matchFields", []))
         for term in required["nodeSelectorTerms"]
     )
 

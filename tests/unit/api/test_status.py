@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from hortator.api.v1alpha1 import (
     MAX_GROUPS_IN_STATUS,
+    AvoidedNode,
     Condition,
     Display,
     GroupStatus,
@@ -48,6 +49,7 @@ def test_a_status_reads_back_equal():
         display=Display(groups="0/2", ranks="0/32", updated="2/2"),
         roles=(RoleStatus(name="Prefill", desired=2),),
         groups=(a_group(0), a_group(1)),
+        avoided_nodes=(AvoidedNode(node="n", failures=2, until=NOW),),
     )
     written = status.as_dict()
     assert LLMServiceStatus.model_validate(written, by_alias=True, by_name=False) == status

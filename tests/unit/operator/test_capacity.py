@@ -3,7 +3,7 @@
 import pytest
 
 from hortator.operator.capacity import Need, need_of, room_for
-from hortator.operator.observed import Claim, NodeFacts
+from hortator.operator.observed import Claim, Meta, NodeFacts, observe
 
 GPU = "nvidia.com/gpu"
 
@@ -34,6 +34,19 @@ def a_need(num_pods=2, gpus=8, **changes):
         "is_domain_required": True,
     }
     return Need(**(fields | changes))
+
+
+def a_claim(num_pods, **changes):
+    fields = {
+        "name": "default/other-a-0",
+        "num_pods": num_pods,
+        "requests": {GPU: 8.0},
+        "node_selector": {},
+        "tolerations": (),
+        "keeps_apart": False,
+        "avoided": frozenset(),
+    }
+    return Claim(**(fields | changes))
 
 
 def room(need, nodes, claims=()):
@@ -120,10 +133,39 @@ def test_a_taint_is_tolerated_as_kubernetes_has_it(toleration, tolerates):
 def test_the_promise_of_another_group_is_not_given_away_again():
     """Two services never each hold half of the nodes."""
     nodes = [a_node("n0"), a_node("n1")]
-    other = Claim(name="default/other-a-0", num_pods=1, requests={GPU: 8.0}, node_selector={})
     assert room(a_need(2), nodes).fits
-    found = room(a_need(2), nodes, [other])
+    found = room(a_need(2), nodes, [a_claim(1)])
     assert (found.fits, found.num_slots) == (False, 1)
+
+
+TAINTED = {"taints": ({"key": "team", "value": "research", "effect": "NoSchedule"},)}
+
+
+@pytest.mark.parametrize(
+    ("claim", "nodes", "slots"),
+    [
+        ({"num_pods": 1}, [a_node("n0", **TAINTED), a_node("n1")], 0),  # n1 is its only node
+        (
+            {"num_pods": 1, "tolerations": ({"key": "team", "operator": "Exists"},)},
+            [a_node("n0", **TAINTED), a_node("n1")],
+            1,  # n0 will do
+        ),
+        ({"num_pods": 2, "requests": {GPU: 4.0}}, [a_node("n0"), a_node("n1")], 1),  # both on n0
+        (
+            {"num_pods": 2, "requests": {GPU: 4.0}, "keeps_apart": True},
+            [a_node("n0"), a_node("n1")],
+            0,  # one on each
+        ),
+        (
+            {"num_pods": 1, "requests": {GPU: 4.0}, "avoided": frozenset({"n0"})},
+            [a_node("n0", 4), a_node("n1")],
+            0,  # not on n0, where it would fit
+        ),
+    ],
+)
+def test_a_promise_is_kept_on_nodes_that_its_pods_can_use(claim, nodes, slots):
+    """Else what they will take is promised once more."""
+    assert room(a_need(2), nodes, [a_claim(**claim)]).num_slots == slots
 
 
 def test_the_scarcest_device_is_named():
@@ -151,3 +193,24 @@ def test_what_a_group_asks_for_is_read_from_its_template():
     assert need.has_devices
     assert need.node_selector == {"pool": "h800"}
     assert need.keeps_apart
+
+
+def test_the_claim_of_a_group_says_what_its_template_says(sample, wanted):
+    """As it is written: what the group is placed by is what others count for it."""
+    service = sample("h800-16")
+    group = wanted(service).groups[0]
+    written = group.statefulset(
+        epoch=1, replicas=group.num_members, annotations={}, avoided=frozenset({"n3", "n7"})
+    )
+    meta = Meta(namespace="team", name="another", uid="u", generation=1)
+    (claim,) = observe([written], meta=meta, loads={}).claims
+    need = need_of(group.template, num_pods=group.num_members, topology_key="", is_domain_required=True)
+    assert claim.avoided == {"n3", "n7"}
+    assert claim.keeps_apart
+    assert (claim.requests, claim.keeps_apart, claim.tolerations, claim.node_selector) == (
+        need.requests,
+        need.keeps_apart,
+        need.tolerations,
+        need.node_selector,
+    )
+    assert written["spec"]["template"]["spec"]["affinity"].keys() > {"nodeAffinity"}  # beside the others

@@ -4,10 +4,11 @@
     slots(domain) = sum over its usable nodes
     a group fits where slots(domain) >= members; the domain with the fewest such slots is taken (best fit)
 
-Usable nodes are ready, not cordoned, carry the group's node selector, and have no taint that it does not
-tolerate. Pods that other groups have been promised and that stand nowhere yet (`Claim`) take their slots
-first, in the order of nodes, so two groups never share the promise of the same node. Room is looked for only
-where devices (nvidia.com/gpu, rdma/...) are asked for; for pods without any, kube-scheduler's choice will do.
+Usable nodes are ready, not cordoned, not avoided, carry the group's node selector, and have no taint that it
+does not tolerate. Pods that other groups have been promised and that stand nowhere yet (`Claim`) take their
+slots first, in the order of nodes that they can use, so two groups never share the promise of the same node.
+Room is looked for only where devices (nvidia.com/gpu, rdma/...) are asked for; for pods without any,
+kube-scheduler's choice will do.
 """
 
 from __future__ import annotations
@@ -17,10 +18,8 @@ from dataclasses import dataclass
 
 from hortator.operator.objects import Obj
 from hortator.operator.observed import Claim, NodeFacts
-from hortator.operator.observed.pods import is_device, pod_requests
+from hortator.operator.observed.pods import is_device, keeps_apart, pod_requests
 from hortator.operator.observed.reading import items, mapping, text, texts
-
-_HOSTNAME = "kubernetes.io/hostname"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +36,8 @@ class Need:
     topology_key: str
     """"": anywhere."""
     is_domain_required: bool
+    avoided: frozenset[str] = frozenset()
+    """Nodes that do not count."""
 
     @property
     def has_devices(self) -> bool:
@@ -54,19 +55,20 @@ class Room:
     num_slots: int
     """Of the best domain (or of all nodes, where domains do not matter): pods that have room."""
     num_slots_anywhere: int
+    avoided: frozenset[str]
+    """Nodes that the group fits without, to be ruled out."""
     resource: str
     """What most usable nodes have too little of, a device first; "" when there are no usable nodes."""
 
 
 def need_of(template: Obj, *, num_pods: int, topology_key: str, is_domain_required: bool) -> Need:
     """What a group with this pod template asks for."""
-    path = ("spec", "affinity", "podAntiAffinity", "requiredDuringSchedulingIgnoredDuringExecution")
     return Need(
         num_pods=num_pods,
         requests=pod_requests(template),
         node_selector=texts(template, "spec", "nodeSelector"),
         tolerations=tuple(items(template, "spec", "tolerations")),
-        keeps_apart=any(text(term, "topologyKey") == _HOSTNAME for term in items(template, *path)),
+        keeps_apart=keeps_apart(template),
         topology_key=topology_key,
         is_domain_required=is_domain_required,
     )
@@ -91,6 +93,7 @@ def room_for(need: Need, *, nodes: Mapping[str, NodeFacts], claims: Sequence[Cla
         domain=fitting[0][1] if fitting else "",
         num_slots=max(by_domain.values(), default=0) if in_domain else anywhere,
         num_slots_anywhere=anywhere,
+        avoided=need.avoided,
         resource=_scarcest(need, [free[node.name] for node in usable]),
     )
 
@@ -103,15 +106,13 @@ def _after_claims(nodes: Mapping[str, NodeFacts], claims: Iterable[Claim]) -> di
         for name, left in free.items():
             if missing == 0:
                 break
-            node = nodes[name]
-            if node.is_cordoned or not node.is_ready or not _carries(node, claim.node_selector):
+            if not _is_usable(nodes[name], claim):
                 continue
-            while missing and all(
-                left.get(device, 0.0) >= amount for device, amount in claim.requests.items()
-            ):
+            most = 1 if claim.keeps_apart else missing
+            while most and all(left.get(device, 0.0) >= amount for device, amount in claim.requests.items()):
                 for device, amount in claim.requests.items():
                     left[device] = left.get(device, 0.0) - amount
-                missing -= 1
+                most, missing = most - 1, missing - 1
     return free
 
 
@@ -131,10 +132,11 @@ def _scarcest(need: Need, free: Sequence[Mapping[str, float]]) -> str:
     return max(by_name, key=lambda name: (lacking[name], is_device(name)), default="") if free else ""
 
 
-def _is_usable(node: NodeFacts, need: Need) -> bool:
+def _is_usable(node: NodeFacts, need: Need | Claim) -> bool:
     return (
         node.is_ready
         and not node.is_cordoned
+        and node.name not in need.avoided
         and _carries(node, need.node_selector)
         and all(_tolerates(taint, need.tolerations) for taint in node.taints)
     )

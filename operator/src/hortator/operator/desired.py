@@ -75,12 +75,14 @@ class DesiredGroup:
         replicas: int,
         annotations: Mapping[str, str],
         domain: tuple[str, str] | None = None,
+        avoided: frozenset[str] = frozenset(),
         uid: str = "",
     ) -> Obj:
         """The whole object as it is applied: what is left out of `annotations` goes.
 
         `replicas` is 0 until the group is admitted, then `num_members`; `domain` binds all members to a node
-        label. `uid` is that of the StatefulSet, which its members know each other by.
+        label, and they are placed on none of the nodes `avoided`. `uid` is that of the StatefulSet, which its
+        members know each other by.
         """
         return group.statefulset(
             self.group,
@@ -92,6 +94,7 @@ class DesiredGroup:
             drain_timeout_s=self.drain_timeout_s,
             annotations=annotations,
             domain=domain,
+            avoided=avoided,
             uid=uid,
         )
 

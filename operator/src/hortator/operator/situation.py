@@ -20,6 +20,7 @@ from datetime import datetime
 
 from hortator.api.v1alpha1 import LLMService, LLMServiceSpec, RoleName
 from hortator.operator import names
+from hortator.operator.avoidance import Avoided, avoided
 from hortator.operator.desired import Desired, DesiredGroup
 from hortator.operator.lifecycle import Assessment, Stage, assess, is_lost, takes_requests
 from hortator.operator.objects import Ref, ref_of
@@ -92,6 +93,8 @@ class Situation:
     """Groups beside them, wanted only while these move."""
     surplus: tuple[tuple[GroupFacts, Assessment], ...]
     """Groups that exist, or of which something is left, and that nobody wants any more."""
+    avoided: tuple[Avoided, ...]
+    """Nodes that groups are not placed on while there are others."""
 
     @property
     def spec(self) -> LLMServiceSpec:
@@ -154,6 +157,7 @@ def situation_of(
         views=base,
         surge=surge,
         surplus=surplus,
+        avoided=avoided(observed.groups, now=now, window_s=service.spec.restart.window_s),
     )
 
 
@@ -178,9 +182,10 @@ def fresh(memory: Memory) -> Memory:
 
 
 def kept(memory: Memory, *, now: datetime, window_s: float) -> Memory:
-    """What is left of the notes when a group is closed on purpose: the restarts within the window."""
+    """What is left of the notes when a group is closed on purpose: what happened within the window."""
     recent = tuple(time for time in memory.restarts if seconds_later(time, window_s) > now)
-    return replace(fresh(memory), restarts=recent)
+    failures = tuple(one for one in memory.node_failures if seconds_later(one.at, window_s) > now)
+    return replace(fresh(memory), restarts=recent, node_failures=failures)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

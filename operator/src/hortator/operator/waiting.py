@@ -8,6 +8,7 @@ drain                            until nothing is in flight and the scheduler ha
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from datetime import datetime
 
 from hortator.api.v1alpha1 import RestartSpec
@@ -124,13 +125,22 @@ def need_for(situation: Situation, view: View) -> Need:
 
 
 def room_in(situation: Situation, view: View) -> Room | None:
-    """Where the group fits; None when there is nothing to count or nodes cannot be seen."""
+    """Where the group fits, without the nodes that are avoided if it can be.
+
+    None when there is nothing to count or nodes cannot be seen.
+    """
     need = need_for(situation, view)
     if not need.has_devices or not situation.observed.nodes:
         return None
     own = f"{situation.desired.owner.namespace}/{view.wanted.name}"
     claims = [claim for claim in situation.observed.claims if claim.name != own]
-    return room_for(need, nodes=situation.observed.nodes, claims=claims)
+    nodes = situation.observed.nodes
+    names = frozenset(one.node for one in situation.avoided if one.node in nodes)
+    if names:
+        room = room_for(replace(need, avoided=names), nodes=nodes, claims=claims)
+        if room.fits:
+            return room
+    return room_for(need, nodes=nodes, claims=claims)
 
 
 def why_not(situation: Situation, view: View) -> Finding | None:

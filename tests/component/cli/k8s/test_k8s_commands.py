@@ -69,6 +69,7 @@ A_STATUS = {
             "members": [{"index": 0, "pod": "demo-d-0-0", "waitingReason": "ImagePullBackOff"}],
         },
     ],
+    "avoidedNodes": [{"node": "n9", "failures": 2, "until": "2026-11-26T11:00:00Z"}],
     "endpoints": [{"name": "grpc", "url": "demo-gateway.default.svc:8080"}],
 }
 
@@ -88,7 +89,7 @@ async def test_status_shows_conditions_groups_members_ranks_and_what_is_in_fligh
         in out
     )
     for line in ("prefill-0  Ready    3      7          2  ", "demo-p-0-1  n2    8-15   yes", "ImagePullBackOff",
-                 "3 of 4 nodes found", "grpc: demo-gateway.default.svc:8080"):  # fmt: skip
+                 "n9: avoided until 2026-11-26T11:00:00Z, 2 failures on it", "3 of 4 nodes found", "grpc: demo-gateway.default.svc:8080"):  # fmt: skip
         assert line in out, out
 
 

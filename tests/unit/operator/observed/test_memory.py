@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hortator.operator.observed import Failure, Member, Memory, read_memory, write_memory
+from hortator.operator.observed import Failure, Member, Memory, NodeFailure, read_memory, write_memory
 from hortator.operator.observed.memory import ANNOTATIONS
 
 MOMENTS = st.integers(0, 4_000_000_000).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))
@@ -24,10 +24,12 @@ FAILURES = st.builds(
     is_stalled=st.booleans(),
 )
 MEMBERS = st.builds(Member, uid=TEXTS.filter(bool), node=TEXTS, restarts=st.integers(0, 99))
+NODE_FAILURES = st.builds(NodeFailure, node=TEXTS.filter(bool), at=MOMENTS)
 MEMORIES = st.builds(
     Memory,
     members=st.dictionaries(st.integers(0, 63), MEMBERS, max_size=4),
     restarts=st.lists(MOMENTS, max_size=4).map(lambda times: tuple(sorted(times))),
+    node_failures=st.lists(NODE_FAILURES, max_size=16).map(tuple),
     failure=st.none() | FAILURES,
     admitted_at=st.none() | MOMENTS,
     restart_observed=TEXTS,

@@ -61,6 +61,7 @@ from hortator.api.v1alpha1.service import (
 )
 from hortator.api.v1alpha1.status import (
     MAX_GROUPS_IN_STATUS,
+    AvoidedNode,
     Condition,
     ConditionStatus,
     Display,
@@ -87,6 +88,7 @@ __all__ = [
     "PLURAL",
     "VERSION",
     "ApiKeysRef",
+    "AvoidedNode",
     "Backend",
     "CacheClaimSpec",
     "ClientAuth",

@@ -18,6 +18,8 @@ from hortator.api.v1alpha1.role import RoleName
 MAX_GROUPS_IN_STATUS: Final = 64
 """Groups beyond it are counted, not listed."""
 
+MAX_AVOIDED_NODES: Final = 16
+
 ConditionStatus = Literal["True", "False", "Unknown"]
 StatusTime = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
@@ -202,6 +204,17 @@ class RestartStatus(Model):
     """spec.restart.requestedAt that was served."""
 
 
+class AvoidedNode(Model):
+    """A node on which groups have failed repeatedly."""
+
+    node: str
+    """Its name."""
+    failures: int
+    """Within spec.restart.window."""
+    until: StatusTime
+    """When it is forgotten, if no other failure is added."""
+
+
 class Endpoint(Model):
     """An address of the service."""
 
@@ -234,6 +247,10 @@ class LLMServiceStatus(Model):
     scheduler: SchedulerStatus = Field(default_factory=SchedulerStatus)
     rollout: RolloutStatus = Field(default_factory=RolloutStatus)
     restart: RestartStatus = Field(default_factory=RestartStatus)
+    avoided_nodes: Annotated[
+        tuple[AvoidedNode, ...], Field(strict=False, max_length=MAX_AVOIDED_NODES), ListMap("node")
+    ] = ()
+    """Groups with devices start on others while these have room."""
     endpoints: Annotated[tuple[Endpoint, ...], Field(strict=False, max_length=8), ListMap("name")] = ()
     """Where clients connect."""
 

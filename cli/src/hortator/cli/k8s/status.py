@@ -80,6 +80,7 @@ def render(service: Obj, *, now: datetime) -> RenderableType:
         parts.append(Text("the operator has not looked at the latest change yet", style="yellow"))
     groups = status.get("groups") or ()
     parts += [_conditions(status.get("conditions") or (), now), _groups(groups), *_messages(groups)]
+    parts += [_avoided(one) for one in status.get("avoidedNodes") or ()]
     parts += [Text(f"{one.get('name')}: {one.get('url')}") for one in status.get("endpoints") or ()]
     return Group(*parts)
 
@@ -142,6 +143,13 @@ def _messages(groups: Sequence[Any]) -> list[RenderableType]:
         for group in groups
         if group.get("message")
     ]
+
+
+def _avoided(one: Obj) -> Text:
+    how_often = f"{one.get('failures', 0)} failures on it"
+    return Text.assemble(
+        (f"{one.get('node', '')}: ", "italic"), f"avoided until {one.get('until', '')}, {how_often}"
+    )
 
 
 def age(when: str, now: datetime) -> str:

@@ -28,12 +28,14 @@ def statefulset(
     drain_timeout_s: float,
     annotations: Mapping[str, str],
     domain: tuple[str, str] | None,
+    avoided: frozenset[str],
     uid: str,
 ) -> Obj:
     """The StatefulSet.
 
-    `template` is a revision's frozen one; `domain` is a node label that all members are bound to; `uid` is
-    that of the StatefulSet, "" while there is none: its pods are made only when it has one.
+    `template` is a revision's frozen one; `domain` is a node label that all members are bound to, `avoided`
+    are names of nodes that none of them may stand on; `uid` is that of the StatefulSet, "" while there is
+    none: its pods are made only when it has one.
     """
     name = names.group_name(owner.name, group.role_name, group.index)
     labels = names.group_labels(owner.name, group.role_name, group.index)
@@ -45,6 +47,8 @@ def statefulset(
     if domain is not None:
         key, value = domain
         filled["spec"]["nodeSelector"] = filled["spec"].get("nodeSelector", {}) | {key: value}
+    if avoided:
+        filled["spec"]["affinity"] = filled["spec"].get("affinity", {}) | _not_on(avoided)
     obj = child("apps/v1", "StatefulSet", name, owner=owner, labels=labels, annotations=annotations)
     obj["spec"] = {
         "replicas": replicas,
@@ -56,6 +60,13 @@ def statefulset(
         "template": filled,
     }
     return obj
+
+
+def _not_on(nodes: frozenset[str]) -> Obj:
+    """Each by a requirement of its own: a field takes one value."""
+    fields = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in sorted(nodes)]
+    terms = {"nodeSelectorTerms": [{"matchFields": fields}]}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}
 
 
 def headless_service(group: Group, *, owner: Owner) -> Obj:

@@ -13,7 +13,14 @@ from hortator.operator.observed.facts import (
     WarningEvent,
     WorkerLoad,
 )
-from hortator.operator.observed.memory import Failure, Member, Memory, read_memory, write_memory
+from hortator.operator.observed.memory import (
+    Failure,
+    Member,
+    Memory,
+    NodeFailure,
+    read_memory,
+    write_memory,
+)
 from hortator.operator.observed.observe import observe
 
 __all__ = [
@@ -27,6 +34,7 @@ __all__ = [
     "Memory",
     "Meta",
     "NodeFacts",
+    "NodeFailure",
     "Observed",
     "PodFacts",
     "WarningEvent",

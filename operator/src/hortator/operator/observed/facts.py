@@ -185,6 +185,11 @@ class Claim:
     num_pods: int
     requests: Mapping[str, float]
     node_selector: Mapping[str, str]
+    tolerations: tuple[Obj, ...]
+    keeps_apart: bool
+    """No two of them on one node."""
+    avoided: frozenset[str]
+    """Nodes that its template rules out by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
     members            {ordinal: {uid, node, restarts}}, written once per epoch, when all are first ready
     restarts           times of the restarts after failures, oldest first, within the window
+    node-failures      [{node, time}], the newest few failures that were told of a node
     last-failure       why the group was closed last without being asked to, or that its budget is gone
     drain-started-at   since when, and drain-reason why, it goes away on purpose
     admitted-at        when replicas went from 0 to N for this epoch
@@ -36,6 +37,7 @@ from hortator.operator.observed.reading import (
 ANNOTATIONS = (
     names.ANNOTATION_MEMBERS,
     names.ANNOTATION_RESTARTS,
+    names.ANNOTATION_NODE_FAILURES,
     names.ANNOTATION_LAST_FAILURE,
     names.ANNOTATION_DRAIN_STARTED_AT,
     names.ANNOTATION_DRAIN_REASON,
@@ -43,6 +45,8 @@ ANNOTATIONS = (
     names.ANNOTATION_MOVED_AT,
     names.ANNOTATION_RESTART_OBSERVED,
 )
+MAX_NODE_FAILURES = 16
+"""Of a group, the newest."""
 MAX_MESSAGE = 512
 """Of a failure, in bytes or a little more: annotations and status stay small."""
 
@@ -54,6 +58,14 @@ class Member:
     uid: str
     node: str
     restarts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFailure:
+    """A failure of the group on a node."""
+
+    node: str
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +94,7 @@ class Memory:
 
     members: Mapping[int, Member] = field(default_factory=dict)
     restarts: tuple[datetime, ...] = ()
+    node_failures: tuple[NodeFailure, ...] = ()
     failure: Failure | None = None
     drain_started_at: datetime | None = None
     drain_reason: str = ""
@@ -101,6 +114,7 @@ def read_memory(annotations: Mapping[str, str]) -> Memory:
     return Memory(
         members=_members(loads(annotations.get(names.ANNOTATION_MEMBERS, ""))),
         restarts=tuple(sorted(time for time in times if time is not None)),
+        node_failures=_node_failures(loads(annotations.get(names.ANNOTATION_NODE_FAILURES, ""))),
         failure=_failure(loads(annotations.get(names.ANNOTATION_LAST_FAILURE, ""))),
         drain_started_at=parse_time(annotations.get(names.ANNOTATION_DRAIN_STARTED_AT, "")),
         drain_reason=annotations.get(names.ANNOTATION_DRAIN_REASON, ""),
@@ -122,6 +136,10 @@ def write_memory(memory: Memory) -> dict[str, str]:
         )
     if memory.restarts:
         written[names.ANNOTATION_RESTARTS] = _json([format_time(time) for time in memory.restarts])
+    if memory.node_failures:
+        written[names.ANNOTATION_NODE_FAILURES] = _json(
+            [{"node": one.node, "time": format_time(one.at)} for one in memory.node_failures]
+        )
     if memory.failure is not None:
         written[names.ANNOTATION_LAST_FAILURE] = _json(_failure_fields(memory.failure))
     if memory.drain_started_at is not None:
@@ -146,6 +164,15 @@ def _members(parsed: Any) -> dict[int, Member]:
         for ordinal in mapping(parsed)
         if ordinal.isascii() and ordinal.isdigit() and len(ordinal) < 10 and text(parsed, ordinal, "uid")
     }
+
+
+def _node_failures(parsed: Any) -> tuple[NodeFailure, ...]:
+    found = [
+        NodeFailure(node=text(entry, "node"), at=when)
+        for entry in (parsed if isinstance(parsed, list) else ())
+        if (when := instant(entry, "time")) is not None and text(entry, "node")
+    ]
+    return tuple(found[-MAX_NODE_FAILURES:])
 
 
 def _failure(parsed: Any) -> Failure | None:

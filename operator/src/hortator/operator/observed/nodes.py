@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from hortator.operator import names
 from hortator.operator.objects import Obj
 from hortator.operator.observed.facts import Claim, NodeFacts
-from hortator.operator.observed.pods import is_device, is_over, pod_requests
+from hortator.operator.observed.pods import avoided_nodes, is_device, is_over, keeps_apart, pod_requests
 from hortator.operator.observed.reading import (
     flag,
     instant,
@@ -60,6 +60,9 @@ def claims(statefulsets: Iterable[Obj], pods: Iterable[Obj]) -> tuple[Claim, ...
                     num_pods=missing,
                     requests=requests,
                     node_selector=texts(template, "spec", "nodeSelector"),
+                    tolerations=tuple(items(template, "spec", "tolerations")),
+                    keeps_apart=keeps_apart(template),
+                    avoided=avoided_nodes(template),
                 )
             )
     return tuple(sorted(found, key=lambda claim: claim.name))

@@ -13,6 +13,7 @@ from hortator.operator import names
 from hortator.operator.objects import Obj, Ref
 from hortator.operator.observed.facts import Ending, PodFacts, WarningEvent
 from hortator.operator.observed.reading import (
+    at,
     flag,
     instant,
     items,
@@ -26,6 +27,7 @@ from hortator.operator.observed.reading import (
 )
 
 MAX_LAST_WORDS = 300
+_HOSTNAME = "kubernetes.io/hostname"
 _UNTELLING = {"", "PodInitializing", "ContainerCreating"}
 _BEFORE_TIME = datetime.min.replace(tzinfo=UTC)
 
@@ -88,6 +90,24 @@ def pod_requests(pod_or_template: Obj) -> dict[str, float]:
         for name, amount in wanted.items():
             total[name] = total.get(name, 0.0) + amount
     return {name: amount for name, amount in total.items() if amount > 0}
+
+
+def keeps_apart(template: Obj) -> bool:
+    """Whether no two pods of this template may stand on one node."""
+    path = ("spec", "affinity", "podAntiAffinity", "requiredDuringSchedulingIgnoredDuringExecution")
+    return any(text(term, "topologyKey") == _HOSTNAME for term in items(template, *path))
+
+
+def avoided_nodes(template: Obj) -> frozenset[str]:
+    """The nodes that a group's template rules out by name, as `manifests.group` writes it."""
+    path = ("spec", "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution")
+    return frozenset(
+        str(value)
+        for term in items(template, *path, "nodeSelectorTerms")
+        for field in items(term, "matchFields")
+        if text(field, "operator") == "NotIn"
+        for value in (at(field, "values") or ())
+    )
 
 
 def is_device(resource: str) -> bool:

@@ -68,7 +68,10 @@ def _admitted(situation: Situation, view: View, memory: Memory, room: Room | Non
         members={},
     )
     where = f" in {domain[1]}" if domain else ""
+    avoided = room.avoided if room is not None else frozenset()
+    if avoided:
+        where += f", not on {', '.join(sorted(avoided))}"
     yield Apply(
-        obj=rendering.admitted(view.group, view.wanted, memory=noted, domain=domain),
+        obj=rendering.admitted(view.group, view.wanted, memory=noted, domain=domain, avoided=avoided),
         why=f"group {view.wanted.name} starts with {view.wanted.num_members} pods{where}",
     )

@@ -68,6 +68,8 @@ def _items(situation: Situation) -> Iterator[Item]:
     yield from admissions(situation)
     yield from voluntary_drains(situation)
     yield from _deadline(situation)
+    for one in situation.avoided:
+        yield from wake(situation.now, one.until)
 
 
 def _deadline(situation: Situation) -> Iterator[Item]:

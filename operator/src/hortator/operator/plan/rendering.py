@@ -29,7 +29,12 @@ def created(wanted: DesiredGroup, *, memory: Memory) -> Obj:
 
 
 def admitted(
-    group: GroupFacts, wanted: DesiredGroup, *, memory: Memory, domain: tuple[str, str] | None
+    group: GroupFacts,
+    wanted: DesiredGroup,
+    *,
+    memory: Memory,
+    domain: tuple[str, str] | None,
+    avoided: frozenset[str],
 ) -> Obj:
     """All pods at once, in the epoch that the closed group names, by the template of what is wanted."""
     obj = wanted.statefulset(
@@ -37,6 +42,7 @@ def admitted(
         replicas=wanted.num_members,
         annotations=write_memory(memory),
         domain=domain,
+        avoided=avoided,
         uid=group.uid,
     )
     return _over(group, obj)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from hortator.operator.avoidance import blamed
 from hortator.operator.observed import Failure
 from hortator.operator.plan import rendering
 from hortator.operator.plan.actions import Apply, Item, emitted
@@ -23,10 +24,12 @@ def after_failure(situation: Situation, view: View, failure: Failure) -> Iterato
     restart, group = situation.spec.restart, view.group
     if restart.policy == "None":
         return
-    past = kept(group.memory, now=situation.now, window_s=restart.window_s)
+    past = blamed(kept(group.memory, now=situation.now, window_s=restart.window_s), failure)
     if len(past.restarts) >= restart.max_restarts:
         final = replace(failure, is_stalled=True)
-        memory = replace(group.memory, restarts=past.restarts, failure=final)
+        memory = replace(
+            group.memory, restarts=past.restarts, node_failures=past.node_failures, failure=final
+        )
         why = f"group {group.name} has used up its {restart.max_restarts} restarts: {failure.message}"
         yield Apply(obj=rendering.noted(group, memory=memory), why=why)
         yield emitted(Reason.STALLED, why, is_warning=True)

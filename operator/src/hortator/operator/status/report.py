@@ -10,6 +10,7 @@ from hortator.api.problem import Problem
 from hortator.api.v1alpha1 import RoleSpec
 from hortator.api.v1alpha1.status import (
     MAX_GROUPS_IN_STATUS,
+    AvoidedNode,
     Display,
     Endpoint,
     LLMServiceStatus,
@@ -21,7 +22,7 @@ from hortator.api.v1alpha1.status import (
 from hortator.operator import names, topology
 from hortator.operator.objects import Obj
 from hortator.operator.observed import Meta
-from hortator.operator.observed.reading import items, text
+from hortator.operator.observed.reading import format_time, items, text
 from hortator.operator.progress import progress_of
 from hortator.operator.situation import Situation, current_revision
 from hortator.operator.status.conditions import OBSERVED, Verdict, conditions, rollout_message, verdicts
@@ -74,6 +75,10 @@ def status_of(situation: Situation) -> Obj:
             message=rollout_message(rollout, [*reports, *beside])[:MAX_MESSAGE],
         ),
         restart=RestartStatus(observed_requested_at=_observed_request(situation)),
+        avoided_nodes=tuple(
+            AvoidedNode(node=one.node, failures=one.num_failures, until=format_time(one.until))
+            for one in situation.avoided
+        ),
         endpoints=(
             Endpoint(
                 name="grpc", url=f"{names.gateway_name(meta.name)}.{meta.namespace}.svc:{names.PORT_GATEWAY}"
