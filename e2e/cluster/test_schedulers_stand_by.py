@@ -70,15 +70,17 @@ def is_leader(pod: Obj) -> bool:
 
 def pair_of(served: Served) -> tuple[Obj, Obj]:
     """Leader and standby, once there is one of each."""
-    found: dict[bool, Obj] = {}
+    pair: list[tuple[Obj, Obj]] = []
 
     def look() -> bool:
         pods = [pod for pod in served.pods("scheduler") if is_ready(pod)]
-        found.update({is_leader(pod): pod for pod in pods})
-        return len(pods) == 2 and len({is_leader(pod) for pod in pods}) == 2
+        leads = [is_leader(pod) for pod in pods]
+        if len(pods) == 2 and leads.count(True) == 1:
+            pair.append((pods[leads.index(True)], pods[leads.index(False)]))
+        return bool(pair)
 
     wait_until(look, what="a leader and a standby", timeout_s=60)
-    return found[True], found[False]
+    return pair[0]
 
 
 def name_of(pod: Obj) -> str:
@@ -115,6 +117,9 @@ def test_no_request_fails_when_the_leader_goes(served):
             print(f"{how}: nothing began for {longest_silence_s(witness, gone_at):.2f} s")
             if how == "SIGSTOP":
                 served.nodes.signal(served.namespace, name_of(leader), "SIGCONT")
+                wait_until(
+                    lambda pod=leader: not is_leader(pod), what="the one that was stopped sees who leads"
+                )
                 assert name_of(pair_of(served)[0]) == name_of(standby)
         print(f"{assert_all_answered(witness)} requests")
 
