@@ -15,7 +15,6 @@ from cluster.fakenodes.client import FakeNodes
 from cluster.kube import Obj, is_ready
 from cluster.operators import SERVICES, Operator
 from cluster.processes import LabError, wait_until
-from cluster.proxy.server import ApiProxy
 from cluster.witnesses import Witness, running_witness
 
 GATEWAY_PORT = 8080
@@ -30,8 +29,6 @@ class Served:
     operator: Operator
     namespace: str
     name: str
-    api_of_operator: ApiProxy | None = None
-    """What the operator alone goes through, where a test wants to meddle with that."""
 
     def get(self) -> Obj:
         """The LLMService."""

@@ -1,5 +1,9 @@
-"""Whole groups on eight nodes of a real cluster: two services that want five each, and a service scaled in a hurry."""
+"""Whole groups on eight nodes of a real cluster.
 
+Two services that want five nodes each, nodes that are drained side by side, and a service scaled in a hurry.
+"""
+
+import concurrent.futures
 import time
 import uuid
 from collections.abc import Iterator
@@ -49,6 +53,22 @@ def most_at_once(scene: Scene) -> int:
         replicas[seen.name] = 0 if seen.is_gone else seen.obj["spec"]["replicas"]
         most = max(most, sum(number > 0 for number in replicas.values()))
     return most
+
+
+def fewest_ready(scene: Scene, groups: list[str], *, size: int, since: float) -> int:
+    """How many of these groups had every member ready at the same time, at least."""
+    ready: dict[str, bool] = {}
+    fewest = len(groups)
+    for seen in scene.record.all("Pod"):
+        conditions = seen.obj.get("status", {}).get("conditions", [])
+        is_going = seen.is_gone or "deletionTimestamp" in seen.obj["metadata"]
+        ready[seen.name] = not is_going and any(
+            one["type"] == "Ready" and one["status"] == "True" for one in conditions
+        )
+        if seen.at >= since:
+            whole = [all(ready.get(f"{name}-{index}") for index in range(size)) for name in groups]
+            fewest = min(fewest, sum(whole))
+    return fewest
 
 
 def stranger(name: str, namespace: str) -> Obj:
@@ -101,6 +121,35 @@ def test_two_services_that_want_five_of_eight_nodes_and_others_who_are_faster(sc
     client.delete(scene.get(winner))
     scene.until(is_ready, name=loser, timeout_s=60)
     assert most_at_once(scene) == 1
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.safety
+def test_two_nodes_of_different_groups_are_drained_at_once_and_one_group_is_away_at_a_time(scene):
+    """Three groups on six of eight nodes; `kubectl drain` ends only when it has found every pod gone."""
+    scene.serving(groups=3, engine=GPUS)
+    scene.at_rest()
+    groups = ["llm-a-0", "llm-a-1", "llm-a-2"]
+    nodes = [scene.pod(f"{name}-0")["spec"]["nodeName"] for name in groups[:2]]
+    options = ["--ignore-daemonsets", "--delete-emptydir-data", "--timeout=110s"]
+    options += ["--pod-selector=app.kubernetes.io/component=engine"]
+    since = time.monotonic()
+    try:
+        with concurrent.futures.ThreadPoolExecutor(len(nodes)) as pool:
+            drains = [pool.submit(scene.lab.kubectl, "drain", node, *options) for node in nodes]
+            for drain in drains:
+                drain.result()
+        service = scene.until(
+            lambda one: is_ready(one) and sorted(epochs(one).values()) == [1, 2, 2], timeout_s=60
+        )
+        service = scene.at_rest()
+    finally:
+        for node in nodes:
+            scene.lab.kubectl("uncordon", node)
+    assert epochs(service) == {"llm-a-0": 2, "llm-a-1": 2, "llm-a-2": 1}
+    standing = {member["node"] for one in service["status"]["groups"] for member in one["members"]}
+    assert not standing & set(nodes)
+    assert fewest_ready(scene, groups, size=2, since=since) == 2
 
 
 @pytest.mark.timeout(120)

@@ -164,7 +164,7 @@ def test_a_cordoned_node_opens_the_budget_of_a_drained_group_only():
         "demo-a-0 x2 epoch 1 ['admitted-at', 'drain-reason', 'drain-started-at', 'members']",
         "StartDrain aggregated-0",
         "Apply PodDisruptionBudget demo-a-0 2",
-        "demo-a-0 x0 epoch 2 []",
+        "demo-a-0 x0 epoch 2 ['vacated-at']",
         "Apply PodDisruptionBudget demo-a-0 0",
         "demo-a-0 x2 epoch 2 ['admitted-at']",
         "Label demo-a-0-0",

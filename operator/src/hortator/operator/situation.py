@@ -178,7 +178,9 @@ def members_of(group: GroupFacts) -> int:
 
 def fresh(memory: Memory) -> Memory:
     """What is left of the notes when a group starts anew after a change of the spec or on request."""
-    return Memory(restart_observed=memory.restart_observed, moved_at=memory.moved_at)
+    return Memory(
+        restart_observed=memory.restart_observed, moved_at=memory.moved_at, vacated_at=memory.vacated_at
+    )
 
 
 def kept(memory: Memory, *, now: datetime, window_s: float) -> Memory:

@@ -2,6 +2,7 @@
 
 n-th restart within the window   delay(1) = 0,  delay(n) = min(maxDelay, baseDelay x 2^(n - 2))
 n-th try after a gang timeout    10 s x 2^(n - 1), at most 300 s, times a factor from 0.5 to 1.5
+start after a cordoned node      7 s after the group was closed
 drain                            until nothing is in flight and the scheduler has acknowledged, or the timeout
 """
 
@@ -23,6 +24,8 @@ from hortator.operator.status.reasons import Reason
 
 GANG_RETRY_S = 10.0
 GANG_RETRY_MAX_S = 300.0
+VACATED_S = 7.0
+"""`kubectl drain` evicts by name, again every 5 s: it must not meet who has come back under that name."""
 
 
 def next_start(situation: Situation, view: View) -> datetime | None:
@@ -43,12 +46,21 @@ def num_unplaced(view: View) -> int:
 
 def not_before(memory: Memory, *, restart: RestartSpec, uid: str, name: str) -> datetime | None:
     """When a closed group may start again; None: at once."""
+    times = (_after_failure(memory, restart=restart, uid=uid, name=name), _after_vacated(memory))
+    return max((time for time in times if time is not None), default=None)
+
+
+def _after_failure(memory: Memory, *, restart: RestartSpec, uid: str, name: str) -> datetime | None:
     failure = memory.failure
     if failure is not None and failure.reason == Reason.GANG_TIMEOUT:
         return seconds_later(failure.at, gang_delay_s(uid, name, failure.attempt))
     if failure is None or not memory.restarts:
         return None
     return seconds_later(memory.restarts[-1], delay_s(len(memory.restarts), restart))
+
+
+def _after_vacated(memory: Memory) -> datetime | None:
+    return seconds_later(memory.vacated_at, VACATED_S) if memory.vacated_at is not None else None
 
 
 def delay_s(num_restarts: int, restart: RestartSpec) -> float:

@@ -32,6 +32,8 @@ MEMORIES = st.builds(
     node_failures=st.lists(NODE_FAILURES, max_size=16).map(tuple),
     failure=st.none() | FAILURES,
     admitted_at=st.none() | MOMENTS,
+    vacated_at=st.none() | MOMENTS,
+    moved_at=st.none() | MOMENTS,
     restart_observed=TEXTS,
 )
 

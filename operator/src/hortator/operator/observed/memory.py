@@ -6,6 +6,7 @@
     last-failure       why the group was closed last without being asked to, or that its budget is gone
     drain-started-at   since when, and drain-reason why, it goes away on purpose
     admitted-at        when replicas went from 0 to N for this epoch
+    vacated-at         when it was closed with a member on a cordoned node, until it starts again
     moved-at           since when it is to run its revision without having been ready in it, after a rollout
     restart-observed   the spec.restart.requestedAt that this group has carried out
 
@@ -42,6 +43,7 @@ ANNOTATIONS = (
     names.ANNOTATION_DRAIN_STARTED_AT,
     names.ANNOTATION_DRAIN_REASON,
     names.ANNOTATION_ADMITTED_AT,
+    names.ANNOTATION_VACATED_AT,
     names.ANNOTATION_MOVED_AT,
     names.ANNOTATION_RESTART_OBSERVED,
 )
@@ -99,6 +101,7 @@ class Memory:
     drain_started_at: datetime | None = None
     drain_reason: str = ""
     admitted_at: datetime | None = None
+    vacated_at: datetime | None = None
     moved_at: datetime | None = None
     restart_observed: str = ""
 
@@ -119,6 +122,7 @@ def read_memory(annotations: Mapping[str, str]) -> Memory:
         drain_started_at=parse_time(annotations.get(names.ANNOTATION_DRAIN_STARTED_AT, "")),
         drain_reason=annotations.get(names.ANNOTATION_DRAIN_REASON, ""),
         admitted_at=parse_time(annotations.get(names.ANNOTATION_ADMITTED_AT, "")),
+        vacated_at=parse_time(annotations.get(names.ANNOTATION_VACATED_AT, "")),
         moved_at=parse_time(annotations.get(names.ANNOTATION_MOVED_AT, "")),
         restart_observed=annotations.get(names.ANNOTATION_RESTART_OBSERVED, ""),
     )
@@ -147,6 +151,8 @@ def write_memory(memory: Memory) -> dict[str, str]:
         written[names.ANNOTATION_DRAIN_REASON] = memory.drain_reason
     if memory.admitted_at is not None:
         written[names.ANNOTATION_ADMITTED_AT] = format_time(memory.admitted_at)
+    if memory.vacated_at is not None:
+        written[names.ANNOTATION_VACATED_AT] = format_time(memory.vacated_at)
     if memory.moved_at is not None:
         written[names.ANNOTATION_MOVED_AT] = format_time(memory.moved_at)
     if memory.restart_observed:

@@ -66,6 +66,7 @@ def _admitted(situation: Situation, view: View, memory: Memory, room: Room | Non
         admitted_at=situation.now,
         restart_observed=situation.requested_restart or memory.restart_observed,
         members={},
+        vacated_at=None,
     )
     where = f" in {domain[1]}" if domain else ""
     avoided = room.avoided if room is not None else frozenset()

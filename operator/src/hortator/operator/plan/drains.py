@@ -5,6 +5,9 @@
 "Go on" also happens once spec.drain.timeout has passed, whoever did not answer, and at once for a group that
 takes no requests: there is nothing to drain. A drain that has begun is finished, even if the cause goes away:
 the worker has been told to take nothing more, and only a new start makes it forget that.
+
+Of a group that is closed with a member on a cordoned node, for whatever reason, that is noted (`vacated`): it
+stays away for some seconds, until who drains the node has seen that the pods are gone (`waiting`).
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 
-from hortator.operator.observed import GroupFacts
+from hortator.operator.observed import GroupFacts, Memory
 from hortator.operator.plan import rendering
 from hortator.operator.plan.actions import Apply, Item, StartDrain, emitted, wake
 from hortator.operator.situation import Situation, View
@@ -56,3 +59,8 @@ def opens_budget(situation: Situation, view: View) -> bool:
         and is_drained(situation, view.group, view.assessment)
         and situation.num_unavailable(but=view.wanted.name) < situation.spec.disruption.max_unavailable_groups
     )
+
+
+def vacated(situation: Situation, view: View, memory: Memory) -> Memory:
+    """The notes of a group that is being closed."""
+    return replace(memory, vacated_at=situation.now) if view.is_cordoned else memory

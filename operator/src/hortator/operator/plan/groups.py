@@ -124,6 +124,7 @@ def _closed(situation: Situation, view: View, reason: Reason) -> Iterator[Item]:
         memory = fresh(group.memory)
     else:
         memory = kept(group.memory, now=situation.now, window_s=situation.spec.restart.window_s)
+    memory = drains.vacated(situation, view, memory)
     if view.turn is Turn.MOVES and not situation.spec.suspend:
         why = f"group {group.name} moves from revision {group.revision} to {view.wanted.revision}"
         obj = rendering.moved(group, view.wanted, memory=replace(memory, moved_at=situation.now))

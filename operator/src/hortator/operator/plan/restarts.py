@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from hortator.operator.avoidance import blamed
 from hortator.operator.observed import Failure
-from hortator.operator.plan import rendering
+from hortator.operator.plan import drains, rendering
 from hortator.operator.plan.actions import Apply, Item, emitted
 from hortator.operator.situation import Situation, View, kept
 from hortator.operator.status.reasons import Reason
@@ -36,7 +36,7 @@ def after_failure(situation: Situation, view: View, failure: Failure) -> Iterato
         return
     memory = replace(past, restarts=(*past.restarts, situation.now), failure=failure)
     why = f"group {group.name} restarts: {failure.message}"
-    yield Apply(obj=rendering.closed(group, memory=memory), why=why)
+    yield Apply(obj=rendering.closed(group, memory=drains.vacated(situation, view, memory)), why=why)
     yield emitted(Reason.GROUP_RESTARTING, why, is_warning=True)
 
 
@@ -51,5 +51,6 @@ def after_gang_timeout(situation: Situation, view: View) -> Iterator[Item]:
     failure = Failure(
         reason=Reason.GANG_TIMEOUT, message=why, at=situation.now, epoch=group.epoch, attempt=attempt
     )
-    yield Apply(obj=rendering.closed(group, memory=replace(past, failure=failure)), why=why)
+    memory = drains.vacated(situation, view, replace(past, failure=failure))
+    yield Apply(obj=rendering.closed(group, memory=memory), why=why)
     yield emitted(Reason.GANG_TIMEOUT, why, is_warning=True)

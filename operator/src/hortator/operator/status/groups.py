@@ -141,6 +141,9 @@ def _closed(situation: Situation, view: View) -> tuple[str, Finding | None]:
         return "Waiting", model
     refused = why_not(situation, view)
     start = next_start(situation, view)
+    if start is not None and failure is None:
+        message = f"group {name} has left a cordoned node, and starts elsewhere at {format_time(start)}"
+        return "Restarting", refused or Finding(reason=Reason.NODE_CORDONED, message=message)
     if start is not None and failure is not None:
         if failure.reason == Reason.GANG_TIMEOUT:
             message = f"{failure.message}; it tries again at {format_time(start)}"

@@ -281,7 +281,8 @@ ENTRIES: dict[Reason, Entry] = {
         remedy=_WAIT,
     ),
     Reason.NODE_CORDONED: Entry(
-        meaning="A node of the group is cordoned: the group is drained and starts elsewhere.",
+        meaning="A node of the group is cordoned: the group is drained, and starts elsewhere "
+        "some seconds later.",
         remedy="Nothing to do; `kubectl uncordon` if the node should stay.",
     ),
     Reason.SCALE_DOWN: Entry(
