@@ -270,3 +270,19 @@ async def test_a_failed_member_restarts_its_group_once(world: OperatorWorld) -> 
     assert changed == {f"simulated-d-0-{ordinal}" for ordinal in range(4)}
     labels = {"reason": "OOMKilled"}
     assert world.registry.get_sample_value("hortator_operator_group_restarts_total", labels) == 1
+
+
+@in_world
+async def test_a_preempted_member_restarts_its_group_and_is_counted_as_that(world: OperatorWorld) -> None:
+    world.create()
+    await world.until("AllGroupsReady")
+    pod = world.api.get(("v1", "Pod", "default", "simulated-d-0-2"))
+    target = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
+    status = pod["status"] | {"conditions": [*pod["status"]["conditions"], target]}
+    pod = world.api.replace(pod | {"status": status}, manager="scheduler", subresource="status")
+    world.inventory.put(pod, told_at=asyncio.get_running_loop().time())  # as a watch tells
+    world.api.delete(("v1", "Pod", "default", "simulated-d-0-2"))
+    await asyncio.sleep(1.5)
+    await world.until("AllGroupsReady")
+    labels = {"reason": "PodPreempted"}
+    assert world.registry.get_sample_value("hortator_operator_group_restarts_total", labels) == 1

@@ -3,7 +3,7 @@
 from typing import Any
 
 from hortator.api.v1alpha1 import API_VERSION, KIND
-from hortator.operator.inventory import Inventory
+from hortator.operator.inventory import MAX_DEPARTED, Inventory
 from hortator.operator.names import LABEL_SERVICE
 from hortator.operator.objects import Obj
 
@@ -173,3 +173,44 @@ def test_devices_that_are_to_be_given_back_are_not_free_before_they_are() -> Non
     assert wanted_around(inventory, ("ns", "other")) == [5]
     inventory.put(group_of(0, version=2), told_at=1.0)
     assert wanted_around(inventory, ("ns", "other")) == [0]
+
+
+def taken(one: Obj) -> Obj:
+    """A pod that kube-scheduler takes away."""
+    target = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
+    return one | {"status": one["status"] | {"conditions": [target]}}
+
+
+def departed(inventory: Inventory) -> list[str]:
+    return [obj["metadata"]["uid"] for obj in inventory.departed(SVC)]
+
+
+def test_of_a_pod_that_the_cluster_took_away_the_last_state_is_kept() -> None:
+    inventory = a_filled(pod("svc-p-0-0", 5), pod("svc-p-0-1", 5))
+    inventory.remove(taken(pod("svc-p-0-0", 7)))
+    inventory.remove(pod("svc-p-0-1", 8))
+    assert inventory.children(SVC) == []
+    assert departed(inventory) == ["uid-svc-p-0-0"]
+    assert inventory.departed(("ns", "other")) == []
+
+
+def test_also_where_another_of_its_name_was_told_first() -> None:
+    inventory = a_filled(taken(pod("svc-p-0-0", 5, uid="one")))
+    inventory.put(pod("svc-p-0-0", 8, uid="two"), told_at=1.0)
+    inventory.remove(taken(pod("svc-p-0-0", 7, uid="one")))
+    assert departed(inventory) == ["one"]
+    assert [child["metadata"]["uid"] for child in inventory.children(SVC)] == ["two"]
+
+
+def test_also_where_only_a_list_tells_that_it_went() -> None:
+    inventory = a_filled(taken(pod("svc-p-0-0", 5)))
+    inventory.replace_all("v1", "Pod", [], asked_at=2.0, told_at=3.0)
+    assert departed(inventory) == ["uid-svc-p-0-0"]
+
+
+def test_it_remembers_so_many_pods_that_were_taken_away() -> None:
+    inventory = a_filled()
+    for index in range(MAX_DEPARTED + 2):
+        inventory.remove(taken(pod(f"svc-p-{index}-0", 5)))
+    assert len(inventory.departed(SVC)) == MAX_DEPARTED
+    assert departed(inventory)[0] == "uid-svc-p-2-0"

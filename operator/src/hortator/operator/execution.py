@@ -195,7 +195,8 @@ def _restart_reason(before: Obj | None, now: Obj) -> str:
     if before is None or now["kind"] != "StatefulSet":
         return ""
     old, new = (read_memory(obj["metadata"].get("annotations") or {}) for obj in (before, now))
-    is_restart = new.restarts[-1:] != old.restarts[-1:] and bool(new.restarts)
+    latest = max((*new.restarts, *new.disruptions), default=None)
+    is_restart = latest is not None and latest not in {*old.restarts, *old.disruptions}
     return new.failure.reason if is_restart and new.failure is not None else ""
 
 

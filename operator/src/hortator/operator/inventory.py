@@ -10,6 +10,9 @@ Three sources tell of the same objects in no common order, so the rules are:
 5. What a look is about to write is promised before it is: several looks run at once, and two that see the
    same free nodes must not both give them to a group.
 
+Of a pod that the cluster took away (preempted, evicted) the last state is kept for a while: it tells why it
+went, and the pod is often gone, and followed by another of its name, before anybody looks.
+
 Only what is read is kept: the managed fields of the operator alone, of nodes no images and no heartbeats, of
 other people's pods what they take from a node.
 """
@@ -23,10 +26,13 @@ from dataclasses import dataclass
 from hortator.api.v1alpha1 import API_VERSION, KIND
 from hortator.operator import names
 from hortator.operator.objects import Obj, Ref
+from hortator.operator.observed.pods import is_disrupted
 from hortator.operator.work_queue import Key
 
 MAX_GONE = 20_000
 """Uids of objects that went, remembered against late news of them."""
+MAX_DEPARTED = 1_000
+"""Pods that the cluster took away."""
 _SERVICE_KIND = (API_VERSION, KIND)
 
 
@@ -48,6 +54,7 @@ class Inventory:
         self._promised: dict[Key, dict[Ref, Obj]] = {}
         """StatefulSets as they are about to be written, by the service whose look writes them."""
         self._gone: OrderedDict[str, None] = OrderedDict()
+        self._departed: OrderedDict[str, Obj] = OrderedDict()
 
     # --- reading --------------------------------------------------------------------------------------
 
@@ -70,6 +77,10 @@ class Inventory:
     def children(self, key: Key) -> list[Obj]:
         """What belongs to a service: its objects, and the Warning events about them."""
         return list(self._children.get(key, {}).values())
+
+    def departed(self, key: Key) -> list[Obj]:
+        """Pods of a service that the cluster took away lately, as they were last; the oldest first."""
+        return [pod for pod in self._departed.values() if key in self._owners(pod)]
 
     def surroundings(self, key: Key) -> list[Obj]:
         """What a service shares with others: nodes, and who holds, wants or is promised devices of them."""
@@ -128,6 +139,8 @@ class Inventory:
         if known is not None:
             if _uid(known.obj) == uid and _is_same(known.obj, stripped):
                 concerned = set()
+            if _uid(known.obj) != uid:
+                self._depart(known.obj)
             self._unlink(ref, known.obj)
         elif stripped["kind"] == "Event" and not concerned:
             return set()
@@ -141,6 +154,7 @@ class Inventory:
         self._gone[uid] = None
         if len(self._gone) > MAX_GONE:
             self._gone.popitem(last=False)
+        self._depart(obj)
         known = self._held.get(ref)
         if known is None or _uid(known.obj) != uid:
             return set()
@@ -169,6 +183,12 @@ class Inventory:
         return concerned
 
     # --- inside ---------------------------------------------------------------------------------------
+
+    def _depart(self, obj: Obj) -> None:
+        if obj["kind"] == "Pod" and self._owners(obj) and is_disrupted(obj):
+            self._departed[_uid(obj)] = strip(obj)
+            if len(self._departed) > MAX_DEPARTED:
+                self._departed.popitem(last=False)
 
     def _link(self, ref: Ref, obj: Obj) -> None:
         for key in self._owners(obj):

@@ -19,6 +19,10 @@ What counts as a failure (`find_failure`), for a group that has been admitted:
 - somebody else took replicas away (added ones are taken back without a restart: the members stay who
   they are).
 
+A member that the cluster takes away (preempted, evicted: its condition DisruptionTarget says so) restarts the
+group as well, but is no fault of it: such a failure is a disruption and takes nothing from
+spec.restart.maxRestarts.
+
 Not being ready is no failure by itself: the readiness of a member that runs comes and goes with its
 scheduler.
 """
@@ -26,7 +30,7 @@ scheduler.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 
@@ -146,6 +150,7 @@ def is_gone(pod: PodFacts, nodes: Mapping[str, NodeFacts]) -> bool:
 
 _RANK: dict[str, int] = {
     Reason.NODE_LOST: 0,
+    Reason.POD_PREEMPTED: 1,
     Reason.POD_EVICTED: 1,
     Reason.POD_DELETED: 2,
     Reason.OOM_KILLED: 3,
@@ -167,19 +172,41 @@ def _failure_of(
     if node and nodes and is_lost(nodes.get(node), now) and not (gone and _is_well(pod)):
         message = f"node {node} of pod {name} {'no longer exists' if gone else 'is not ready'}"
         return _made(Reason.NODE_LOST, message, group, name, node, now)
+    if pod is not None and _is_going(pod) and pod.is_disrupted:
+        return _disruption(group, pod, node, now)
     if pod is None or (member is not None and pod.uid != member.uid):
+        departed = _departed(group, ordinal, member)
+        if departed is not None:
+            return _disruption(group, departed, departed.node, now)
         what = "is gone" if pod is None else "was replaced"
         return _made(Reason.POD_DELETED, f"pod {name} {what}", group, name, node, now)
     if pod.is_deleting:
         return _made(Reason.POD_DELETED, f"pod {name} is being deleted", group, name, node, now)
-    if pod.phase in {"Failed", "Succeeded"}:
-        if pod.status_reason == "Evicted":
-            message = f"pod {name} was evicted: {pod.status_message}"
-            return _made(Reason.POD_EVICTED, message, group, name, node, now)
-        return _ended(group, pod, node, now)
-    if pod.num_restarts > (member.restarts if member is not None else 0) or _has_ended(pod):
+    if _is_going(pod) or pod.num_restarts > (member.restarts if member is not None else 0) or _has_ended(pod):
         return _ended(group, pod, node, now)
     return None
+
+
+def _is_going(pod: PodFacts) -> bool:
+    return pod.is_deleting or pod.phase in {"Failed", "Succeeded"}
+
+
+def _departed(group: GroupFacts, ordinal: int, member: Member | None) -> PodFacts | None:
+    """The pod of this epoch that the cluster took away and that is not there any more."""
+    found = [pod for pod in group.departed if (pod.ordinal, pod.epoch) == (ordinal, group.epoch)]
+    return next((pod for pod in reversed(found) if member is None or pod.uid == member.uid), None)
+
+
+def _disruption(group: GroupFacts, pod: PodFacts, node: str, now: datetime) -> Failure:
+    said = pod.status_message or pod.disruption_message
+    if pod.disruption == "PreemptionByScheduler":
+        reason, message = Reason.POD_PREEMPTED, "had to go for one of higher priority"
+    elif pod.disruption in {"", "TerminationByKubelet", "DeletionByTaintManager"}:
+        reason, message = Reason.POD_EVICTED, f"was evicted: {said}"
+    else:
+        reason, message = Reason.POD_DELETED, f"was taken away: {said}"
+    failure = _made(reason, f"pod {pod.ref.name} {message}", group, pod.ref.name, node, now)
+    return replace(failure, is_disruption=True)
 
 
 def _is_well(pod: PodFacts | None) -> bool:

@@ -186,7 +186,12 @@ class Reconciler:
         loads: Mapping[str, WorkerLoad] = await self._schedulers.workers(schedulers) or {}
         # From here to the promise nothing else runs: no other look can be promised the same nodes.
         children = self._inventory.children(key)
-        observed = observe([*children, *self._inventory.surroundings(key)], meta=meta, loads=loads)
+        observed = observe(
+            [*children, *self._inventory.surroundings(key)],
+            meta=meta,
+            loads=loads,
+            departed=self._inventory.departed(key),
+        )
         parsed = parse(service)
         spec, wanted = carried_out(service, parsed, options=self._options, children=children)
         step = plan(

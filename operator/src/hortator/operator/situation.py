@@ -186,8 +186,9 @@ def fresh(memory: Memory) -> Memory:
 def kept(memory: Memory, *, now: datetime, window_s: float) -> Memory:
     """What is left of the notes when a group is closed on purpose: what happened within the window."""
     recent = tuple(time for time in memory.restarts if seconds_later(time, window_s) > now)
+    disruptions = tuple(time for time in memory.disruptions if seconds_later(time, window_s) > now)
     failures = tuple(one for one in memory.node_failures if seconds_later(one.at, window_s) > now)
-    return replace(fresh(memory), restarts=recent, node_failures=failures)
+    return replace(fresh(memory), restarts=recent, disruptions=disruptions, node_failures=failures)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

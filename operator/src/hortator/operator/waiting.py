@@ -54,9 +54,10 @@ def _after_failure(memory: Memory, *, restart: RestartSpec, uid: str, name: str)
     failure = memory.failure
     if failure is not None and failure.reason == Reason.GANG_TIMEOUT:
         return seconds_later(failure.at, gang_delay_s(uid, name, failure.attempt))
-    if failure is None or not memory.restarts:
+    times = sorted((*memory.restarts, *memory.disruptions))
+    if failure is None or not times:
         return None
-    return seconds_later(memory.restarts[-1], delay_s(len(memory.restarts), restart))
+    return seconds_later(times[-1], delay_s(len(times), restart))
 
 
 def _after_vacated(memory: Memory) -> datetime | None:

@@ -21,6 +21,7 @@ FAILURES = st.builds(
     exit_code=st.none() | st.integers(0, 255),
     signal=st.none() | st.integers(1, 64),
     attempt=st.integers(0, 9),
+    is_disruption=st.booleans(),
     is_stalled=st.booleans(),
 )
 MEMBERS = st.builds(Member, uid=TEXTS.filter(bool), node=TEXTS, restarts=st.integers(0, 99))
@@ -29,6 +30,7 @@ MEMORIES = st.builds(
     Memory,
     members=st.dictionaries(st.integers(0, 63), MEMBERS, max_size=4),
     restarts=st.lists(MOMENTS, max_size=4).map(lambda times: tuple(sorted(times))),
+    disruptions=st.lists(MOMENTS, max_size=16).map(lambda times: tuple(sorted(times))),
     node_failures=st.lists(NODE_FAILURES, max_size=16).map(tuple),
     failure=st.none() | FAILURES,
     admitted_at=st.none() | MOMENTS,

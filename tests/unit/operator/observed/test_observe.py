@@ -46,6 +46,20 @@ def test_pods_are_told_apart_by_epoch():
     assert [pod.ref.name for pod in group.former_pods] == ["demo-a-0-1"]
 
 
+def test_pods_that_the_cluster_took_away_are_told_beside_those_that_are_there():
+    target = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
+    gone = [
+        a_pod(metadata={"uid": "one"}, status={"conditions": [target]}),
+        a_pod("demo-a-1-0", metadata={"uid": "two"}, status={"conditions": [target]}),
+        a_pod(metadata={"uid": "three"}),
+    ]
+    group = observe([a_statefulset(), a_pod()], meta=META, loads={}, departed=gone).groups["demo-a-0"]
+    assert [pod.uid for pod in group.pods] == ["uid-demo-a-0-0"]
+    assert [(pod.uid, pod.epoch, pod.disruption) for pod in group.departed] == [
+        ("one", 2, "DeletionByTaintManager")
+    ]
+
+
 def test_a_pod_of_an_earlier_statefulset_of_the_name_is_of_no_epoch():
     group = observed(a_statefulset(), a_pod(owner_uid="uid-before")).groups["demo-a-0"]
     assert group.current_pods == ()

@@ -45,7 +45,7 @@ class RestartSpec(Model):
     max_delay_s: Annotated[float, Between(low="0s", high="24h")] = Field(default=600.0, alias="maxDelay")
     """Where the doubling ends."""
     max_restarts: Annotated[int, Field(ge=0, le=100)] = 5
-    """Restarts of one group within the window; then it is Stalled and its pods stay for a look."""
+    """Restarts of a group after failures within the window; then it is Stalled, and its pods stay."""
     window_s: Annotated[float, Between(low="1m", high="168h")] = Field(default=3600.0, alias="window")
     """How long a restart counts."""
     requested_at: Time | None = None

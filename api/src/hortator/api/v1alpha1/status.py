@@ -160,7 +160,7 @@ class GroupStatus(Model):
     members: Annotated[tuple[MemberStatus, ...], Field(strict=False, max_length=64), ListMap("index")] = ()
     """Its pods."""
     restarts: int = 0
-    """Within spec.restart.window."""
+    """After failures, within spec.restart.window."""
     next_restart_at: StatusTime | None = None
     """End of the back-off."""
     last_failure: LastFailure | None = None

@@ -107,11 +107,19 @@ class PodFacts:
     status_reason: str
     """Of the pod itself, for example Evicted or NodeLost."""
     status_message: str
+    disruption: str
+    """Who takes it away, by its condition DisruptionTarget, for example PreemptionByScheduler."""
+    disruption_message: str
     created_at: datetime | None
     placed_at: datetime | None
     ready_at: datetime | None
     is_scale_unit: bool
     events: tuple[WarningEvent, ...]
+
+    @property
+    def is_disrupted(self) -> bool:
+        """The cluster takes it away; a kubelet before 1.26 says so in the status alone."""
+        return self.disruption != "" or self.status_reason == "Evicted"
 
     @property
     def is_placed(self) -> bool:
@@ -144,6 +152,8 @@ class GroupFacts:
     """What the scheduler says of this epoch's worker, if it is one of this StatefulSet."""
     events: tuple[WarningEvent, ...]
     """About the StatefulSet itself: pods that it could not create."""
+    departed: tuple[PodFacts, ...] = ()
+    """Members that the cluster took away lately, as they were last; of any epoch, oldest first."""
 
     @property
     def exists(self) -> bool:

@@ -2,6 +2,7 @@
 
     members            {ordinal: {uid, node, restarts}}, written once per epoch, when all are first ready
     restarts           times of the restarts after failures, oldest first, within the window
+    disruptions        the same of those after the cluster took a member away, the newest few
     node-failures      [{node, time}], the newest few failures that were told of a node
     last-failure       why the group was closed last without being asked to, or that its budget is gone
     drain-started-at   since when, and drain-reason why, it goes away on purpose
@@ -38,6 +39,7 @@ from hortator.operator.observed.reading import (
 ANNOTATIONS = (
     names.ANNOTATION_MEMBERS,
     names.ANNOTATION_RESTARTS,
+    names.ANNOTATION_DISRUPTIONS,
     names.ANNOTATION_NODE_FAILURES,
     names.ANNOTATION_LAST_FAILURE,
     names.ANNOTATION_DRAIN_STARTED_AT,
@@ -49,6 +51,8 @@ ANNOTATIONS = (
 )
 MAX_NODE_FAILURES = 16
 """Of a group, the newest."""
+MAX_DISRUPTIONS = 16
+"""Likewise: nothing else ends their number."""
 MAX_MESSAGE = 512
 """Of a failure, in bytes or a little more: annotations and status stay small."""
 
@@ -86,6 +90,8 @@ class Failure:
     signal: int | None = None
     attempt: int = 0
     """Counts admissions in a row that found no place."""
+    is_disruption: bool = False
+    """The cluster took a member away: no fault of the group."""
     is_stalled: bool = False
     """The budget is gone: the epoch stays as it is until somebody asks or the spec changes."""
 
@@ -96,6 +102,7 @@ class Memory:
 
     members: Mapping[int, Member] = field(default_factory=dict)
     restarts: tuple[datetime, ...] = ()
+    disruptions: tuple[datetime, ...] = ()
     node_failures: tuple[NodeFailure, ...] = ()
     failure: Failure | None = None
     drain_started_at: datetime | None = None
@@ -108,15 +115,10 @@ class Memory:
 
 def read_memory(annotations: Mapping[str, str]) -> Memory:
     """The memory in the annotations of a StatefulSet. Total."""
-    restarts = loads(annotations.get(names.ANNOTATION_RESTARTS, ""))
-    times = (
-        [parse_time(entry) for entry in restarts if isinstance(entry, str)]
-        if isinstance(restarts, list)
-        else []
-    )
     return Memory(
         members=_members(loads(annotations.get(names.ANNOTATION_MEMBERS, ""))),
-        restarts=tuple(sorted(time for time in times if time is not None)),
+        restarts=_times(loads(annotations.get(names.ANNOTATION_RESTARTS, ""))),
+        disruptions=_times(loads(annotations.get(names.ANNOTATION_DISRUPTIONS, "")))[-MAX_DISRUPTIONS:],
         node_failures=_node_failures(loads(annotations.get(names.ANNOTATION_NODE_FAILURES, ""))),
         failure=_failure(loads(annotations.get(names.ANNOTATION_LAST_FAILURE, ""))),
         drain_started_at=parse_time(annotations.get(names.ANNOTATION_DRAIN_STARTED_AT, "")),
@@ -140,6 +142,8 @@ def write_memory(memory: Memory) -> dict[str, str]:
         )
     if memory.restarts:
         written[names.ANNOTATION_RESTARTS] = _json([format_time(time) for time in memory.restarts])
+    if memory.disruptions:
+        written[names.ANNOTATION_DISRUPTIONS] = _json([format_time(time) for time in memory.disruptions])
     if memory.node_failures:
         written[names.ANNOTATION_NODE_FAILURES] = _json(
             [{"node": one.node, "time": format_time(one.at)} for one in memory.node_failures]
@@ -172,6 +176,12 @@ def _members(parsed: Any) -> dict[int, Member]:
     }
 
 
+def _times(parsed: Any) -> tuple[datetime, ...]:
+    entries = parsed if isinstance(parsed, list) else ()
+    times = [parse_time(entry) for entry in entries if isinstance(entry, str)]
+    return tuple(sorted(time for time in times if time is not None))
+
+
 def _node_failures(parsed: Any) -> tuple[NodeFailure, ...]:
     found = [
         NodeFailure(node=text(entry, "node"), at=when)
@@ -196,6 +206,7 @@ def _failure(parsed: Any) -> Failure | None:
         exit_code=maybe_number(parsed, "exitCode"),
         signal=maybe_number(parsed, "signal"),
         attempt=number(parsed, "attempt"),
+        is_disruption=flag(parsed, "disruption"),
         is_stalled=flag(parsed, "stalled"),
     )
 
@@ -212,6 +223,7 @@ def _failure_fields(failure: Failure) -> dict[str, Any]:
         "exitCode": failure.exit_code,
         "signal": failure.signal,
         "attempt": failure.attempt,
+        "disruption": failure.is_disruption,
         "stalled": failure.is_stalled,
     }
     return {

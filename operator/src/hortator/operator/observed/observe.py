@@ -14,6 +14,7 @@ It is total: an object that is not an object, or not one of those, is passed ove
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from hortator.operator import names
 from hortator.operator.objects import Obj, Ref
@@ -35,8 +36,17 @@ from hortator.operator.observed.reading import flag, is_owned_by, items, mapping
 _Events = Mapping[tuple[str, str], Sequence[WarningEvent]]
 
 
-def observe(objects: Sequence[Obj], *, meta: Meta, loads: Mapping[str, WorkerLoad]) -> Observed:
-    """The facts about the LLMService `meta` in these objects. Total, and independent of their order."""
+def observe(
+    objects: Sequence[Obj],
+    *,
+    meta: Meta,
+    loads: Mapping[str, WorkerLoad],
+    departed: Sequence[Obj] = (),
+) -> Observed:
+    """The facts about the LLMService `meta` in these objects. Total, and independent of their order.
+
+    `departed` are pods of it that are not there any more, the oldest first.
+    """
     given = sorted((entry for entry in objects if isinstance(entry, dict)), key=_sort_key)
     pods = [entry for entry in given if text(entry, "kind") == "Pod"]
     statefulsets = [entry for entry in given if text(entry, "kind") == "StatefulSet"]
@@ -46,7 +56,7 @@ def observe(objects: Sequence[Obj], *, meta: Meta, loads: Mapping[str, WorkerLoa
     leftovers = frozenset(ref for ref, entry in objects_by_ref.items() if _is_leftover(entry, meta))
     own_pods = [entry for entry in own if text(entry, "kind") == "Pod"]
     return Observed(
-        groups=_groups(own, leftovers, meta=meta, events=events, loads=loads),
+        groups=_groups(own, leftovers, meta=meta, events=events, loads=loads, departed=departed),
         deployments={
             text(entry, "metadata", "name"): _deployment(entry, own_pods, events)
             for entry in own
@@ -135,6 +145,7 @@ def _groups(
     meta: Meta,
     events: _Events,
     loads: Mapping[str, WorkerLoad],
+    departed: Sequence[Obj],
 ) -> dict[str, GroupFacts]:
     statefulsets: dict[str, Obj] = {}
     pods: dict[str, list[Obj]] = {}
@@ -151,10 +162,17 @@ def _groups(
             if kind == "StatefulSet" and _ref(entry) not in leftovers:
                 statefulsets[name] = entry
     return {
-        name: facts
+        name: replace(facts, departed=_departed(facts, departed))
         for name in sorted(found)
         if (facts := _group(name, statefulsets.get(name, {}), pods.get(name, []), meta, events, loads))
     }
+
+
+def _departed(group: GroupFacts, pods: Sequence[Obj]) -> tuple[PodFacts, ...]:
+    """Those of the group that the cluster took away."""
+    names_of_pods = ((pod, text(pod, "metadata", "name").rpartition("-")[0]) for pod in pods)
+    own = (_member(pod, group.uid, {}) for pod, name in names_of_pods if name == group.name)
+    return tuple(pod for pod in own if pod.is_disrupted)
 
 
 def _group(

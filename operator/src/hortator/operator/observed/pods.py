@@ -39,6 +39,7 @@ def pod_facts(pod: Obj, *, ordinal: int, owner_uid: str, events: Sequence[Warnin
     main = _main(statuses)
     waiting = _waiting(items(pod, "status", "initContainerStatuses") + statuses)
     ready, placed = _condition(pod, "Ready"), _condition(pod, "PodScheduled")
+    target = _disruption(pod)
     is_unplaced = text(placed, "status") == "False"
     is_foreign = owner_uid != "" and owner_uid != _controller_uid(pod)
     return PodFacts(
@@ -68,6 +69,8 @@ def pod_facts(pod: Obj, *, ordinal: int, owner_uid: str, events: Sequence[Warnin
         unplaced_message=text(placed, "message") if is_unplaced else "",
         status_reason=text(pod, "status", "reason"),
         status_message=text(pod, "status", "message"),
+        disruption=text(target, "reason"),
+        disruption_message=text(target, "message"),
         created_at=instant(pod, "metadata", "creationTimestamp"),
         placed_at=instant(placed, "lastTransitionTime") if text(placed, "status") == "True" else None,
         ready_at=instant(ready, "lastTransitionTime") if text(ready, "status") == "True" else None,
@@ -120,6 +123,11 @@ def is_over(pod: Obj) -> bool:
     return text(pod, "status", "phase") in {"Succeeded", "Failed"}
 
 
+def is_disrupted(pod: Obj) -> bool:
+    """Whether the cluster takes a pod away, or took it."""
+    return text(_disruption(pod), "reason") != "" or text(pod, "status", "reason") == "Evicted"
+
+
 def last_words(message: str) -> str:
     """The last line of a termination message, which may be the end of a log: of a JSON line its event."""
     line = next((line.strip() for line in reversed(message.splitlines()) if line.strip()), "")
@@ -161,6 +169,12 @@ def _controller_uid(pod: Obj) -> str:
 
 def _condition(pod: Obj, kind: str) -> Obj:
     return next((entry for entry in items(pod, "status", "conditions") if text(entry, "type") == kind), {})
+
+
+def _disruption(pod: Obj) -> Obj:
+    """The condition by which the cluster says that it takes a pod away; empty if it does not."""
+    found = _condition(pod, "DisruptionTarget")
+    return found if text(found, "status") == "True" else {}
 
 
 def _main(statuses: Sequence[Obj]) -> Obj:

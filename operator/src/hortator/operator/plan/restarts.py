@@ -2,16 +2,19 @@
 
 One write fences the old epoch: epoch + 1, replicas 0, and the record of the restart together. A plan that is
 made before that write fences; one that is made after it finds a closed group, so one failure is one restart.
-With the budget gone nothing is closed: the failure is noted as final and the pods stay.
+With the budget gone nothing is closed: the failure is noted as final and the pods stay. A disruption (a
+member that was preempted or evicted) restarts the group whatever is left of the budget, and takes none of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 
 from hortator.operator.avoidance import blamed
-from hortator.operator.observed import Failure
+from hortator.operator.observed import Failure, Memory
+from hortator.operator.observed.memory import MAX_DISRUPTIONS
 from hortator.operator.plan import drains, rendering
 from hortator.operator.plan.actions import Apply, Item, emitted
 from hortator.operator.situation import Situation, View, kept
@@ -25,19 +28,29 @@ def after_failure(situation: Situation, view: View, failure: Failure) -> Iterato
     if restart.policy == "None":
         return
     past = blamed(kept(group.memory, now=situation.now, window_s=restart.window_s), failure)
-    if len(past.restarts) >= restart.max_restarts:
+    if not failure.is_disruption and len(past.restarts) >= restart.max_restarts:
         final = replace(failure, is_stalled=True)
         memory = replace(
-            group.memory, restarts=past.restarts, node_failures=past.node_failures, failure=final
+            group.memory,
+            restarts=past.restarts,
+            disruptions=past.disruptions,
+            node_failures=past.node_failures,
+            failure=final,
         )
         why = f"group {group.name} has used up its {restart.max_restarts} restarts: {failure.message}"
         yield Apply(obj=rendering.noted(group, memory=memory), why=why)
         yield emitted(Reason.STALLED, why, is_warning=True)
         return
-    memory = replace(past, restarts=(*past.restarts, situation.now), failure=failure)
+    memory = replace(_counted(past, failure, situation.now), failure=failure)
     why = f"group {group.name} restarts: {failure.message}"
     yield Apply(obj=rendering.closed(group, memory=drains.vacated(situation, view, memory)), why=why)
     yield emitted(Reason.GROUP_RESTARTING, why, is_warning=True)
+
+
+def _counted(memory: Memory, failure: Failure, now: datetime) -> Memory:
+    if failure.is_disruption:
+        return replace(memory, disruptions=(*memory.disruptions, now)[-MAX_DISRUPTIONS:])
+    return replace(memory, restarts=(*memory.restarts, now))
 
 
 def after_gang_timeout(situation: Situation, view: View) -> Iterator[Item]:

@@ -31,6 +31,7 @@ class Reason(StrEnum):
     OOM_KILLED = "OOMKilled"
     RANK_BOOTSTRAP_TIMEOUT = "RankBootstrapTimeout"
     CRASH_LOOP_BACK_OFF = "CrashLoopBackOff"
+    POD_PREEMPTED = "PodPreempted"
     POD_EVICTED = "PodEvicted"
     POD_DELETED = "PodDeleted"
     CONTAINER_FAILED = "ContainerFailed"
@@ -165,9 +166,14 @@ ENTRIES: dict[Reason, Entry] = {
         meaning="A container ends again and again.",
         remedy="Read the log of the container before: `kubectl logs --previous POD`.",
     ),
+    Reason.POD_PREEMPTED: Entry(
+        meaning="A pod of the group had to go for one of higher priority; the whole group starts again "
+        "when there is room.",
+        remedy="Add or free nodes, or raise priorityClassName of the role.",
+    ),
     Reason.POD_EVICTED: Entry(
-        meaning="The node threw a pod out, because it ran short of memory or disk.",
-        remedy="Free the node, or raise the requests of the role.",
+        meaning="The node threw a pod out, because it ran short of memory or disk, or was tainted.",
+        remedy="Free the node, raise the requests of the role, or add a toleration to it.",
     ),
     Reason.POD_DELETED: Entry(
         meaning="Somebody deleted a pod of the group; the whole group starts again.",
