@@ -43,7 +43,7 @@ class KilledError(BaseException):
 class SilentSchedulers:
     """Nobody answers, at once: a real call would take real time, of which this loop knows nothing."""
 
-    async def workers(self, _schedulers: Sequence[SchedulerAt]) -> None:
+    async def view(self, _schedulers: Sequence[SchedulerAt]) -> None:
         return None
 
     def start_drain(self, scheduler: SchedulerAt, worker_id: str, *, timeout_s: float) -> None:

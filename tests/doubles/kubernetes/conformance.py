@@ -291,6 +291,24 @@ class TestApplying:
             await server.cluster.patch_labels(server.ref("ConfigMap", "nobody"), {"a": "1"})
 
 
+class TestScale:
+    async def test_replicas_are_written_alone_and_only_to_the_state_that_was_seen(
+        self, server: Server
+    ) -> None:
+        made = await server.cluster.apply(stateful_set(server))
+        ref, version = server.ref("StatefulSet", "sts"), made["metadata"]["resourceVersion"]
+        await server.cluster.scale(ref, 3, resource_version=version)
+        found = await server.cluster.get(ref) or {}
+        assert found["spec"] == made["spec"] | {"replicas": 3}
+        assert found["metadata"]["generation"] == 2
+        with pytest.raises(ConflictError):
+            await server.cluster.scale(ref, 4, resource_version=version)
+
+    async def test_what_is_not_there_cannot_be_scaled(self, server: Server) -> None:
+        with pytest.raises(NotFoundError):
+            await server.cluster.scale(server.ref("StatefulSet", "nobody"), 1, resource_version="1")
+
+
 class TestGenerationAndStatus:
     async def test_a_change_of_the_spec_counts_a_generation(self, server: Server) -> None:
         made = await server.cluster.apply(stateful_set(server))

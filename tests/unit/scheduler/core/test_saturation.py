@@ -47,6 +47,21 @@ def test_what_waits_is_to_be_done_within_a_minute(fleet, a_request):
     assert saturations(fleet, waiting, 60.0)[Phase.PREFILL] == pytest.approx(0.6, rel=0.03)
 
 
+def test_what_waits_in_the_engines_counts_as_well(fleet, a_request):
+    """24000 tokens beyond the running pass."""
+    _ask(fleet, 0.5 * RATE)
+    fleet.groups["p0"].load_tokens = [12000, 12000]
+    assert saturations(fleet, WaitingQueue(), 60.0)[Phase.PREFILL] == pytest.approx(0.6, rel=0.03)
+
+
+def test_a_cluster_that_nobody_asks_for_anything_is_idle_and_not_unknown(a_fleet, a_group_state):
+    """Its groups have never run a pass."""
+    fleet = a_fleet(a_group_state("p0"))
+    fleet.demand = Demand(0.0)
+    assert saturations(fleet, WaitingQueue(), 9.0) == {}
+    assert saturations(fleet, WaitingQueue(), 11.0) == {Phase.PREFILL: 0.0}
+
+
 def test_what_a_prefix_cache_has_is_not_asked_again(fleet):
     """Of each prompt a quarter is computed."""
     _ask(fleet, 0.8 * RATE)
@@ -151,7 +166,7 @@ def test_the_machine_counts_what_it_refuses_and_says_nothing_as_a_standby(machin
     assert cluster.machine.snapshot(20.0).num_waiting == 1
     cluster.group().draining = False
     snapshot = cluster.machine.snapshot(20.0)
-    assert snapshot.saturation[Phase.PREFILL] == pytest.approx(1.0, rel=0.05)
+    assert snapshot.saturation[Phase.PREFILL] == pytest.approx(1.0, rel=0.05)  # 80 x 1000 tokens in 20 s
     assert snapshot.predicted_ttft_s is not None
     cluster.at(20.0, LeaderChanged(epoch=0))
     cluster.report(now=20.0)

@@ -6,8 +6,9 @@ The saturation of a phase is what is asked over what its placeable groups have, 
     room (Decode, Aggregated)    KV blocks used, promised and waited for / all; or batch slots used / all
 
 Full passes are those that the estimators predict for prompts of the present mean cost. What is refused was
-asked as well, so an overload reads above 1 and says by how much; a prefix cache counts for what it saves.
-Beside 1 it is as sharp as passes are full: a busy cluster that still keeps up stands at 0.85 to 0.95.
+asked as well, so an overload reads above 1 and says by how much; a prefix cache counts for what it saves;
+what waits is counted wherever it waits, here or in the engines. In virtual time it reads as the load that is
+offered, within a tenth.
 
 The predicted TTFT is that of a request of mean length that arrives now: what waits before it, the rest of the
 running pass, its own passes. It is never less than the oldest has waited.
@@ -66,13 +67,18 @@ def _time_share(
 ) -> float | None:
     demand = fleet.demand
     trained = [group for group in groups if _is_trained(fleet, group)]
-    if not trained or not demand.is_known(now):
+    if not groups or not demand.is_known(now):
+        return None
+    if not waiting and not demand.tokens_per_s(now):
+        return 0.0  # whatever they can do
+    if not trained:
         return None
     cost = demand.cost_per_token(now)
     rate = sum(_tokens_per_s(group, cost) for group in trained)
     # One that has just joined is taken to be as fast as the others are.
     rate *= sum(group.full_pass_tokens for group in groups) / sum(g.full_pass_tokens for g in trained)
     backlog = waiting.num_tokens * demand.computed_share(now)
+    backlog += sum(sum(group.queued_tokens()) for group in groups)
     return (demand.tokens_per_s(now) + backlog / DRAIN_S) / rate
 
 
