@@ -22,7 +22,7 @@ from hortator.operator.cluster import (
     InvalidError,
     NotFoundError,
 )
-from hortator.operator.objects import Obj, Ref
+from hortator.operator.objects import Obj, Ref, ref_of
 
 CORE = "/api/v1"
 EVENT_TIMEOUT_S = 10.0
@@ -296,7 +296,7 @@ class TestScale:
         self, server: Server
     ) -> None:
         made = await server.cluster.apply(stateful_set(server))
-        ref, version = server.ref("StatefulSet", "sts"), made["metadata"]["resourceVersion"]
+        ref, version = ref_of(made), made["metadata"]["resourceVersion"]
         await server.cluster.scale(ref, 3, resource_version=version)
         found = await server.cluster.get(ref) or {}
         assert found["spec"] == made["spec"] | {"replicas": 3}
@@ -306,7 +306,7 @@ class TestScale:
 
     async def test_what_is_not_there_cannot_be_scaled(self, server: Server) -> None:
         with pytest.raises(NotFoundError):
-            await server.cluster.scale(server.ref("StatefulSet", "nobody"), 1, resource_version="1")
+            await server.cluster.scale(ref_of(stateful_set(server, "nobody")), 1, resource_version="1")
 
 
 class TestGenerationAndStatus:
