@@ -75,6 +75,7 @@ def start_controllers(processes: Processes, pki: Pki) -> None:
             *(f"--root-ca-file={folder}/ca.crt", f"--cluster-signing-cert-file={folder}/ca.crt"),
             *(f"--cluster-signing-key-file={folder}/ca.key", "--use-service-account-credentials=true"),
             *("--kube-api-qps=500", "--kube-api-burst=1000", "--concurrent-gc-syncs=10"),
+            "--horizontal-pod-autoscaler-sync-period=2s",
             *(f"--node-monitor-grace-period={NODE_GRACE_S}s", "--node-monitor-period=2s"),
         ],
     )

@@ -6,7 +6,7 @@ every 0.2 s. What a test changes, it changes in `api`.
 
 import asyncio
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +22,7 @@ from hortator.operator.desired import Options
 from hortator.operator.guard import GuardedCluster
 from hortator.operator.inventory import Inventory
 from hortator.operator.metrics import OperatorMetrics
+from hortator.operator.observed import SchedulerView
 from hortator.operator.options import Images
 from hortator.operator.reconciler import Reconciler
 from hortator.operator.recorder import EventRecorder
@@ -40,11 +41,14 @@ class KilledError(BaseException):
     """The operator's process is gone: nobody in it catches this."""
 
 
-class SilentSchedulers:
-    """Nobody answers, at once: a real call would take real time, of which this loop knows nothing."""
+class InstantSchedulers:
+    """Answers at once, or nobody does: a real call would take real time, of which this loop knows nothing."""
 
-    async def workers(self, _schedulers: Sequence[SchedulerAt]) -> None:
-        return None
+    def __init__(self) -> None:
+        self.answer: Callable[[Sequence[SchedulerAt]], SchedulerView | None] = lambda _: None
+
+    async def view(self, schedulers: Sequence[SchedulerAt]) -> SchedulerView | None:
+        return self.answer(schedulers)
 
     def start_drain(self, scheduler: SchedulerAt, worker_id: str, *, timeout_s: float) -> None:
         pass
@@ -63,6 +67,7 @@ class OperatorWorld:
         self.cluster = FakeCluster(self.api)
         self.controllers = Controllers(self.api)
         self.kubelets = Kubelets(self.api)
+        self.schedulers = InstantSchedulers()
         for number in range(0 if past else 12):
             self.kubelets.add_node(f"node-{number}")
         self.leads_for_s = 1e9
@@ -82,7 +87,7 @@ class OperatorWorld:
         self.reconciler = Reconciler(
             cluster=guarded,
             inventory=self.inventory,
-            schedulers=SilentSchedulers(),
+            schedulers=self.schedulers,
             recorder=EventRecorder(guarded, now=self.now),
             metrics=self.metrics,
             options=Options(images=Images.of_version("1.2.3")),

@@ -38,7 +38,7 @@ from hortator.operator.manifests.group import with_token
 from hortator.operator.objects import Ref
 from hortator.operator.observed import Meta, Observed, WorkerLoad, observe
 from hortator.operator.options import Images
-from hortator.operator.plan import Action, Apply, Create, Delete, PatchLabels, Plan, StartDrain, plan
+from hortator.operator.plan import Action, Apply, Create, Delete, PatchLabels, Plan, Scale, StartDrain, plan
 from hortator.operator.status.explain import explain
 
 NAMESPACE = "default"
@@ -301,6 +301,8 @@ class World:
                 self.api.delete(_key(ref), uid=uid, grace_s=grace_s)
             case PatchLabels(ref=ref, labels=labels):
                 self.api.patch(_key(ref), {"metadata": {"labels": dict(labels)}})
+            case Scale(ref=ref, replicas=replicas):
+                self.api.patch(_key(ref), {"spec": {"replicas": replicas}}, subresource="scale")
             case StartDrain(worker_id=worker_id):
                 load = self.loads().get(worker_id)
                 if load is not None:

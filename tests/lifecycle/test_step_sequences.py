@@ -8,7 +8,7 @@ import pytest
 from doubles.kubernetes.kubelets import Finish, Run, Wait
 from doubles.service_world import World, a_manifest
 from hortator.operator import names
-from hortator.operator.plan import Apply, Create, Delete, PatchLabels, StartDrain
+from hortator.operator.plan import Apply, Create, Delete, PatchLabels, Scale, StartDrain
 
 NODES = {f"n-{index}": {"gpus": 8} for index in range(6)}
 
@@ -28,6 +28,8 @@ def told(action):
             return f"Delete {ref.kind} {ref.name} grace {grace_s}"
         case PatchLabels(ref=ref):
             return f"Label {ref.name}"
+        case Scale(replicas=replicas):
+            return f"Scale {replicas}"
         case StartDrain(worker_id=worker_id):
             return f"StartDrain {worker_id}"
 

@@ -70,6 +70,7 @@ BASE: Obj = {
         },
         "gateway": {"image": "registry.example/g:1", "resources": {"cpu": 1, "memory": "1Gi"}},
         "restart": {"requestedAt": "2026-11-26T10:00:00Z"},
+        "autoscaling": {"minReplicas": 1, "maxReplicas": 1024, "targetTTFT": "2s"},
         "suspend": False,
     },
 }
@@ -143,6 +144,7 @@ TORCH_URI = "must start with builtin:// or file:// with backend TorchMoE"
 TRT_URI = "must start with hf://, pvc://, oci://, s3:// or file:// with backend TensorRTLLM"
 CLAIM = "exactly one of claimName and create is needed"
 STEPS = "maxUnavailable and maxSurge must not both be 0"
+SCALES = "minReplicas must not be above maxReplicas"
 DELAYS = "baseDelay must not be above maxDelay"
 TOLERATION = "operator Exists has no value, operator Equal needs a key"
 WHILE = "may change only while suspend is true before and after"
@@ -259,6 +261,9 @@ def _rules() -> list[Case]:
     add("cache-claim", "claimName alone", {"spec.model.cache": {"claimName": "weights"}})
     add("cache-claim", "both", {"spec.model.cache.claimName": "weights"}, CLAIM, "spec.model.cache")
     add("cache-claim", "neither", {"spec.model.cache": {}}, CLAIM, "spec.model.cache")
+    smallest, largest = "spec.autoscaling.minReplicas", "spec.autoscaling.maxReplicas"
+    add("autoscaling-bounds", "equal", {smallest: 4, largest: 4})
+    add("autoscaling-bounds", "one above", {smallest: 5, largest: 4}, SCALES, smallest)
     none_away = {"spec.rollout.maxUnavailable": 0}
     add("rollout-steps", "maxSurge alone", none_away | {"spec.rollout.maxSurge": 1})
     add("rollout-steps", "neither", none_away, STEPS, "spec.rollout.maxUnavailable")

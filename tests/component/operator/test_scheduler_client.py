@@ -28,6 +28,7 @@ class FakeAdmin(rpc.AdminServiceServicer):
         self.epoch = 1
         """0: a standby."""
         self.in_flight = 3
+        self.saturation: dict[str, float] = {}
         self.is_draining = False
         self.drains: list[tuple[str, float]] = []
         self.pause_s = 0.0
@@ -38,10 +39,15 @@ class FakeAdmin(rpc.AdminServiceServicer):
         await asyncio.sleep(self.pause_s)
         state = "draining" if self.is_draining else "ready"
         group = pb.GroupState(
-            worker_id="prefill-0", boot_id="4-a1", state=state, num_in_flight=self.in_flight
+            worker_id="prefill-0",
+            boot_id="4-a1",
+            phase=pb.PHASE_PREFILL,
+            state=state,
+            num_in_flight=self.in_flight,
         )
         group.ranks.extend([pb.RankSnapshot(dp_rank=rank) for rank in range(16)])
-        return pb.SnapshotResponse(snapshot=pb.Snapshot(epoch=self.epoch, groups=[group]))
+        snapshot = pb.Snapshot(epoch=self.epoch, groups=[group], saturation=self.saturation)
+        return pb.SnapshotResponse(snapshot=snapshot)
 
     async def Drain(self, request, context):  # noqa: N802
         if not self.epoch:
@@ -51,6 +57,11 @@ class FakeAdmin(rpc.AdminServiceServicer):
         while self.in_flight:
             await asyncio.sleep(0.01)
         return pb.DrainResponse(drained=True, num_in_flight=0)
+
+
+async def workers_of(admin, schedulers):
+    view = await admin.view(schedulers)
+    return None if view is None else view.workers
 
 
 @pytest.fixture
@@ -75,11 +86,24 @@ async def admin() -> AsyncIterator[SchedulerAdmin]:
 
 
 async def test_workers_are_told_with_epoch_and_load(admin: SchedulerAdmin, address: SchedulerAt) -> None:
-    workers = await admin.workers([address])
+    workers = await workers_of(admin, [address])
     assert workers is not None
     (worker,) = workers.values()
     assert (worker.worker_id, worker.epoch, worker.num_in_flight, worker.num_ranks) == ("prefill-0", 4, 3, 16)
     assert not worker.is_draining
+
+
+async def test_what_is_asked_of_the_service_is_told_as_far_as_it_is_known(
+    admin: SchedulerAdmin, address: SchedulerAt, fake: FakeAdmin
+) -> None:
+    view = await admin.view([address])
+    assert view is not None
+    assert (view.epoch, view.saturation, view.predicted_ttft_s) == (1, {}, None)
+    fake.saturation = {"prefill": 0.75}
+    view = await admin.view([address])
+    assert view is not None
+    assert view.saturation == {"prefill": 0.75}
+    assert view.workers["prefill-0"].phase == "prefill"
 
 
 async def test_a_drain_is_asked_for_once_and_seen_by_its_effect(
@@ -90,7 +114,7 @@ async def test_a_drain_is_asked_for_once_and_seen_by_its_effect(
     async with asyncio.timeout(5):
         while not fake.drains:
             await asyncio.sleep(0.01)
-    workers = await admin.workers([address])
+    workers = await workers_of(admin, [address])
     assert workers is not None
     assert workers["prefill-0"].is_draining
     fake.in_flight = 0
@@ -115,22 +139,22 @@ async def test_of_several_schedulers_the_leader_is_believed_and_standbys_are_ask
     async with GrpcServer(register=register, service_names=()) as server:
         both = [SchedulerAt(address=server.address), address]
         for addresses in (both, both[::-1]):
-            workers = await admin.workers(addresses)
+            workers = await workers_of(admin, addresses)
             assert workers is not None
             assert workers["prefill-0"].num_in_flight == 3
-        assert await admin.workers([SchedulerAt(address=server.address)]) is None
+        assert await workers_of(admin, [SchedulerAt(address=server.address)]) is None
         admin.start_drain(SchedulerAt(address=server.address), "prefill-0", timeout_s=30.0)
         await asyncio.sleep(0.1)
         fake.epoch, standby.epoch, standby.in_flight = 0, 2, 1
-        workers = await admin.workers(both)
+        workers = await workers_of(admin, both)
         assert workers is not None
         assert workers["prefill-0"].num_in_flight == 1
 
 
 async def test_a_scheduler_that_is_not_there_is_no_error_and_is_left_alone(admin: SchedulerAdmin) -> None:
-    assert await admin.workers([SchedulerAt(address="127.0.0.1:1")]) is None
+    assert await workers_of(admin, [SchedulerAt(address="127.0.0.1:1")]) is None
     began_at = time.monotonic()
-    assert await admin.workers([SchedulerAt(address="127.0.0.1:1")]) is None
+    assert await workers_of(admin, [SchedulerAt(address="127.0.0.1:1")]) is None
     assert time.monotonic() - began_at < 0.1
 
 
@@ -139,7 +163,7 @@ async def test_a_scheduler_that_does_not_answer_costs_a_limited_time(
 ) -> None:
     fake.pause_s = 30.0
     began_at = time.monotonic()
-    assert await admin.workers([address]) is None
+    assert await workers_of(admin, [address]) is None
     assert time.monotonic() - began_at < 2.0
 
 
@@ -149,19 +173,19 @@ async def test_a_scheduler_that_was_silent_is_asked_in_the_background_and_known_
     """No look but the first waits for it, however often it is due to be asked again."""
     monkeypatch.setattr(module, "RETRY_S", 0.0)
     fake.pause_s = 30.0
-    assert await admin.workers([address]) is None
+    assert await workers_of(admin, [address]) is None
     for _ in range(20):
         began_at = time.monotonic()
-        assert await admin.workers([address]) is None
+        assert await workers_of(admin, [address]) is None
         assert time.monotonic() - began_at < 0.2
         await asyncio.sleep(0.01)
     assert fake.num_snapshots <= 2, "one question at a time"
     fake.pause_s = 0.0
     async with asyncio.timeout(5):
-        while await admin.workers([address]) is None:
+        while await workers_of(admin, [address]) is None:
             await asyncio.sleep(0.01)
     fake.in_flight = 1
-    workers = await admin.workers([address])
+    workers = await workers_of(admin, [address])
     assert workers is not None
     assert workers["prefill-0"].num_in_flight == 1, "from then on each look asks"
 
@@ -171,7 +195,7 @@ async def test_what_is_known_of_silent_schedulers_is_bounded(
 ) -> None:
     monkeypatch.setattr(module, "MAX_SILENT", 3)
     for port in range(2, 8):
-        assert await admin.workers([SchedulerAt(address=f"127.0.0.1:{port}")]) is None
+        assert await workers_of(admin, [SchedulerAt(address=f"127.0.0.1:{port}")]) is None
     assert list(admin._silent) == [SchedulerAt(address=f"127.0.0.1:{port}") for port in (5, 6, 7)]
 
 
@@ -179,7 +203,7 @@ async def test_channels_are_bounded(admin: SchedulerAdmin, address: SchedulerAt)
     for port in range(2, module.MAX_CHANNELS + 10):
         admin.start_drain(SchedulerAt(address=f"127.0.0.1:{port}"), "w", timeout_s=0.01)
     await asyncio.sleep(0.2)
-    assert await admin.workers([address]) is not None
+    assert await workers_of(admin, [address]) is not None
     assert len(admin._channels) <= module.MAX_CHANNELS
 
 
@@ -207,13 +231,13 @@ async def test_a_scheduler_that_wants_certificates_is_asked_with_ours(
             address=server.address, identity=Identity(namespace="ns", service="svc", component="scheduler")
         )
         admin = SchedulerAdmin(transport=transport)
-        workers = await admin.workers([scheduler])
+        workers = await workers_of(admin, [scheduler])
         await admin.close()
         assert workers is not None
         assert list(workers) == ["prefill-0"]
         bare = SchedulerAdmin()
         with structlog.testing.capture_logs() as logs:
-            assert await bare.workers([scheduler]) is None
+            assert await workers_of(bare, [scheduler]) is None
         await bare.close()
         assert [log["event"] for log in logs if log["log_level"] == "warning"] == [
             "a scheduler wants a certificate, and the operator has none"

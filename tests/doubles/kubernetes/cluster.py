@@ -92,6 +92,14 @@ class FakeCluster:
         patch = {"metadata": {"labels": dict(labels)}}
         await self._call("patch_labels", ref, lambda: self.api.patch(_key(ref), patch, manager=FIELD_MANAGER))
 
+    async def scale(self, ref: Ref, replicas: int, *, resource_version: str) -> None:
+        patch = {"metadata": {"resourceVersion": resource_version}, "spec": {"replicas": replicas}}
+
+        def write() -> Obj:
+            return self.api.patch(_key(ref), patch, manager=FIELD_MANAGER, subresource="scale")
+
+        await self._call("scale", ref, write)
+
     async def serves(self, api_version: str, kind: str) -> bool:
         return (api_version, kind) in KINDS
 

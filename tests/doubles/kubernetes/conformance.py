@@ -22,7 +22,7 @@ from hortator.operator.cluster import (
     InvalidError,
     NotFoundError,
 )
-from hortator.operator.objects import Obj, Ref
+from hortator.operator.objects import Obj, Ref, ref_of
 
 CORE = "/api/v1"
 EVENT_TIMEOUT_S = 10.0
@@ -289,6 +289,24 @@ class TestApplying:
         assert labels == {"keep": "1", "new": "2"}
         with pytest.raises(NotFoundError):
             await server.cluster.patch_labels(server.ref("ConfigMap", "nobody"), {"a": "1"})
+
+
+class TestScale:
+    async def test_replicas_are_written_alone_and_only_to_the_state_that_was_seen(
+        self, server: Server
+    ) -> None:
+        made = await server.cluster.apply(stateful_set(server))
+        ref, version = ref_of(made), made["metadata"]["resourceVersion"]
+        await server.cluster.scale(ref, 3, resource_version=version)
+        found = await server.cluster.get(ref) or {}
+        assert found["spec"] == made["spec"] | {"replicas": 3}
+        assert found["metadata"]["generation"] == 2
+        with pytest.raises(ConflictError):
+            await server.cluster.scale(ref, 4, resource_version=version)
+
+    async def test_what_is_not_there_cannot_be_scaled(self, server: Server) -> None:
+        with pytest.raises(NotFoundError):
+            await server.cluster.scale(ref_of(stateful_set(server, "nobody")), 1, resource_version="1")
 
 
 class TestGenerationAndStatus:

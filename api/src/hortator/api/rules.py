@@ -91,6 +91,12 @@ def _too_many_groups(service: LLMService) -> Iterator[Found]:
             yield "spec.replicas", f"{service.spec.replicas} x {role.replicas} {role.name} groups"
 
 
+def _autoscaling_bounds(service: LLMService) -> Iterator[Found]:
+    scaling = service.spec.autoscaling
+    if scaling is not None and scaling.min_replicas > scaling.max_replicas:
+        yield "spec.autoscaling.minReplicas", f"{scaling.min_replicas} and {scaling.max_replicas}"
+
+
 def _simulated_options(service: LLMService) -> Iterator[Found]:
     engine = service.spec.engine
     if engine.simulated is not None and engine.backend != "Simulated":
@@ -210,6 +216,14 @@ RULES: tuple[Rule, ...] = (
         cel=f"self.roles.all(r, self.replicas * r.replicas <= {MAX_GROUPS_PER_ROLE})",
         message=f"a role has at most {MAX_GROUPS_PER_ROLE} EP groups: replicas x replicas of the role",
         find=_too_many_groups,
+    ),
+    Rule(
+        name="autoscaling-bounds",
+        at="spec.autoscaling",
+        field="minReplicas",
+        cel="self.minReplicas <= self.maxReplicas",
+        message="minReplicas must not be above maxReplicas",
+        find=_autoscaling_bounds,
     ),
     Rule(
         name="simulated-options",

@@ -97,6 +97,13 @@ class Cluster(Protocol):
         """Set labels, remove those that are None. Raises NotFoundError."""
         ...
 
+    async def scale(self, ref: Ref, replicas: int, *, resource_version: str) -> None:
+        """Write spec.replicas by the scale subresource, if the object is still at that version.
+
+        Raises ConflictError when it is not, NotFoundError.
+        """
+        ...
+
     async def serves(self, api_version: str, kind: str) -> bool:
         """Whether the API server knows a kind."""
         ...

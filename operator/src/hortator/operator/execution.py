@@ -22,7 +22,7 @@ from hortator.operator.manifests.security import TLS_VOLUME
 from hortator.operator.metrics import OperatorMetrics
 from hortator.operator.objects import Obj, Ref, ref_of
 from hortator.operator.observed import read_memory
-from hortator.operator.plan import Action, Apply, Create, Delete, PatchLabels, StartDrain
+from hortator.operator.plan import Action, Apply, Create, Delete, PatchLabels, Scale, StartDrain
 from hortator.operator.schedulers import SchedulerAt, Schedulers
 from hortator.operator.work_queue import Key
 from hortator.runtime.identity import Identity
@@ -87,6 +87,9 @@ class Executor:
                     await self._cluster.delete(ref, uid=uid, grace_s=grace_s)
                 case PatchLabels(ref=ref, labels=labels):
                     await self._cluster.patch_labels(ref, labels)
+                case Scale(ref=ref, replicas=replicas, resource_version=version):
+                    await self._cluster.scale(ref, replicas, resource_version=version)
+                    await self._read_again(ref)
                 case StartDrain(worker_id=worker_id, timeout_s=timeout_s):
                     for scheduler in schedulers_of(self._inventory.children(key)):
                         self._schedulers.start_drain(scheduler, worker_id, timeout_s=timeout_s)
@@ -184,7 +187,7 @@ def target(action: Action) -> Ref | None:
     match action:
         case Apply(obj=obj) | Create(obj=obj):
             return ref_of(obj)
-        case Delete(ref=ref) | PatchLabels(ref=ref):
+        case Delete(ref=ref) | PatchLabels(ref=ref) | Scale(ref=ref):
             return ref
         case StartDrain():
             return None

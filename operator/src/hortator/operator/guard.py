@@ -67,6 +67,10 @@ class GuardedCluster:
         """See `Cluster`. Raises NotLeaderError."""
         await self._write(lambda: self._cluster.patch_labels(ref, labels))
 
+    async def scale(self, ref: Ref, replicas: int, *, resource_version: str) -> None:
+        """See `Cluster`. Raises NotLeaderError."""
+        await self._write(lambda: self._cluster.scale(ref, replicas, resource_version=resource_version))
+
     async def serves(self, api_version: str, kind: str) -> bool:
         """See `Cluster`."""
         return await self._cluster.serves(api_version, kind)

@@ -63,7 +63,13 @@ PERMISSIONS: tuple[Permission, ...] = (
         group=GROUP,
         resource=PLURAL,
         verbs=READ,
-        why="what is wanted; an LLMService itself is never changed",
+        why="what is wanted; of an LLMService itself nothing is changed but its scale",
+    ),
+    Permission(
+        group=GROUP,
+        resource=f"{PLURAL}/scale",
+        verbs=("patch",),
+        why="spec.replicas of services with spec.autoscaling",
     ),
     Permission(
         group=GROUP, resource=f"{PLURAL}/status", verbs=("patch",), why="what is observed, to the rank"

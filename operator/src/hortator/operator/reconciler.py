@@ -19,13 +19,14 @@ The status is written after the actions, when it differs from what the object sa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import structlog
 
 from hortator.api.parse import parse
+from hortator.api.v1alpha1 import LLMService
 from hortator.operator.cluster import (
     Cluster,
     ClusterError,
@@ -35,14 +36,15 @@ from hortator.operator.cluster import (
     NotFoundError,
     UnavailableError,
 )
+from hortator.operator.demand import Demand, sample_of
 from hortator.operator.desired import Options, carried_out
 from hortator.operator.execution import Executor, schedulers_of, target
 from hortator.operator.guard import NotLeaderError
 from hortator.operator.inventory import Inventory
 from hortator.operator.metrics import OperatorMetrics
 from hortator.operator.objects import Obj
-from hortator.operator.observed import Meta, WorkerLoad, observe
-from hortator.operator.plan import Action, Apply, Emit, Plan, plan
+from hortator.operator.observed import Meta, SchedulerView, observe
+from hortator.operator.plan import Action, Apply, Emit, Plan, Scale, plan
 from hortator.operator.recorder import EventRecorder
 from hortator.operator.schedulers import Schedulers
 from hortator.operator.status.reasons import Reason
@@ -79,6 +81,8 @@ class Reconciler:
         self._now = now
         self._num_steps: dict[Key, int] = {}
         """Looks in a row that wrote something; see `_next_look_s`."""
+        self._demands: dict[Key, Demand] = {}
+        """Of the services with a scaler."""
         self._log = structlog.get_logger("hortator.operator.reconciler")
 
     def forget(self, key: Key) -> None:
@@ -86,6 +90,7 @@ class Reconciler:
         self._executor.forget(key)
         self._inventory.promise(key, ())
         self._num_steps.pop(key, None)
+        self._demands.pop(key, None)
         self._metrics.forget(key)
 
     async def look(self, key: Key) -> Done | Failed:
@@ -146,6 +151,8 @@ class Reconciler:
                 self._log.warning("the API server refuses", error=str(error))
                 refusal = error
                 break
+            if isinstance(action, Scale):
+                self._demands.pop(key, None)  # the windows begin anew
         self._inventory.promise(key, ())  # all of it is known by now, or refused
         status = _with_refusal(step.status, refusal) if refusal else step.status
         if status != service.get("status", {}):
@@ -180,30 +187,45 @@ class Reconciler:
             name=key[1],
             uid=metadata["uid"],
             generation=metadata.get("generation", 1),
+            resource_version=metadata.get("resourceVersion", ""),
             status=service.get("status") or {},
         )
         schedulers = schedulers_of(self._inventory.children(key))
-        loads: Mapping[str, WorkerLoad] = await self._schedulers.workers(schedulers) or {}
+        view = await self._schedulers.view(schedulers)
         # From here to the promise nothing else runs: no other look can be promised the same nodes.
         children = self._inventory.children(key)
         observed = observe(
             [*children, *self._inventory.surroundings(key)],
             meta=meta,
-            loads=loads,
+            loads=view.workers if view else {},
             departed=self._inventory.departed(key),
         )
         parsed = parse(service)
         spec, wanted = carried_out(service, parsed, options=self._options, children=children)
+        now = self._now()
         step = plan(
             spec,
             meta=meta,
             desired=wanted,
             problems=parsed.problems,
             observed=observed,
-            now=self._now(),
+            now=now,
+            demand=self._demand(key, spec, view, now),
         )
         self._inventory.promise(key, (action.obj for action in step.actions if isinstance(action, Apply)))
         return step
+
+    def _demand(
+        self, key: Key, service: LLMService | None, view: SchedulerView | None, now: datetime
+    ) -> Demand | None:
+        scaling = service.spec.autoscaling if service is not None else None
+        if service is None or scaling is None:
+            self._demands.pop(key, None)
+            return None
+        sample = sample_of(service.spec, view, now)
+        demand = self._demands.get(key, Demand()).with_sample(sample, now, scaling)
+        self._demands[key] = demand
+        return demand
 
     # --- tell -----------------------------------------------------------------------------------------
 

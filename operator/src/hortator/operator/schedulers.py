@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from hortator.operator.observed import WorkerLoad
+from hortator.operator.observed import SchedulerView
 from hortator.runtime.identity import Identity
 
 
@@ -23,13 +23,13 @@ class SchedulerAt:
 class Schedulers(Protocol):
     """The schedulers of many services."""
 
-    async def workers(self, schedulers: Sequence[SchedulerAt]) -> Mapping[str, WorkerLoad] | None:
-        """All workers by their ids, as the leader of these sees them; None: nothing is known now."""
+    async def view(self, schedulers: Sequence[SchedulerAt]) -> SchedulerView | None:
+        """What the leader of these sees; None: nothing is known now."""
         ...
 
     def start_drain(self, scheduler: SchedulerAt, worker_id: str, *, timeout_s: float) -> None:
         """Ask a scheduler to place nothing more on a worker; a standby does nothing.
 
-        What became of it, `workers` tells.
+        What became of it, `view` tells.
         """
         ...

@@ -522,6 +522,8 @@ def encode_snapshot(
         ],
         num_rejected={reason.value: count for reason, count in num_rejected.items()},
         num_finished=num_finished,
+        saturation={phase.value: share for phase, share in snapshot.saturation.items()},
+        predicted_ttft_s=snapshot.predicted_ttft_s,
     )
     for batch, placement in recent:
         _fill_placement(wire.recent_placements.add(), batch, placement, specs.get(batch.group_id))

@@ -75,6 +75,14 @@ class SchedulerMetrics:
         self._rank_kv = gauge("rank_kv_blocks_used", "KV blocks in use.", "ep_group", "dp_rank")
         self._rank_batch = gauge("rank_batch_size", "Requests in the engine.", "ep_group", "dp_rank")
         self._workers = gauge("workers", "Workers by state.", "phase", "state")
+        self._saturation = gauge(
+            "saturation_ratio", "Asked / what the groups can do; only at the leader, and once known.", "phase"
+        )
+        self._predicted_ttft = gauge(
+            "predicted_ttft_seconds",
+            "Of a request of mean length that arrives now; only at the leader, and once known.",
+            "policy",
+        )
         self._gateways = gauge("gateways", "Gateways connected.")
         self._is_leader = gauge("is_leader", "1 while this scheduler leads, 0 while it is a standby.")
         self._epoch = gauge("epoch", "The newest leadership epoch heard of.")
@@ -155,6 +163,7 @@ class SchedulerMetrics:
                     counts.of(event.group.group_id)  # 0 is a value, a missing series is none
             case PolicyChanged():
                 self._placement_counts = self._placements_of(event.policy)
+                self._predicted_ttft.clear()
             case _:
                 pass
         for command in commands:
@@ -199,6 +208,7 @@ class SchedulerMetrics:
             of_phase = [group.state for group in snapshot.groups if group.spec.phase is phase]
             for state in WORKER_STATES:
                 self._workers.labels(phase.value, state).set(of_phase.count(state))
+        self._refresh_saturation(snapshot)
         for group in snapshot.groups:
             self._refresh_ranks(group)
         for gone in self._ranks_shown.keys() - {group.spec.group_id for group in snapshot.groups}:
@@ -262,6 +272,19 @@ class SchedulerMetrics:
         if event.num_output_tokens > 1:
             self._tpot.observe(max(event.e2e_s - event.ttft_s, 0.0) / (event.num_output_tokens - 1))
             self._first_gap.observe(event.first_gap_s)
+
+    def _refresh_saturation(self, snapshot: SchedulerSnapshot) -> None:
+        """An unknown figure has no series: a scaler must not take it for an idle cluster."""
+        for phase in Phase:
+            share = snapshot.saturation.get(phase)
+            if share is None:
+                self._saturation.remove(phase.value)
+            else:
+                self._saturation.labels(phase.value).set(share)
+        if snapshot.predicted_ttft_s is None:
+            self._predicted_ttft.clear()
+        else:
+            self._predicted_ttft.labels(snapshot.policy).set(snapshot.predicted_ttft_s)
 
     def _refresh_ranks(self, group: GroupSnapshot) -> None:
         group_id = group.spec.group_id

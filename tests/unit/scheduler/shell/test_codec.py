@@ -436,6 +436,8 @@ def test_a_snapshot_shows_groups_ranks_counters_and_the_newest_placements():
         num_waiting_decode=2,
         oldest_wait_s=0.5,
         num_in_flight=4,
+        saturation={Phase.PREFILL: 0.75},
+        predicted_ttft_s=0.625,
         groups=(
             GroupSnapshot(
                 spec=GROUP,
@@ -458,6 +460,8 @@ def test_a_snapshot_shows_groups_ranks_counters_and_the_newest_placements():
     )
     assert (wire.num_waiting, wire.num_in_flight, wire.num_gateways, wire.num_finished) == (5, 4, 1, 12)
     assert dict(wire.num_rejected) == {"deadline": 2}
+    assert dict(wire.saturation) == {"prefill": 0.75}
+    assert wire.predicted_ttft_s == 0.625
     assert wire.recent_placements[0].worker_address == "127.0.0.1:9"
     (group,) = wire.groups
     assert (group.worker_id, group.state, group.phase) == ("w", "running", pb.PHASE_PREFILL)

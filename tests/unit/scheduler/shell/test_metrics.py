@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from prometheus_client import generate_latest
 
@@ -202,6 +204,20 @@ def test_the_gauges_show_the_last_snapshot_and_forget_ranks_that_are_gone(bench)
     bench.metrics.refresh(a_snapshot(), num_gateways=0)
     assert bench.value("workers", phase="aggregated", state="running") == 0
     assert bench.value("rank_prefill_load_tokens", ep_group="w", dp_rank="1") is None
+
+
+def test_what_is_not_known_has_no_series(bench):
+    """An autoscaler that reads 0 would take the service for idle."""
+    known = replace(a_snapshot(), saturation={Phase.PREFILL: 0.75}, predicted_ttft_s=0.5)
+    bench.metrics.refresh(known, num_gateways=0)
+    assert bench.value("saturation_ratio", phase="prefill") == 0.75
+    assert bench.value("saturation_ratio", phase="decode") is None
+    assert bench.value("predicted_ttft_seconds", policy="staggered") == 0.5
+    bench.observe(events.PolicyChanged(policy="staggered-plus"))
+    assert bench.value("predicted_ttft_seconds", policy="staggered") is None
+    bench.metrics.refresh(a_snapshot(), num_gateways=0)
+    assert bench.value("saturation_ratio", phase="prefill") is None
+    assert bench.value("predicted_ttft_seconds", policy="staggered") is None
 
 
 def test_the_whole_exposition_can_be_scraped(bench):

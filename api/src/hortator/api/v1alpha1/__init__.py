@@ -10,11 +10,12 @@ a role's nodes and gpusPerNode describe ranks, not hardware: `attentionDP` proce
 modelled ranks (Simulated). Fields that only a cluster can honour (images, node selectors, restarts, drains)
 are accepted locally and change nothing there.
 
-    model, engine, role, placement, lifecycle, processes, security   parts of spec
+    model, engine, role, placement, lifecycle, processes, autoscaling, security   parts of spec
     service                                                LLMService itself
     status                                                 what the operator writes back
 """
 
+from hortator.api.v1alpha1.autoscaling import AutoscalingSpec
 from hortator.api.v1alpha1.engine import (
     Backend,
     EngineSpec,
@@ -61,6 +62,7 @@ from hortator.api.v1alpha1.service import (
 )
 from hortator.api.v1alpha1.status import (
     MAX_GROUPS_IN_STATUS,
+    AutoscalingStatus,
     AvoidedNode,
     Condition,
     ConditionStatus,
@@ -88,6 +90,8 @@ __all__ = [
     "PLURAL",
     "VERSION",
     "ApiKeysRef",
+    "AutoscalingSpec",
+    "AutoscalingStatus",
     "AvoidedNode",
     "Backend",
     "CacheClaimSpec",

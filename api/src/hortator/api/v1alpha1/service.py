@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field
 
+from hortator.api.v1alpha1.autoscaling import AutoscalingSpec
 from hortator.api.v1alpha1.base import Model, Texts
 from hortator.api.v1alpha1.engine import EngineSpec
 from hortator.api.v1alpha1.lifecycle import DisruptionSpec, DrainSpec, RestartSpec, RolloutSpec
@@ -59,9 +60,11 @@ class LLMServiceSpec(Model):
     topology: Topology
     """PrefillDecode: prefill and decode run in EP groups of their own. Aggregated: every group does both."""
     replicas: Annotated[int, Field(ge=0, le=1024)] = 1
-    """Full role sets; the scale subresource."""
+    """Full role sets; the scale subresource. A manifest that leaves it out does not take it from a scaler."""
     roles: Annotated[tuple[RoleSpec, ...], Field(strict=False, min_length=1, max_length=2), ListMap("name")]
     """One for topology Aggregated, two for PrefillDecode; each role once."""
+    autoscaling: AutoscalingSpec | None = None
+    """Absent: replicas is for people, a HorizontalPodAutoscaler or another scaler to write."""
     placement: PlacementSpec = Field(default_factory=PlacementSpec)
     scheduler: SchedulerSpec = Field(default_factory=SchedulerSpec)
     gateway: GatewaySpec = Field(default_factory=GatewaySpec)

@@ -204,6 +204,17 @@ class RestartStatus(Model):
     """spec.restart.requestedAt that was served."""
 
 
+class AutoscalingStatus(Model):
+    """What the operator's own scaler has written, by which it knows the writes of others."""
+
+    settings: str
+    """Digest of the spec.autoscaling that it goes by; with another one it begins anew."""
+    replicas: int
+    """spec.replicas as it was found or written last."""
+    next_replicas: int | None = None
+    """What it is about to write."""
+
+
 class AvoidedNode(Model):
     """A node on which groups have failed repeatedly."""
 
@@ -247,6 +258,7 @@ class LLMServiceStatus(Model):
     scheduler: SchedulerStatus = Field(default_factory=SchedulerStatus)
     rollout: RolloutStatus = Field(default_factory=RolloutStatus)
     restart: RestartStatus = Field(default_factory=RestartStatus)
+    autoscaling: AutoscalingStatus | None = None
     avoided_nodes: Annotated[
         tuple[AvoidedNode, ...], Field(strict=False, max_length=MAX_AVOIDED_NODES), ListMap("node")
     ] = ()

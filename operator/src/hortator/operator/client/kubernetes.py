@@ -184,6 +184,13 @@ class KubernetesCluster:
         path = await self._path(ref)
         await self._call("PATCH", path, query=query, body=body, content_type=_MERGE, what=f"label {ref}")
 
+    async def scale(self, ref: Ref, replicas: int, *, resource_version: str) -> None:
+        """See `Cluster`."""
+        body = {"metadata": {"resourceVersion": resource_version}, "spec": {"replicas": replicas}}
+        query = {"fieldManager": FIELD_MANAGER}
+        path = f"{await self._path(ref)}/scale"
+        await self._call("PATCH", path, query=query, body=body, content_type=_MERGE, what=f"scale {ref}")
+
     async def serves(self, api_version: str, kind: str) -> bool:
         """See `Cluster`."""
         return kind in await self._kinds(api_version)

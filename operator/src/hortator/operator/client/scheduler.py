@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import grpc.aio
 import structlog
 
-from hortator.operator.observed import WorkerLoad
+from hortator.operator.observed import SchedulerView, WorkerLoad
 from hortator.operator.schedulers import SchedulerAt
 from hortator.rpc.scheduling.v1 import scheduling_pb2 as pb
 from hortator.rpc.scheduling.v1 import scheduling_pb2_grpc as rpc
@@ -34,15 +33,6 @@ _NOT_HERE = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECOND
 """A worker that left has nothing in flight; a standby leaves it to the leader."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _View:
-    """What one scheduler says."""
-
-    epoch: int
-    """0: a standby, which knows of no request."""
-    workers: dict[str, WorkerLoad]
-
-
 class SchedulerAdmin:
     """AdminService of many schedulers. Close it."""
 
@@ -54,18 +44,17 @@ class SchedulerAdmin:
         """By scheduler and generation of our certificate."""
         self._silent: OrderedDict[SchedulerAt, float] = OrderedDict()
         """Who did not answer, and when to ask again."""
-        self._retries: dict[SchedulerAt, asyncio.Task[_View | None]] = {}
+        self._retries: dict[SchedulerAt, asyncio.Task[SchedulerView | None]] = {}
         self._drains: dict[tuple[SchedulerAt, str], asyncio.Task[None]] = {}
         self._log = structlog.get_logger("hortator.operator.client.scheduler")
 
-    async def workers(self, schedulers: Sequence[SchedulerAt]) -> dict[str, WorkerLoad] | None:
-        """All workers by their ids, as the leader sees them; None: no leader answers in time."""
+    async def view(self, schedulers: Sequence[SchedulerAt]) -> SchedulerView | None:
+        """What the leader sees; None: no leader answers in time."""
         answers = await asyncio.gather(*map(self._view, schedulers))
-        leading = [view for view in answers if view is not None and view.epoch]
-        newest = max(leading, key=lambda view: view.epoch, default=None)
-        return None if newest is None else newest.workers
+        leading = [view for view in answers if view is not None and view.epoch]  # 0: a standby
+        return max(leading, key=lambda view: view.epoch, default=None)
 
-    async def _view(self, scheduler: SchedulerAt) -> _View | None:
+    async def _view(self, scheduler: SchedulerAt) -> SchedulerView | None:
         retry_at = self._silent.get(scheduler)
         if retry_at is None:
             return await self._ask(scheduler)
@@ -77,7 +66,7 @@ class SchedulerAdmin:
         return None
 
     def start_drain(self, scheduler: SchedulerAt, worker_id: str, *, timeout_s: float) -> None:
-        """Ask the scheduler to place nothing more on a worker; whether it has, `workers` tells.
+        """Ask the scheduler to place nothing more on a worker; whether it has, `view` tells.
 
         The call lasts as long as the drain, so it goes on in the background; asking twice is one drain.
         """
@@ -97,7 +86,7 @@ class SchedulerAdmin:
             _, channel = self._channels.popitem()
             await channel.close()
 
-    async def _ask(self, scheduler: SchedulerAt) -> _View | None:
+    async def _ask(self, scheduler: SchedulerAt) -> SchedulerView | None:
         try:
             response = await rpc.AdminServiceStub(await self._channel(scheduler)).Snapshot(
                 pb.SnapshotRequest(), timeout=self._call_timeout_s
@@ -110,6 +99,7 @@ class SchedulerAdmin:
         workers = {
             group.worker_id: WorkerLoad(
                 worker_id=group.worker_id,
+                phase=pb.Phase.Name(group.phase).removeprefix("PHASE_").lower(),
                 boot_id=group.boot_id,
                 state=group.state,
                 num_in_flight=group.num_in_flight,
@@ -118,7 +108,12 @@ class SchedulerAdmin:
             )
             for group in snapshot.groups
         }
-        return _View(epoch=snapshot.epoch, workers=workers)
+        return SchedulerView(
+            epoch=snapshot.epoch,
+            workers=workers,
+            saturation=dict(snapshot.saturation),
+            predicted_ttft_s=snapshot.predicted_ttft_s if snapshot.HasField("predicted_ttft_s") else None,
+        )
 
     async def _drain(self, scheduler: SchedulerAt, worker_id: str, timeout_s: float) -> None:
         try:

@@ -10,6 +10,7 @@ from hortator.operator.observed.facts import (
     NodeFacts,
     Observed,
     PodFacts,
+    SchedulerView,
     WarningEvent,
     WorkerLoad,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "NodeFailure",
     "Observed",
     "PodFacts",
+    "SchedulerView",
     "WarningEvent",
     "WorkerLoad",
     "observe",

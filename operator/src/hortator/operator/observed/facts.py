@@ -23,6 +23,8 @@ class Meta:
     name: str
     uid: str
     generation: int
+    resource_version: str = ""
+    """Of the state of it that was seen."""
     status: Obj = field(default_factory=dict)
 
 
@@ -31,6 +33,8 @@ class WorkerLoad:
     """One worker in the scheduler's snapshot."""
 
     worker_id: str
+    phase: str = ""
+    """prefill, decode or aggregated."""
     boot_id: str
     """`<epoch>-<incarnation>-<random>` where the worker is an EP group on Kubernetes."""
     state: str
@@ -50,6 +54,20 @@ class WorkerLoad:
         """Of the boot that reports; "" when the boot id names none."""
         parts = self.boot_id.split("-")
         return parts[1] if len(parts) == 3 else ""  # epoch, incarnation, random
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerView:
+    """What the leading scheduler of a service says."""
+
+    epoch: int
+    """Of its lead."""
+    workers: Mapping[str, WorkerLoad]
+    """All of them, by their ids."""
+    saturation: Mapping[str, float] = field(default_factory=dict)
+    """By phase: what is asked over what its groups can do, where that is known."""
+    predicted_ttft_s: float | None = None
+    """Of a request that arrives now; None: not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,20 @@ from hortator.operator.plan.actions import (
     Emit,
     PatchLabels,
     Plan,
+    Scale,
     StartDrain,
 )
 from hortator.operator.plan.planner import plan
 
-__all__ = ["Action", "Apply", "Create", "Delete", "Emit", "PatchLabels", "Plan", "StartDrain", "plan"]
+__all__ = [
+    "Action",
+    "Apply",
+    "Create",
+    "Delete",
+    "Emit",
+    "PatchLabels",
+    "Plan",
+    "Scale",
+    "StartDrain",
+    "plan",
+]

@@ -62,7 +62,17 @@ class StartDrain:
     why: str
 
 
-Action = Apply | Create | Delete | PatchLabels | StartDrain
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """Write spec.replicas by the scale subresource, if the object is still in the state that was seen."""
+
+    ref: Ref
+    replicas: int
+    resource_version: str
+    why: str
+
+
+Action = Apply | Create | Delete | PatchLabels | Scale | StartDrain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from datetime import datetime
 
 from hortator.api.problem import Problem
 from hortator.api.v1alpha1 import LLMService
+from hortator.operator.demand import Demand
 from hortator.operator.desired import Desired
 from hortator.operator.objects import Obj
 from hortator.operator.observed import Meta, Observed
@@ -30,6 +31,7 @@ from hortator.operator.plan.disruption import voluntary_drains
 from hortator.operator.plan.events import transitions
 from hortator.operator.plan.groups import next_step
 from hortator.operator.plan.removal import removals
+from hortator.operator.plan.scaling import memory_of, scaling_items, scaling_of
 from hortator.operator.plan.shared import shared_objects
 from hortator.operator.progress import progress_of
 from hortator.operator.situation import Situation, situation_of
@@ -44,8 +46,11 @@ def plan(
     problems: Sequence[Problem],
     observed: Observed,
     now: datetime,
+    demand: Demand | None = None,
 ) -> Plan:
     """The next step for one LLMService.
+
+    `demand` is what its own scaler goes by, where it has one.
 
     With `problems`, `service` and `desired` are those of the last spec that was accepted, if it is known:
     that one is carried out, and the status says that the present one is refused. Otherwise nothing is
@@ -54,10 +59,16 @@ def plan(
     if service is None or desired is None:
         return _plan((), meta=meta, status=unknown_status(meta, problems=problems, now=now), now=now)
     situation = situation_of(service, meta=meta, desired=desired, observed=observed, now=now)
-    status = status_of(situation)
-    if problems:
+    if problems:  # the scaler waits for a spec that it may write
+        status = status_of(situation, scaling_memory=memory_of(meta))
         status = invalid_status(status, meta=meta, problems=problems, now=now)
-    return _plan(_items(situation), meta=meta, status=status, now=now)
+        return _plan(_items(situation), meta=meta, status=status, now=now)
+    scaling = scaling_of(situation, demand or Demand())
+    status = status_of(
+        situation, scaling=scaling, scaling_memory=scaling.memory if scaling is not None else None
+    )
+    items = (*_items(situation), *scaling_items(situation, scaling))
+    return _plan(items, meta=meta, status=status, now=now)
 
 
 def _items(situation: Situation) -> Iterator[Item]:

@@ -11,6 +11,7 @@ Progressing     something changes by itself
 Degraded        a group has failed or is not ready that was (True is bad)
 Stalled         a group has used up its restarts (True is bad)
 Suspended       spec.suspend is true and no group has a pod
+Autoscaling     the operator's own scaler writes spec.replicas; only with spec.autoscaling
 """
 
 from __future__ import annotations

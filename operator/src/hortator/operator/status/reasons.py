@@ -66,6 +66,11 @@ class Reason(StrEnum):
     SUSPENDED = "Suspended"
     SCALED_TO_ZERO = "ScaledToZero"
     NO_CAPACITY_CHECK = "NoCapacityCheck"
+    SCALED_BY_OTHERS = "ScaledByOthers"
+    SCALING_HELD = "ScalingHeld"
+    LOAD_UNKNOWN = "LoadUnknown"
+    SCALING = "Scaling"
+    SCALED = "Scaled"
     ALL_GROUPS_READY = "AllGroupsReady"
     SOME_GROUPS_READY = "SomeGroupsReady"
     ALL_PODS_SCHEDULED = "AllPodsScheduled"
@@ -311,6 +316,25 @@ ENTRIES: dict[Reason, Entry] = {
         meaning="Groups with devices start without a look for room first, because the operator may not see "
         "nodes; kube-scheduler decides.",
         remedy="Nothing to do; install the optional ClusterRole to have it looked for.",
+    ),
+    Reason.SCALED_BY_OTHERS: Entry(
+        meaning="Somebody else has written spec.replicas, so the operator's own scaler leaves it alone.",
+        remedy="Nothing, or take spec.autoscaling away; to hand it back, set spec.replicas to "
+        "status.autoscaling.replicas, or change spec.autoscaling.",
+    ),
+    Reason.SCALING_HELD: Entry(
+        meaning="The operator's own scaler waits: the service is suspended, or its rollout is stuck.",
+        remedy="End what the message names.",
+    ),
+    Reason.LOAD_UNKNOWN: Entry(
+        meaning="The operator's own scaler waits until the scheduler says how much is asked of every role.",
+        remedy="Wait; if it lasts, look at SchedulerReady, and whether requests arrive at all.",
+    ),
+    Reason.SCALING: Entry(
+        meaning="The operator's own scaler writes spec.replicas as is asked.", remedy=_NONE
+    ),
+    Reason.SCALED: Entry(
+        meaning="The operator's own scaler has written spec.replicas; the event says why.", remedy=_NONE
     ),
     Reason.ALL_GROUPS_READY: Entry(
         meaning="Every wanted group runs what spec says with all members ready, and the scheduler is ready.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +10,9 @@ from hortator.api.problem import Problem
 from hortator.api.v1alpha1 import RoleSpec
 from hortator.api.v1alpha1.status import (
     MAX_GROUPS_IN_STATUS,
+    AutoscalingStatus,
     AvoidedNode,
+    ConditionStatus,
     Display,
     Endpoint,
     LLMServiceStatus,
@@ -20,6 +22,7 @@ from hortator.api.v1alpha1.status import (
     SchedulerStatus,
 )
 from hortator.operator import names, topology
+from hortator.operator.autoscaling import ScalingDecision
 from hortator.operator.objects import Obj
 from hortator.operator.observed import Meta
 from hortator.operator.observed.reading import format_time, items, text
@@ -35,7 +38,12 @@ MAX_MOVING = 16
 _LASTING = {"selector", "endpoints", "restart"}
 
 
-def status_of(situation: Situation) -> Obj:
+def status_of(
+    situation: Situation,
+    *,
+    scaling: ScalingDecision | None = None,
+    scaling_memory: AutoscalingStatus | None = None,
+) -> Obj:
     """The status to write for an accepted LLMService."""
     reports = [report(situation, view) for view in situation.views]
     beside = [report(situation, view) for view in situation.surge]
@@ -47,7 +55,7 @@ def status_of(situation: Situation) -> Obj:
     return LLMServiceStatus(
         observed_generation=meta.generation,
         conditions=conditions(
-            verdicts(situation, reports, beside),
+            [*verdicts(situation, reports, beside), *_scaling(scaling)],
             before=meta.status,
             generation=meta.generation,
             now=situation.now,
@@ -75,6 +83,7 @@ def status_of(situation: Situation) -> Obj:
             message=rollout_message(rollout, [*reports, *beside])[:MAX_MESSAGE],
         ),
         restart=RestartStatus(observed_requested_at=_observed_request(situation)),
+        autoscaling=scaling_memory,
         avoided_nodes=tuple(
             AvoidedNode(node=one.node, failures=one.num_failures, until=format_time(one.until))
             for one in situation.avoided
@@ -85,6 +94,12 @@ def status_of(situation: Situation) -> Obj:
             ),
         ),
     ).as_dict()
+
+
+def _scaling(decision: ScalingDecision | None) -> Iterator[Verdict]:
+    if decision is not None:
+        status: ConditionStatus = "True" if decision.is_active else "False"
+        yield Verdict(type="Autoscaling", status=status, reason=decision.reason, message=decision.message)
 
 
 def invalid_status(said: Obj, *, meta: Meta, problems: Sequence[Problem], now: datetime) -> Obj:

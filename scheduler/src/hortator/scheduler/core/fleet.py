@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from heapq import heappop, heappush
 
+from hortator.scheduler.core.demand import Demand
 from hortator.scheduler.core.estimates import ArrivalRate, Smoothed
 from hortator.scheduler.core.group import GroupState
 from hortator.scheduler.core.model import Phase, SchedulerSettings
@@ -26,6 +27,7 @@ class Fleet:
         """Heap of (when, entry group, forward pass): running passes whose end is predicted."""
         self.output_tokens = Smoothed(float(settings.expected_output_tokens))
         self.arrivals = ArrivalRate()
+        self.demand = Demand()
         self.asked = TenantRates(settings.tenant_weights())
 
     def add(self, group: GroupState) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from heapq import heapify, heapreplace
 
 from hortator.scheduler.core.boundary import BoundaryLead
-from hortator.scheduler.core.estimates import PassEstimator
+from hortator.scheduler.core.estimates import PassEstimator, Smoothed
 from hortator.scheduler.core.mixed_passes import MixedPasses
 from hortator.scheduler.core.model import GroupSpec, Phase, RankLoads
 from hortator.scheduler.core.occupants import Occupants
@@ -30,6 +30,7 @@ class GroupState:
     __slots__ = (
         "_roomiest",
         "_unreported",
+        "balance",
         "batch_size",
         "boundary",
         "closing",
@@ -74,6 +75,7 @@ class GroupState:
             else spec.chunk_budget_tokens,
         )
         self.estimator = PassEstimator(warmup=warmup_passes)
+        self.balance = Smoothed(1.0)  # mean / maximum of the ranks' prefill tokens, per pass
         self.boundary = BoundaryLead()
         self.closing = False  # the running pass is about to end: what is sent now joins the next one
         self.continues = False  # its last pass left something over: the next one has begun, unheard of
@@ -173,6 +175,13 @@ class GroupState:
         for dp_rank, done in self.pass_done.items():
             cost = max(cost, chunk_cost(pass_tokens[dp_rank], done))
         return cost
+
+    def learn_pass(self, pass_tokens: Sequence[int], duration_s: float) -> None:
+        """A pass ended that computed so many prefill tokens of each rank."""
+        self.estimator.observe(self.cost_of_pass(pass_tokens), duration_s)
+        fullest = max(pass_tokens)
+        if fullest:
+            self.balance.observe(sum(pass_tokens) / self.spec.dp_size / fullest)
 
     def learn_boundary(self, now: float) -> None:
         """A pass began, and its report was applied: what was sent before is in it, or came too late."""

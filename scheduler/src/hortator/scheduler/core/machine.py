@@ -22,6 +22,7 @@ from typing import assert_never
 from hortator.scheduler.core import decode
 from hortator.scheduler.core.admission import Admission
 from hortator.scheduler.core.commands import Abort, Attach, Command, DeclareLost, Dispatch, Probe, Reject
+from hortator.scheduler.core.demand import Demand
 from hortator.scheduler.core.events import (
     AdmissionStopped,
     BatchSplit,
@@ -65,6 +66,7 @@ from hortator.scheduler.core.policies.immediate import least_delay, place_one
 from hortator.scheduler.core.policies.registry import make_policy
 from hortator.scheduler.core.prefix_index import PrefixIndex
 from hortator.scheduler.core.request import RequestState, RequestStatus
+from hortator.scheduler.core.saturation import predicted_ttft_s, saturations
 from hortator.scheduler.core.snapshot import SchedulerSnapshot, snapshot_group
 from hortator.scheduler.core.waiting import WaitingQueue
 from hortator.scheduler.core.watchdog import Watchdog
@@ -211,7 +213,10 @@ class SchedulerMachine:
             if event.attempt <= known.attempt:
                 return  # announced again after a reconnect: nothing new
             self._supersede(known)
-        self.fleet.observe_asked(event.tenant, event.num_prompt_tokens, now)
+        prompt = event.num_prompt_tokens
+        cost_tokens = prompt * (1.0 + self.settings.attention_pair_cost * prompt)
+        self.fleet.observe_asked(event.tenant, prompt, now)
+        self.fleet.demand.observe_asked(prompt, cost_tokens, now)
         refusal = self._claim(event) if event.key else None
         if refusal is None and event.key not in self.keys.leftovers:
             refusal = self._admission.refusal(event, now)
@@ -229,14 +234,13 @@ class SchedulerMachine:
             )
             return
         self._num_arrived += 1
-        prompt = event.num_prompt_tokens
         request = RequestState(
             request_id=event.request_id,
             attempt=event.attempt,
             gateway_id=event.gateway_id,
             num_prompt_tokens=prompt,
             max_output_tokens=event.max_output_tokens,
-            cost_tokens=prompt * (1.0 + self.settings.attention_pair_cost * prompt),
+            cost_tokens=cost_tokens,
             now=now,
             seq=self._num_arrived,
             block_hashes=event.block_hashes,
@@ -266,7 +270,7 @@ class SchedulerMachine:
         group.end_pass(now, leaves_over=any(event.loads.batch_size))
         group.forward_pass_id = event.forward_pass_id
         if event.pass_prefill_tokens:
-            group.estimator.observe(group.cost_of_pass(event.pass_prefill_tokens), event.duration_s)
+            group.learn_pass(event.pass_prefill_tokens, event.duration_s)
             if (
                 group.spec.phase is Phase.AGGREGATED
                 and group.estimator.num_passes > self.settings.warmup_passes
@@ -420,6 +424,7 @@ class SchedulerMachine:
         self._left.clear()
         for request in list(self.requests.values()):
             self._forget(request)
+        self.fleet.demand = Demand(now)  # what was asked of another leader is not known here
         self._settled_at = now + self.settings.settle_s  # workers tell again what runs under which key
         for group in self.fleet.groups.values():
             group.forget_dispatches()
@@ -828,6 +833,7 @@ class SchedulerMachine:
             request.batch_id = batch_id
             if phase is not Phase.DECODE:
                 request.prefill_group_id = group_id
+                self.fleet.demand.observe_placed(request.num_prompt_tokens, tokens, now)
             group.in_flight[request.request_id] = request
             group.occupants.seat(rank, request.request_id, request.num_prompt_tokens, tokens)
             placements.append(
@@ -892,6 +898,8 @@ class SchedulerMachine:
             oldest_wait_s=self.waiting.oldest_wait_s(now),
             num_in_flight=len(self.requests) - len(self.waiting) - len(self._decode_ready),
             waiting_by_tenant=self.waiting.loads_of(tenant.name for tenant in self.settings.tenants),
+            saturation=saturations(self.fleet, self.waiting, now) if self.epoch else {},
+            predicted_ttft_s=predicted_ttft_s(self.fleet, self.waiting, now) if self.epoch else None,
             groups=tuple(snapshot_group(group, now) for group in self.fleet.groups.values()),
         )
 

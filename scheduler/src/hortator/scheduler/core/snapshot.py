@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hortator.scheduler.core.group import GroupState
-from hortator.scheduler.core.model import GroupSpec, RankLoads
+from hortator.scheduler.core.model import GroupSpec, Phase, RankLoads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +39,10 @@ class SchedulerSnapshot:
     num_in_flight: int
     waiting_by_tenant: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Requests and prompt tokens of each tenant that the settings name."""
+    saturation: Mapping[Phase, float] = field(default_factory=dict)
+    """Asked over what the phase's groups can do, where that is known; see `saturation`."""
+    predicted_ttft_s: float | None = None
+    """Of a request of mean length that arrives now; None: not known."""
     groups: tuple[GroupSnapshot, ...]
 
 

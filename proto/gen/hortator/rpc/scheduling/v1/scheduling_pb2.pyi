@@ -1283,6 +1283,26 @@ class Snapshot(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class SaturationEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     AT_S_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
@@ -1295,6 +1315,8 @@ class Snapshot(_message.Message):
     RECENT_PLACEMENTS_FIELD_NUMBER: _builtins.int
     NUM_REJECTED_FIELD_NUMBER: _builtins.int
     NUM_FINISHED_FIELD_NUMBER: _builtins.int
+    SATURATION_FIELD_NUMBER: _builtins.int
+    PREDICTED_TTFT_S_FIELD_NUMBER: _builtins.int
     at_s: _builtins.float
     epoch: _builtins.int
     """0: a standby, which knows the workers' loads and no request."""
@@ -1305,12 +1327,20 @@ class Snapshot(_message.Message):
     num_in_flight: _builtins.int
     num_gateways: _builtins.int
     num_finished: _builtins.int
+    predicted_ttft_s: _builtins.float
+    """Seconds, of a request of mean length that arrives now; absent: too little is known."""
     @_builtins.property
     def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupState]: ...
     @_builtins.property
     def recent_placements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Placement]: ...
     @_builtins.property
     def num_rejected(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
+    @_builtins.property
+    def saturation(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """By phase (prefill, decode, aggregated): what is asked over what its groups can do. A phase of which too
+        little is known is missing, all of them at a standby.
+        """
+
     def __init__(
         self,
         *,
@@ -1326,12 +1356,16 @@ class Snapshot(_message.Message):
         recent_placements: _abc.Iterable[Global___Placement] | None = ...,
         num_rejected: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         num_finished: _builtins.int = ...,
+        saturation: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        predicted_ttft_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_predicted_ttft_s", b"_predicted_ttft_s", "predicted_ttft_s", b"predicted_ttft_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_s", b"at_s", "epoch", b"epoch", "groups", b"groups", "num_finished", b"num_finished", "num_gateways", b"num_gateways", "num_in_flight", b"num_in_flight", "num_rejected", b"num_rejected", "num_waiting", b"num_waiting", "oldest_wait_s", b"oldest_wait_s", "policy", b"policy", "recent_placements", b"recent_placements", "waiting_tokens", b"waiting_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_predicted_ttft_s", b"_predicted_ttft_s", "at_s", b"at_s", "epoch", b"epoch", "groups", b"groups", "num_finished", b"num_finished", "num_gateways", b"num_gateways", "num_in_flight", b"num_in_flight", "num_rejected", b"num_rejected", "num_waiting", b"num_waiting", "oldest_wait_s", b"oldest_wait_s", "policy", b"policy", "predicted_ttft_s", b"predicted_ttft_s", "recent_placements", b"recent_placements", "saturation", b"saturation", "waiting_tokens", b"waiting_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__predicted_ttft_s: _TypeAlias = _typing.Literal["predicted_ttft_s"]  # noqa: Y015
+    _WhichOneofArgType__predicted_ttft_s: _TypeAlias = _typing.Literal["_predicted_ttft_s", b"_predicted_ttft_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__predicted_ttft_s) -> _WhichOneofReturnType__predicted_ttft_s | None: ...
 
 Global___Snapshot: _TypeAlias = Snapshot  # noqa: Y015
 
