@@ -119,7 +119,7 @@ def _roles(service: LLMService) -> Iterator[Problem]:
         if options is not None and options.moe_backend not in {None, *MOE_BACKENDS_ON_HOPPER}:
             yield Problem(
                 path=f"{at}.tensorrtLLM.moeBackend",
-                message=f"{options.moe_backend}, listed for Blackwell only with FP8 weights (leave it out, or "
+                message=f"{options.moe_backend}, listed for FP8 weights on Blackwell alone (leave it out, or "
                 f"{' or '.join(MOE_BACKENDS_ON_HOPPER)}, on H800)",
             )
         if backend == "TensorRTLLM" and role.shm_size is None:
