@@ -6,11 +6,14 @@ TensorRT-LLM is played by its double, everything else is real. The same on pods:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import secrets
 import shutil
 import signal
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +132,22 @@ def tokens(address: str, *, num: int) -> int:
     return asyncio.run(ask())
 
 
+@contextlib.contextmanager
+def a_mute_sshd() -> Iterator[int]:
+    """Greets whoever comes, and that is all."""
+    with socket.create_server(("127.0.0.13", 0)) as server:
+
+        def greet() -> None:
+            guests = []
+            with contextlib.suppress(OSError):
+                while True:
+                    guests.append(server.accept()[0])
+                    guests[-1].sendall(b"SSH-2.0-mute\r\n")
+
+        threading.Thread(target=greet, daemon=True).start()
+        yield server.getsockname()[1]
+
+
 def test_ranks_run_in_both_pods_and_tokens_come(group):
     leader, member = running(group)
     assert len(ranks_of(leader)) == len(ranks_of(member)) == 2
@@ -191,7 +210,34 @@ def test_a_pod_whose_sshd_is_not_reached_is_named(group):
     member = group.pod(1, ssh_host="no-such-pod.invalid")
     wait_until(lambda: "the name is not known yet" in leader.readyz()[1])
     assert (leader.wait(), member.wait()) == (EXIT_GROUP_BROKEN, EXIT_GROUP_BROKEN)
-    assert "ranks were not started within 4 s: sshd at no-such-pod.invalid:" in leader.last_words()
+    assert "not all started within 4 s: sshd at no-such-pod.invalid:" in leader.last_words()
+
+
+def test_a_host_on_which_no_rank_starts_is_named_with_its_ranks(group):
+    """What answers there greets like sshd and then says no more: mpirun would wait for long."""
+    with a_mute_sshd() as port:
+        leader = group.pod(0, launch_timeout_s=2)
+        member = group.pod(1, ssh_host="127.0.0.13", ssh_port=port)
+        assert (leader.wait(), member.wait()) == (EXIT_GROUP_BROKEN, EXIT_GROUP_BROKEN)
+    assert leader.last_words() == (
+        "the group is broken: the ranks: not all started within 2 s: "
+        f"ranks 0-1 on {socket.gethostname()}, 2-3 on 127.0.0.13 have not been started"
+    )
+    assert member.last_words() == leader.last_words()
+
+
+def test_a_rank_that_hangs_while_starting_is_named_and_the_group_ends(group, monkeypatch):
+    monkeypatch.setenv("TENSORRT_LLM_DOUBLE_FAULT", "stuck:3")
+    leader, member = group.members(startup_timeout_s=10)
+    wait_until(lambda: "the engine is starting: rank 3 on 127.0.0.11" in leader.readyz()[1], timeout=15)
+    assert (leader.wait(), member.wait()) == (EXIT_ENGINE_DEAD, EXIT_GROUP_BROKEN)
+    assert re.fullmatch(
+        r"the engine died: it did not start within 10 s: rank 3 on 127\.0\.0\.11 has said nothing in the "
+        r"\d s since being started; others have",
+        leader.last_words(),
+    )
+    assert member.last_words() == f"the group is broken: {leader.last_words()}"
+    wait_until(lambda: not group.alive(), timeout=15, what="nothing survives")
 
 
 @pytest.mark.parametrize(
