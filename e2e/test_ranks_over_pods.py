@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import secrets
 import shutil
 import signal
 import socket
+import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +23,7 @@ from pathlib import Path
 
 import pytest
 from group_processes import Process, Starter, a_free_port, cleared
-from live_stack import wait_until
+from live_stack import HORTATOR, wait_until
 
 from doubles.trtllm import SITE, options
 from hortator.rpc.worker.v1 import worker_pb2 as pb
@@ -164,6 +167,46 @@ def test_ranks_run_in_both_pods_and_tokens_come(group):
     leader.kill(signal.SIGTERM)
     assert (leader.wait(), member.wait()) == (0, 0)
     wait_until(lambda: not group.alive())
+
+
+def test_the_doctor_of_a_group_looks_at_all_members_and_names_who_differs(group, monkeypatch, tmp_path):
+    """GPUs are played by a script in place of nvidia-smi; sshd, keys and MPI are real."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    smi = tools / "nvidia-smi"
+    smi.write_text('#!/bin/sh\nfor n in 0 1; do echo "NVIDIA H800, 81559, $A_DRIVER"; done\n')
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(tools), os.environ["PATH"]]))
+    with tempfile.TemporaryDirectory() as folder:  # other groups of this machine have theirs elsewhere
+        monkeypatch.setenv("TMPDIR", folder)
+        members = []
+        for ordinal, driver in enumerate(("575.57.08", "580.65.06")):
+            monkeypatch.setenv("A_DRIVER", driver)
+            members.append(group.pod(ordinal))
+        wait_until(lambda: all(one.readyz()[0] == 200 for one in members), timeout=30)
+        monkeypatch.setenv("A_DRIVER", "575.57.08")
+        done = subprocess.run(
+            [*HORTATOR, "doctor", "--group", "--json"],
+            capture_output=True,
+            text=True,
+            timeout=150,
+            check=False,
+        )
+        alive = [one.popen.poll() is None for one in members]
+    assert done.returncode == 1, done.stderr
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    own = socket.gethostname()
+    assert checks[f"member {own}"]["verdict"] == checks["member 127.0.0.11"]["verdict"] == "ok"
+    assert checks["driver"]["verdict"] == "failed"
+    assert checks["driver"]["found"] == (
+        f"not the same everywhere: 575.57.08 on {own}; 580.65.06 on 127.0.0.11"
+    )
+    assert "one driver" in checks["driver"]["fix"]
+    for name, words in (("GPUs", "2 x NVIDIA H800"), ("MPI", "Open MPI 4"), ("tensorrt_llm", "1.2.1")):
+        assert checks[name]["verdict"] == "ok"
+        assert checks[name]["found"].startswith(words)
+        assert checks[name]["found"].endswith("(all 2 members)")
+    assert alive == [True, True]  # nobody was disturbed
 
 
 @pytest.mark.parametrize("of", [0, 1])
