@@ -1,6 +1,6 @@
 """A group of several pods whose ranks mpirun starts: two workers, sshd between them, and ranks that are processes.
 
-TensorRT-LLM is played by its double, everything else is real. The same on pods: e2e/cluster/test_launch.py.
+TensorRT-LLM is played by its double, everything else is real. The same on pods: e2e/cluster/test_true_service.py.
 """
 
 from __future__ import annotations
