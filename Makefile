@@ -33,6 +33,7 @@ generate: setup  ## write the generated files again: proto/gen, docs/reference, 
 bench: setup  ## measure this machine; writes benchmarks/results/*.json
 	@for name in core service stream failover policies simulator; do \
 	  $(BIN)/hortator bench $$name --json benchmarks/results/$$name.json || exit 1; done
+	@$(BIN)/python benchmarks/micro/trtllm_adapter.py --json benchmarks/results/trtllm-adapter.json
 
 study: setup  ## the studies in virtual time (TRACES=DIR adds the public traces); writes benchmarks/sim/{study,paper,sensitivity,ablation}.*
 	@$(BIN)/hortator study $(if $(TRACES),--traces $(TRACES))

@@ -1,23 +1,29 @@
 """A group of several pods whose ranks mpirun starts: two workers, sshd between them, and ranks that are processes.
 
-TensorRT-LLM is played by its double, everything else is real. The same on pods: e2e/cluster/test_launch.py.
+TensorRT-LLM is played by its double, everything else is real. The same on pods: e2e/cluster/test_true_service.py.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import re
 import secrets
 import shutil
 import signal
+import socket
+import subprocess
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from group_processes import Process, Starter, a_free_port, cleared
-from live_stack import wait_until
+from live_stack import HORTATOR, wait_until
 
 from doubles.trtllm import SITE, options
 from hortator.rpc.worker.v1 import worker_pb2 as pb
@@ -129,6 +135,22 @@ def tokens(address: str, *, num: int) -> int:
     return asyncio.run(ask())
 
 
+@contextlib.contextmanager
+def a_mute_sshd() -> Iterator[int]:
+    """Greets whoever comes, and that is all."""
+    with socket.create_server(("127.0.0.13", 0)) as server:
+
+        def greet() -> None:
+            guests = []
+            with contextlib.suppress(OSError):
+                while True:
+                    guests.append(server.accept()[0])
+                    guests[-1].sendall(b"SSH-2.0-mute\r\n")
+
+        threading.Thread(target=greet, daemon=True).start()
+        yield server.getsockname()[1]
+
+
 def test_ranks_run_in_both_pods_and_tokens_come(group):
     leader, member = running(group)
     assert len(ranks_of(leader)) == len(ranks_of(member)) == 2
@@ -145,6 +167,46 @@ def test_ranks_run_in_both_pods_and_tokens_come(group):
     leader.kill(signal.SIGTERM)
     assert (leader.wait(), member.wait()) == (0, 0)
     wait_until(lambda: not group.alive())
+
+
+def test_the_doctor_of_a_group_looks_at_all_members_and_names_who_differs(group, monkeypatch, tmp_path):
+    """GPUs are played by a script in place of nvidia-smi; sshd, keys and MPI are real."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    smi = tools / "nvidia-smi"
+    smi.write_text('#!/bin/sh\nfor n in 0 1; do echo "NVIDIA H800, 81559, $A_DRIVER"; done\n')
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(tools), os.environ["PATH"]]))
+    with tempfile.TemporaryDirectory() as folder:  # other groups of this machine have theirs elsewhere
+        monkeypatch.setenv("TMPDIR", folder)
+        members = []
+        for ordinal, driver in enumerate(("575.57.08", "580.65.06")):
+            monkeypatch.setenv("A_DRIVER", driver)
+            members.append(group.pod(ordinal))
+        wait_until(lambda: all(one.readyz()[0] == 200 for one in members), timeout=30)
+        monkeypatch.setenv("A_DRIVER", "575.57.08")
+        done = subprocess.run(
+            [*HORTATOR, "doctor", "--group", "--json"],
+            capture_output=True,
+            text=True,
+            timeout=150,
+            check=False,
+        )
+        alive = [one.popen.poll() is None for one in members]
+    assert done.returncode == 1, done.stderr
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    own = socket.gethostname()
+    assert checks[f"member {own}"]["verdict"] == checks["member 127.0.0.11"]["verdict"] == "ok"
+    assert checks["driver"]["verdict"] == "failed"
+    assert checks["driver"]["found"] == (
+        f"not the same everywhere: 575.57.08 on {own}; 580.65.06 on 127.0.0.11"
+    )
+    assert "one driver" in checks["driver"]["fix"]
+    for name, words in (("GPUs", "2 x NVIDIA H800"), ("MPI", "Open MPI 4"), ("tensorrt_llm", "1.2.1")):
+        assert checks[name]["verdict"] == "ok"
+        assert checks[name]["found"].startswith(words)
+        assert checks[name]["found"].endswith("(all 2 members)")
+    assert alive == [True, True]  # nobody was disturbed
 
 
 @pytest.mark.parametrize("of", [0, 1])
@@ -191,7 +253,34 @@ def test_a_pod_whose_sshd_is_not_reached_is_named(group):
     member = group.pod(1, ssh_host="no-such-pod.invalid")
     wait_until(lambda: "the name is not known yet" in leader.readyz()[1])
     assert (leader.wait(), member.wait()) == (EXIT_GROUP_BROKEN, EXIT_GROUP_BROKEN)
-    assert "ranks were not started within 4 s: sshd at no-such-pod.invalid:" in leader.last_words()
+    assert "not all started within 4 s: sshd at no-such-pod.invalid:" in leader.last_words()
+
+
+def test_a_host_on_which_no_rank_starts_is_named_with_its_ranks(group):
+    """What answers there greets like sshd and then says no more: mpirun would wait for long."""
+    with a_mute_sshd() as port:
+        leader = group.pod(0, launch_timeout_s=2)
+        member = group.pod(1, ssh_host="127.0.0.13", ssh_port=port)
+        assert (leader.wait(), member.wait()) == (EXIT_GROUP_BROKEN, EXIT_GROUP_BROKEN)
+    assert leader.last_words() == (
+        "the group is broken: the ranks: not all started within 2 s: "
+        f"ranks 0-1 on {socket.gethostname()}, 2-3 on 127.0.0.13 have not been started"
+    )
+    assert member.last_words() == leader.last_words()
+
+
+def test_a_rank_that_hangs_while_starting_is_named_and_the_group_ends(group, monkeypatch):
+    monkeypatch.setenv("TENSORRT_LLM_DOUBLE_FAULT", "stuck:3")
+    leader, member = group.members(startup_timeout_s=10)
+    wait_until(lambda: "the engine is starting: rank 3 on 127.0.0.11" in leader.readyz()[1], timeout=15)
+    assert (leader.wait(), member.wait()) == (EXIT_ENGINE_DEAD, EXIT_GROUP_BROKEN)
+    assert re.fullmatch(
+        r"the engine died: it did not start within 10 s: rank 3 on 127\.0\.0\.11 has said nothing in the "
+        r"\d s since being started; others have",
+        leader.last_words(),
+    )
+    assert member.last_words() == f"the group is broken: {leader.last_words()}"
+    wait_until(lambda: not group.alive(), timeout=15, what="nothing survives")
 
 
 @pytest.mark.parametrize(

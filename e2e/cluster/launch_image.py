@@ -28,7 +28,7 @@ def write_launch_image(folder: Path) -> Path:
     root = folder / "launch"
     images.lay_skeleton(root)
     images.lay_python(root)
-    images.lay_distributions(root, images.closure(images.project_requirements(("worker",))))
+    images.lay_distributions(root, images.closure(images.project_requirements(("worker", "cli"))))
     for package in PACKAGES:
         _lay_package(root, package)
     for program in PROGRAMS:

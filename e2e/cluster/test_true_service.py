@@ -220,6 +220,12 @@ LAUNCHED: Obj = REAL | {
             "kvBlocks": 64,
             "maxSequenceTokens": 1024,
             "chunkedPrefill": False,
+            "tensorrtLLM": {
+                "kvCacheDtype": "fp8",
+                "mtpLayers": 1,
+                "cudaGraph": {"batchSizes": [8, 1]},
+                "args": [{"name": "kv_cache_config.host_cache_size", "value": "1073741824"}],
+            },
             "shmSize": "64Mi",
             "resources": {"cpu": "100m", "memory": "512Mi"},
         }
@@ -431,6 +437,8 @@ def test_ranks_are_started_over_two_pods_and_a_killed_one_ends_them_all(lab, app
     assert {pod["spec"]["nodeName"] for pod in found} == {node.name for node in gpu_nodes}
     assert [len(launched_ranks(lab, namespace, pod)) for pod in pods] == [2, 2]
     assert_nobody_is_root(lab, namespace, pods[1])
+    assert_the_library_was_told(lab, namespace, pods[0])
+    assert_the_doctor_reaches_all_members(lab, namespace, pods)
 
     assert len(service.tokens_of([5, 6, 7, 8], 32)) == 32
 
@@ -463,6 +471,28 @@ def assert_nobody_is_root(lab, namespace: str, pod: str) -> None:
     assert said[1].startswith(("0o40700 ", "0o42700 "))  # the emptyDir hands its group on (fsGroup)
     assert "('host_key', '0o100600')" in said[1]
     assert "('authorized_keys', '0o100600')" in said[1]
+
+
+def assert_the_library_was_told(lab, namespace: str, pod: str) -> None:
+    """What the manifest says under tensorrtLLM, in the arguments that the worker logs as it starts."""
+    logged = lab.kubectl("logs", "-n", namespace, pod).stdout
+    line = next(line for line in logged.splitlines() if '"event": "starting TensorRT-LLM"' in line)
+    told = json.loads(line)["arguments"]
+    assert told["kv_cache_config"]["dtype"] == "fp8"
+    assert told["kv_cache_config"]["host_cache_size"] == 1 << 30
+    assert told["speculative_config"]["num_nextn_predict_layers"] == 1
+    assert told["cuda_graph_config"]["batch_sizes"] == [1, 8]
+
+
+def assert_the_doctor_reaches_all_members(lab, namespace: str, pods: Sequence[str]) -> None:
+    command = ("python", "-m", "hortator.cli.main", "doctor", "--group", "--json")
+    said = lab.kubectl("exec", "-n", namespace, pods[0], "--", *command).stdout
+    checks = {check["name"]: check for check in json.loads(said)}
+    members = {name: check["verdict"] for name, check in checks.items() if name.startswith("member ")}
+    assert list(members.values()) == ["ok", "ok"]
+    assert any(pods[1] in name for name in members)
+    assert checks["MPI"]["verdict"] == checks["tensorrt_llm"]["verdict"] == "ok"
+    assert checks["MPI"]["found"].endswith("(all 2 members)")
 
 
 def rank_processes_on(node: TrueNode) -> list[str]:

@@ -29,6 +29,11 @@ ROLE: Obj = {
     "parallelism": {"attentionDP": 16, "expert": 16, "tensor": 1, "pipeline": 1, "expertTensor": 1},
     "kvBlocks": 512,
     "maxSequenceTokens": 4096,
+    "tensorrtLLM": {
+        "moeBackend": "CUTLASS",
+        "cudaGraph": {"batchSizes": [1]},
+        "args": [{"name": "kv_cache_config.host_cache_size", "value": "8589934592"}],
+    },
     "resources": {"cpu": "500m", "memory": "1Gi"},
     "shmSize": "1Gi",
     "nodeSelector": {"pool": "h800"},
@@ -126,7 +131,7 @@ def _split(attention_dp: int, expert: int, **more: int) -> Obj:
 
 
 TENSORRT_LLM: Obj = {"spec.engine.backend": "TensorRTLLM", "spec.engine.simulated": ABSENT}
-PREFILL, DECODE = ROLE | {"name": "Prefill"}, ROLE | {"name": "Decode"}
+PREFILL, DECODE = copy.deepcopy(ROLE) | {"name": "Prefill"}, copy.deepcopy(ROLE) | {"name": "Decode"}
 PREFILL_DECODE: Obj = {"spec.topology": "PrefillDecode", "spec.roles": [PREFILL, DECODE]}
 
 TOPOLOGY = (
@@ -138,6 +143,11 @@ EXPERTS = "expert x expertTensor must equal attentionDP x tensor"
 ATTENTION = "attention is either data-parallel or tensor-parallel in TensorRTLLM"
 CPU_SPLIT = "tensor, pipeline and expertTensor must be 1 with backends TorchMoE and Simulated"
 BLOCKS = "tokensPerBlock must be equal in all roles: KV blocks are handed over between them"
+DTYPES = "kvCacheDtype must be equal in all roles: KV blocks are handed over between them"
+GRAPHS = "batchSizes must not be above maxBatchSize of the role"
+OF_FIELD = "an argument that Hortator sets, from a field of its own"
+WAITS = "an argument by which the engine would hold back, move or hide what the scheduler has placed"
+BATCH_WAIT = "batch_wait_timeout_ms is waited in every pass: only in role Prefill, above 0 to 10"
 GROUPS = "a role has at most 1024 EP groups"
 SIMULATED = "only with backend Simulated"
 TORCH_URI = "must start with builtin:// or file:// with backend TorchMoE"
@@ -156,6 +166,7 @@ CREATE = "create cannot change: make another claim and name it in claimName"
 SUSPENDED = {"spec.suspend": True}
 SMALLER = {"spec.roles[0].nodes": 1, "spec.roles[0].parallelism": _split(8, 8)}
 _ROLES, _TOLERATION = "spec.roles", "spec.roles[0].tolerations[0]"
+_OPTIONS = "spec.roles[0].tensorrtLLM"
 _DP, _EXPERT, _TENSOR = (f"spec.roles[0].parallelism.{name}" for name in ("attentionDP", "expert", "tensor"))
 
 
@@ -234,6 +245,48 @@ def _rules() -> list[Case]:
     sizes = PREFILL_DECODE | {"spec.roles[0].tokensPerBlock": 32}
     add("hand-over", "32 and the default", sizes, BLOCKS, _ROLES)
     add("hand-over", "32 and 32", sizes | {"spec.roles[1].tokensPerBlock": 32})
+    fp8 = PREFILL_DECODE | {"spec.roles[0].tensorrtLLM": {"kvCacheDtype": "fp8"}}
+    add("hand-over-dtype", "fp8 and the default", fp8, DTYPES, _ROLES)
+    add(
+        "hand-over-dtype",
+        "fp8 and no options at all",
+        fp8 | {"spec.roles[1].tensorrtLLM": ABSENT},
+        DTYPES,
+        _ROLES,
+    )
+    add("hand-over-dtype", "fp8 and fp8", fp8 | {"spec.roles[1].tensorrtLLM": {"kvCacheDtype": "fp8"}})
+    add("hand-over-dtype", "the default and no options at all", PREFILL_DECODE | {
+        "spec.roles[1].tensorrtLLM": ABSENT,
+    })  # fmt: skip
+    graphs = {f"{_OPTIONS}.cudaGraph.batchSizes": [32, 1]}
+    add("graph-sizes", "up to maxBatchSize", graphs | {"spec.roles[0].maxBatchSize": 32})
+    add(
+        "graph-sizes",
+        "beyond",
+        graphs | {"spec.roles[0].maxBatchSize": 31},
+        GRAPHS,
+        f"{_OPTIONS}.cudaGraph.batchSizes",
+    )
+    add("args-of-fields", "another one", {})
+    for name in ("kv_cache_config.dtype", "max_num_tokens", "moe_config"):
+        add("args-of-fields", name, {f"{_OPTIONS}.args[0].name": name}, OF_FIELD, f"{_OPTIONS}.args[0].name")
+    add("args-that-wait", "another one", {f"{_OPTIONS}.args[0].name": "trust_remote_code"})
+    for name in ("attention_dp_config.enable_balance", "batch_wait_timeout_iters", "stream_interval"):
+        add("args-that-wait", name, {f"{_OPTIONS}.args[0].name": name}, WAITS, f"{_OPTIONS}.args[0].name")
+    for role, value in (
+        ("Aggregated", "3"),
+        ("Prefill", "0"),
+        ("Prefill", "0.0"),
+        ("Prefill", "11"),
+        ("Prefill", "x"),
+    ):
+        waiting = {f"{_OPTIONS}.args": [{"name": "batch_wait_timeout_ms", "value": value}]}
+        changes = waiting if role == "Aggregated" else PREFILL_DECODE | waiting
+        add("batch-wait", f"{value} in {role}", changes, BATCH_WAIT, f"{_OPTIONS}.args")
+    for value in ("0.5", "3", "10.0"):
+        add("batch-wait", value, PREFILL_DECODE | {
+            f"{_OPTIONS}.args": [{"name": "batch_wait_timeout_ms", "value": value}],
+        })  # fmt: skip
     many = {"spec.replicas": 2, "spec.roles[0].replicas": 512}
     add("groups-per-role", "1024 groups", many)
     add("groups-per-role", "1026 groups", many | {"spec.roles[0].replicas": 513}, GROUPS, "spec.replicas")

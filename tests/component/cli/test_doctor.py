@@ -58,9 +58,23 @@ def test_a_sound_engine_gives_0_and_a_sick_one_1(tmp_path):
     assert "failed: placement on ranks: prompts pinned to ranks 0, 1 ran elsewhere" in sick.stderr
 
 
+def test_what_the_library_prints_as_it_is_imported_is_not_among_the_checks(tmp_path):
+    done = with_double(tmp_path, "--json", fault="banner")
+    assert "TensorRT-LLM version: 1.2.1" in done.stderr
+    assert "start" in {check["name"] for check in json.loads(done.stdout)}
+
+
+def test_a_group_is_examined_from_the_pod_that_starts_it_and_nowhere_else(tmp_path):
+    done = doctor("--group", "--json", environment={"TMPDIR": str(tmp_path)})
+    (check,) = json.loads(done.stdout)
+    assert (done.returncode, check["found"]) == (1, "no ranks are being started from here")
+    assert "ordinal 0" in check["fix"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "content", "message"),
     [
+        (("--group", "--settings", "FILE"), "{}", "--group: got --settings too"),
         (("--engine", "vllm"), None, "--engine: got 'vllm' (allowed: trtllm)"),
         (("--phase", "decode"), None, "--phase: got 'decode' (allowed: prefill, aggregated)"),
         (("--phase", "prefill"), None, "--phase: no engine is started without --settings FILE"),

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from hortator.api.files import load_llmservice
 from hortator.cli.main import app
+from hortator.sim.simulate import pass_cost
 
 
 def plan(*options):
@@ -24,6 +25,21 @@ def test_it_proposes_a_split_and_writes_a_manifest_of_it(tmp_path):
     service = load_llmservice(file)
     assert service.spec.engine.backend == "TensorRTLLM"
     assert sum(role.replicas * role.nodes * role.gpus_per_node for role in service.spec.roles) == 32
+
+
+def test_fp8_kv_is_in_the_arithmetic_the_simulation_and_the_manifest(tmp_path):
+    file = tmp_path / "llmservice.yaml"
+    options = ("--gpus", "32", "--minutes", "0.1", "--tries", "1")
+    chosen = {}
+    for dtype in ("auto", "fp8"):
+        done = plan(*options, "--kv-dtype", dtype, "--json", "-", "--out", str(file))
+        assert done.exit_code == 0, done.output
+        chosen[dtype] = json.loads(done.stdout)["chosen"]["memory"]["EP16"]["kv_tokens"]
+    assert chosen["fp8"] == pytest.approx(2 * chosen["auto"], abs=1)
+    service = load_llmservice(file)
+    assert [role.kv_cache_dtype for role in service.spec.roles] == ["fp8", "fp8"]
+    costs = [pass_cost(service, role) for role in service.spec.roles]
+    assert [cost.kv_bytes_per_token for cost in costs] == [35136, 35136]  # as `hortator simulate` takes it
 
 
 def test_json_has_every_layout_and_what_was_simulated():
@@ -53,6 +69,7 @@ def test_json_has_every_layout_and_what_was_simulated():
             ("--gpus", "64", "--slo", "ttft=2s,itl=1ms"),
             "--slo: no layout of 64 GPUs steps within itl=1ms by the",
         ),
+        (("--gpus", "64", "--kv-dtype", "fp4"), "--kv-dtype: got 'fp4' (allowed: auto, fp8)"),
         (("--gpus", "64", "--policy", "all"), "--policy: got 'all' (allowed: one policy)"),
         (("--gpus", "64", "--trace", "/nowhere.csv"), "/nowhere.csv"),
     ],

@@ -28,6 +28,11 @@ def test_a_sample_that_runs_anywhere_needs_few_words(sample):
         ("h800-16", {"spec.roles.0.maxSequenceTokens": None}, "spec.roles[0].maxSequenceTokens"),
         (
             "h800-16",
+            {"spec.roles.0.tensorrtLLM": {"moeBackend": "DEEPGEMM"}},
+            "spec.roles[0].tensorrtLLM.moeBackend",
+        ),
+        (
+            "h800-16",
             {"spec.model.uri": "s3://a/b", "spec.model.cache": {"claimName": "a"}},
             "spec.model.cache.prefetch",
         ),
@@ -55,6 +60,11 @@ def test_a_field_that_does_not_do_all_it_says_is_named(sample, changed, name, va
         ("h800-16", {"spec.security.tls": {}}, "spec.security.tls"),
         ("h800-16", {"spec.security.apiKeysSecretRef": {"name": "keys"}}, "spec.security"),
         ("h800-16", {"spec.roles.0.shmSize": "64Gi"}, "spec.roles[0].shmSize"),
+        (
+            "h800-16",
+            {"spec.roles.0.tensorrtLLM": {"moeBackend": "CUTLASS"}},
+            "spec.roles[0].tensorrtLLM.moeBackend",
+        ),
         ("h800-16", {"spec.roles.0.maxSequenceTokens": 4096}, "spec.roles[0].maxSequenceTokens"),
         ("h800-16", {"spec.model.cache": {"claimName": "a"}}, "spec.model.cache.prefetch"),
         ("local", {}, "spec.roles[0].parallelism.attentionDP"),

@@ -10,6 +10,7 @@ import pytest
 
 from hortator.worker.group.member import GroupPlace, Member, Shell
 from hortator.worker.launch import proof, script
+from hortator.worker.launch.roll import HERE
 
 FIRST = Shell(host="svc-a-0-1.svc-a-0.ns.svc", port=2222, host_key="ssh-ed25519 AAAA1")
 SECOND = Shell(host="svc-a-0-2.svc-a-0.ns.svc", port=2223, host_key="ssh-ed25519 AAAA2")
@@ -38,6 +39,13 @@ def test_ranks_fill_pods_in_the_order_of_ordinals():
 def test_the_launcher_stands_before_the_command_on_every_rank_and_no_word_has_a_space():
     words = command_of(a_plan(FIRST))
     assert words[words.index("trtllm-llmapi-launch") :] == ["trtllm-llmapi-launch", "python", "x"]
+
+
+def test_a_rank_says_that_it_is_here_and_then_becomes_the_launcher():
+    words = command_of(a_plan(FIRST))
+    program = words[words.index("/bin/sh") : words.index("trtllm-llmapi-launch")]
+    done = subprocess.run([*program, "printf", "%s.", "a", "b c"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{HERE}\na.b c."
 
 
 @pytest.mark.parametrize("is_root", [True, False])

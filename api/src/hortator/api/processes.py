@@ -21,7 +21,9 @@ import urllib.parse
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from hortator.api.v1alpha1 import Backend, LLMService, RoleSpec
+from pydantic import JsonValue
+
+from hortator.api.v1alpha1 import Backend, LLMService, RoleSpec, TensorRTLLMSpec
 
 Values = Mapping[str, object]
 """Fields of one process's settings, as JSON values."""
@@ -178,6 +180,7 @@ def _simulated(service: LLMService, role: RoleSpec, max_sequence_tokens: int) ->
         "model_name": service.model_name,
         "vocab_size": ASCII_END,
         "first_token_id": ASCII_FIRST,
+        **({} if role.kv_cache_dtype == "auto" else {"kv_cache_dtype": role.kv_cache_dtype}),
     }
 
 
@@ -201,4 +204,25 @@ def _tensorrt_llm(service: LLMService, role: RoleSpec) -> Values:
         "max_seq_len": role.max_sequence_tokens,
         "kv_blocks": role.kv_blocks,
     }
+    if role.tensorrt_llm is not None:
+        options |= _tensorrt_llm_options(role.tensorrt_llm)
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _tensorrt_llm_options(spec: TensorRTLLMSpec) -> dict[str, object]:
+    options: dict[str, object] = {
+        "kv_cache_dtype": spec.kv_cache_dtype,
+        "free_gpu_memory_fraction": spec.memory_fraction,
+        "moe_backend": spec.moe_backend,
+        "mtp_layers": spec.mtp_layers,
+        "cuda_graphs": spec.cuda_graph.enabled,
+        "cuda_graph_batch_sizes": sorted(set(spec.cuda_graph.batch_sizes)) or None,
+    }
+    further: dict[str, JsonValue] = {}
+    for arg in sorted(spec.args, key=lambda one: one.name):
+        name, _, inner = arg.name.partition(".")
+        config = further.get(name)
+        further[name] = arg.parsed
+        if inner:
+            further[name] = {**config, inner: arg.parsed} if isinstance(config, dict) else {inner: arg.parsed}
+    return options | ({"llm_args": further} if further else {})

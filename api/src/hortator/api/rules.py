@@ -6,10 +6,17 @@ Rules of one field (patterns, bounds) are not here: the types in `v1alpha1` carr
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from hortator.api.v1alpha1 import LLMService, RoleName, Topology
+from hortator.api.v1alpha1.tensorrt_llm import (
+    ARGS_OF_FIELDS,
+    ARGS_THAT_WAIT,
+    BATCH_WAIT,
+    BATCH_WAIT_PATTERN,
+)
 from hortator.api.validation import Found, Rule
 
 ROLES_OF: dict[Topology, tuple[RoleName, ...]] = {
@@ -83,6 +90,52 @@ def _hand_over(service: LLMService) -> Iterator[Found]:
     if len({role.tokens_per_block for role in roles}) > 1:
         sizes = ", ".join(f"{role.name} {role.tokens_per_block}" for role in roles)
         yield "spec.roles[1].tokensPerBlock", sizes
+
+
+def _hand_over_dtype(service: LLMService) -> Iterator[Found]:
+    roles = service.spec.roles
+    if len({role.kv_cache_dtype for role in roles}) > 1:
+        dtypes = ", ".join(f"{role.name} {role.kv_cache_dtype}" for role in roles)
+        yield "spec.roles[1].tensorrtLLM.kvCacheDtype", dtypes
+
+
+def _graph_sizes(service: LLMService) -> Iterator[Found]:
+    for index, role in enumerate(service.spec.roles):
+        sizes = () if role.tensorrt_llm is None else role.tensorrt_llm.cuda_graph.batch_sizes
+        most = role.max_batch_size
+        if any(size > most for size in sizes):
+            yield f"spec.roles[{index}].tensorrtLLM.cudaGraph.batchSizes", f"{max(sizes)} above {most}"
+
+
+def _args_of_fields(service: LLMService) -> Iterator[Found]:
+    for at, name, _ in _args(service):
+        if name in ARGS_OF_FIELDS:
+            yield at, f"{name}, which is said by {ARGS_OF_FIELDS[name]}"
+
+
+def _args_that_wait(service: LLMService) -> Iterator[Found]:
+    for at, name, _ in _args(service):
+        if name in ARGS_THAT_WAIT:
+            yield at, f"{name}: {ARGS_THAT_WAIT[name]}"
+
+
+def _batch_wait(service: LLMService) -> Iterator[Found]:
+    for index, role in enumerate(service.spec.roles):
+        for arg in () if role.tensorrt_llm is None else role.tensorrt_llm.args:
+            is_short = re.fullmatch(BATCH_WAIT_PATTERN, arg.value, re.ASCII) is not None
+            if arg.name == BATCH_WAIT and not (role.name == "Prefill" and is_short):
+                yield f"spec.roles[{index}].tensorrtLLM.args", f"{arg.value} in role {role.name}"
+
+
+def _args(service: LLMService) -> Iterator[tuple[str, str, str]]:
+    """Place of its name, name and value of every further argument."""
+    for index, role in enumerate(service.spec.roles):
+        for number, arg in enumerate(() if role.tensorrt_llm is None else role.tensorrt_llm.args):
+            yield f"spec.roles[{index}].tensorrtLLM.args[{number}].name", arg.name, arg.value
+
+
+def _is_none_of(names: Iterable[str]) -> str:
+    return f"!(self.name in [{', '.join(repr(name) for name in names)}])"
 
 
 def _too_many_groups(service: LLMService) -> Iterator[Found]:
@@ -208,6 +261,50 @@ RULES: tuple[Rule, ...] = (
         cel="self.roles.all(r, r.tokensPerBlock == self.roles[0].tokensPerBlock)",
         message="tokensPerBlock must be equal in all roles: KV blocks are handed over between them",
         find=_hand_over,
+    ),
+    Rule(
+        name="hand-over-dtype",
+        at="spec",
+        field="roles",
+        cel="self.roles.all(r, (has(r.tensorrtLLM) ? r.tensorrtLLM.kvCacheDtype : 'auto')"
+        " == (has(self.roles[0].tensorrtLLM) ? self.roles[0].tensorrtLLM.kvCacheDtype : 'auto'))",
+        message="kvCacheDtype must be equal in all roles: KV blocks are handed over between them",
+        find=_hand_over_dtype,
+    ),
+    Rule(
+        name="graph-sizes",
+        at="spec.roles[]",
+        field="tensorrtLLM.cudaGraph.batchSizes",
+        cel="!has(self.tensorrtLLM) || !has(self.tensorrtLLM.cudaGraph.batchSizes)"
+        " || self.tensorrtLLM.cudaGraph.batchSizes.all(n, n <= self.maxBatchSize)",
+        message="batchSizes must not be above maxBatchSize of the role",
+        find=_graph_sizes,
+    ),
+    Rule(
+        name="args-of-fields",
+        at="spec.roles[].tensorrtLLM.args[]",
+        field="name",
+        cel=_is_none_of(ARGS_OF_FIELDS),
+        message="an argument that Hortator sets, from a field of its own (docs/reference/llmservice.md)",
+        find=_args_of_fields,
+    ),
+    Rule(
+        name="args-that-wait",
+        at="spec.roles[].tensorrtLLM.args[]",
+        field="name",
+        cel=_is_none_of(ARGS_THAT_WAIT),
+        message="an argument by which the engine would hold back, move or hide what the scheduler has placed",
+        find=_args_that_wait,
+    ),
+    Rule(
+        name="batch-wait",
+        at="spec.roles[]",
+        field="tensorrtLLM.args",
+        cel="!has(self.tensorrtLLM) || !has(self.tensorrtLLM.args)"
+        f" || self.tensorrtLLM.args.all(a, a.name != '{BATCH_WAIT}'"
+        f" || self.name == 'Prefill' && a.value.matches(r'^(?:{BATCH_WAIT_PATTERN})$'))",
+        message=f"{BATCH_WAIT} is waited in every pass: only in role Prefill, above 0 to 10",
+        find=_batch_wait,
     ),
     Rule(
         name="groups-per-role",

@@ -11,7 +11,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import structlog
 
 from hortator.cli.checks import render
 from hortator.cli.console import stderr, stdout
+from hortator.cli.doctor_group import group_checks
 from hortator.cli.errors import EXIT_FAILED, CommandError
 from hortator.runtime.checks import Check
 from hortator.worker.engines.trtllm import library
@@ -33,7 +35,14 @@ PHASES = ("prefill", "aggregated")
 
 
 def run(
-    *, engine: str, settings: Path | None, phase: str | None, patience_s: float, verbose: bool, as_json: bool
+    *,
+    engine: str,
+    settings: Path | None,
+    phase: str | None,
+    group: bool,
+    patience_s: float,
+    verbose: bool,
+    as_json: bool,
 ) -> int:
     """Print all checks; the exit code is 1 when one has failed.
 
@@ -46,13 +55,17 @@ def run(
         raise CommandError(f"--phase: got {phase!r} (allowed: {', '.join(PHASES)})")
     if phase is not None and settings is None:
         raise CommandError("--phase: no engine is started without --settings FILE")
+    if group and settings is not None:
+        raise CommandError("--group: got --settings too (allowed: one of them; --group starts no engine)")
     config = None if settings is None else _config(settings, phase)
     level = logging.INFO if verbose else logging.ERROR
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    checks = asyncio.run(_all(config, patience_s))
+    with _said_to_standard_error():
+        found = group_checks(patience_s=patience_s) if group else _checks(config, patience_s)
+        checks = asyncio.run(_all(found))
     if as_json:
         print(json.dumps([asdict(check) for check in checks], indent=2))
     else:
@@ -60,9 +73,23 @@ def run(
     return EXIT_FAILED if any(check.verdict == "failed" for check in checks) else 0
 
 
-async def _all(config: TensorRTLLMConfig | None, patience_s: float) -> list[Check]:
+@contextmanager
+def _said_to_standard_error() -> Iterator[None]:
+    """Standard output is for the checks alone: what a library prints as it is imported goes elsewhere."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+async def _all(found: AsyncIterator[Check]) -> list[Check]:
     checks = []
-    async for check in _checks(config, patience_s):
+    async for check in found:
         checks.append(check)
         if check.verdict == "failed":
             stderr().print(f"failed: {check.name}: {check.found}", markup=False)

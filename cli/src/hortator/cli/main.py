@@ -316,6 +316,10 @@ def doctor(
     phase: Annotated[
         str | None, typer.Option(metavar="PHASE", help="prefill or aggregated; default: the settings'.")
     ] = None,
+    group: Annotated[
+        bool,
+        typer.Option("--group", help="In the pod of ordinal 0: the machines of all members of its group."),
+    ] = False,
     patience: Annotated[
         float, typer.Option(min=1.0, help="Seconds that any one examination may take.")
     ] = 120.0,
@@ -328,6 +332,9 @@ def doctor(
     started and given a few short requests: are prompts run by the rank that they are pinned to, do batches
     enter as one, how soon is the end of a pass known, do statistics go on, what do aborts and hand-overs do?
 
+    With --group, in the pod of ordinal 0 while its group starts or serves: is every member reached, are
+    driver, GPUs, NCCL, RDMA ports, MPI and versions the same on all of them?
+
     Run it in a worker pod. Exit code 1 when a check has failed; warnings do not count, and what cannot be
     looked at here is skipped.
     """
@@ -338,6 +345,7 @@ def doctor(
             engine=engine,
             settings=settings,
             phase=phase,
+            group=group,
             patience_s=patience,
             verbose=verbose,
             as_json=json,

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from rich.table import Table
 
+from hortator.api.v1alpha1 import KvCacheDtype
 from hortator.cli.bench import result
 from hortator.cli.console import stderr, stdout
 from hortator.cli.errors import CommandError
@@ -55,6 +56,7 @@ class _Request:
     policy: str
     seed: int
     chunked_prefill: bool
+    kv_cache_dtype: KvCacheDtype
     budgets: tuple[int, ...]
     """Chunk budgets to choose from; layouts are compared at the last."""
 
@@ -69,6 +71,7 @@ def run(
     policy: str,
     num_tried: int,
     chunked_prefill: bool,
+    kv_dtype: str,
     seed: int,
     out: Path | None,
     json_file: Path | None,
@@ -84,6 +87,7 @@ def run(
     if len(names) != 1:
         raise CommandError(f"--policy: got {policy!r} (allowed: one policy)")
     limits = _limits(slo)
+    kv_cache_dtype = _kv_cache_dtype(kv_dtype)
     arrivals = options.checked(has_trace=trace is not None)
     if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
         raise CommandError(f"--out {out}: not a file that can be written")
@@ -94,7 +98,10 @@ def run(
     requests = None if trace is None else _read(trace, seed=seed, options=options)
     shape = Shape.of(_sample(options, seed=seed) if requests is None else requests)
     estimates = sorted(
-        (estimate(layout, shape, itl_s=limits.itl_p99_s) for layout in possible),
+        (
+            estimate(layout, shape, itl_s=limits.itl_p99_s, kv_cache_dtype=kv_cache_dtype)
+            for layout in possible
+        ),
         key=lambda found: -found.requests_per_s,
     )
     to_try = tuple(found for found in estimates if found.requests_per_s > 0)[:num_tried]
@@ -110,6 +117,7 @@ def run(
         policy=names[0],
         seed=seed,
         chunked_prefill=chunked_prefill,
+        kv_cache_dtype=kv_cache_dtype,
         budgets=BUDGETS if chunked_prefill else _indivisible(max(shape.prompts)),
     )
     served = _simulate(asked)
@@ -127,6 +135,7 @@ def run(
         policy=names[0],
         backend="TensorRTLLM",
         chunked_prefill=chunked_prefill,
+        kv_cache_dtype=kv_cache_dtype,
     )
     if json_file is None or str(json_file) != "-":
         stdout().print(_table(estimates, served))
@@ -151,6 +160,14 @@ def _limits(slo: str) -> Limits:
     if set(given) != {"ttft", "itl"}:
         raise CommandError(f"--slo: got {slo!r} (allowed: ttft and itl, like ttft=2s,itl=50ms)")
     return Limits(ttft_p99_s=given["ttft"], itl_p99_s=given["itl"])
+
+
+def _kv_cache_dtype(given: str) -> KvCacheDtype:
+    for allowed in get_args(KvCacheDtype):
+        if given == allowed:
+            found: KvCacheDtype = allowed
+            return found
+    raise CommandError(f"--kv-dtype: got {given!r} (allowed: {', '.join(get_args(KvCacheDtype))})")
 
 
 def _read(trace: Path, *, seed: int, options: WorkloadOptions) -> tuple[TraceRequest, ...]:
@@ -192,7 +209,11 @@ def _search_layout(asked: _Request, name: str) -> Figures:
 
 def _run(asked: _Request, wanted: Estimate, load: float, budget: int) -> Figures:
     service = service_of(
-        wanted.layout, chunk_budget_tokens=budget, policy=asked.policy, chunked_prefill=asked.chunked_prefill
+        wanted.layout,
+        chunk_budget_tokens=budget,
+        policy=asked.policy,
+        chunked_prefill=asked.chunked_prefill,
+        kv_cache_dtype=asked.kv_cache_dtype,
     )
     workload = make_workload(
         service, asked.requests, asked.options.at(load), arrivals=asked.arrivals, seed=asked.seed
@@ -252,22 +273,23 @@ def _words(best: Estimate, served: Figures, budget: int, asked: _Request, num_gp
         f"Take {best.layout.describe()}, chunkBudgetTokens {budget}: {rate:.1f} requests/s within "
         f"{asked.limits.describe()} with {asked.policy}, {rate / num_gpus:.2f} per GPU. By the arithmetic "
         f"{best.limit} would end it at {best.requests_per_s:.1f}/s; the rest is waiting, which the limits "
-        f"end first.\n{_memory_words(best.layout)}\n"
+        f"end first.\n{_memory_words(best.layout, asked.kv_cache_dtype)}\n"
         "Modelled H800, modelled DeepSeek-V3: measure before you promise."
     )
 
 
-def _memory_words(layout: Layout) -> str:
+def _memory_words(layout: Layout, kv_cache_dtype: KvCacheDtype) -> str:
     return "\n".join(
-        f"Memory at EP{size}: {cost.memory().describe()}, {cost.kv_tokens_total():,} tokens a rank."
-        for size, cost in _costs(layout).items()
+        f"Memory at EP{size}: {cost.memory().describe()}, {cost.kv_tokens_total():,} tokens a rank of "
+        f"{cost.kv_bytes_per_token / 1000:.1f} KB (kvCacheDtype {kv_cache_dtype})."
+        for size, cost in _costs(layout, kv_cache_dtype).items()
     )
 
 
-def _costs(layout: Layout) -> dict[int, PassCost]:
+def _costs(layout: Layout, kv_cache_dtype: KvCacheDtype) -> dict[int, PassCost]:
     """By EP size."""
     sizes = [layout.entry.ep_size, *([] if layout.decode is None else [layout.decode.ep_size])]
-    return {size: PassCost(dp_size=size) for size in sorted(set(sizes))}
+    return {size: PassCost(dp_size=size, kv_cache_dtype=kv_cache_dtype) for size in sorted(set(sizes))}
 
 
 def _document(
@@ -284,6 +306,7 @@ def _document(
         "gpus": num_gpus,
         "policy": asked.policy,
         "seed": asked.seed,
+        "kv_cache_dtype": asked.kv_cache_dtype,
         "limits": {"ttft_p99_s": asked.limits.ttft_p99_s, "itl_p99_s": asked.limits.itl_p99_s},
         "machine": result.machine(),
         "layouts": [
@@ -309,7 +332,7 @@ def _document(
                     "kv_gb": cost.memory().kv_gb,
                     "kv_tokens": cost.kv_tokens_total(),
                 }
-                for size, cost in _costs(asked.estimates[best].layout).items()
+                for size, cost in _costs(asked.estimates[best].layout, asked.kv_cache_dtype).items()
             },
             "budgets": {str(name): dict(figure) for name, figure in budgets.items()},
         },

@@ -233,6 +233,12 @@ def plan_capacity(
             help="Whether engines cut prompts; without, the chunk budget is at least the longest prompt."
         ),
     ] = True,
+    kv_dtype: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Data type of the KV cache: auto (the model's, BF16), fp8 (half of it)."
+        ),
+    ] = "auto",
     arrivals: ArrivalsOption = "poisson",
     lengths: LengthsOption = None,
     minutes: Annotated[
@@ -266,6 +272,7 @@ def plan_capacity(
         policy=policy,
         num_tried=tries,
         chunked_prefill=chunked_prefill,
+        kv_dtype=kv_dtype,
         seed=seed,
         out=out,
         json_file=json,

@@ -11,6 +11,8 @@ from hortator.api import processes
 from hortator.api.arithmetic import Problem, num_groups
 from hortator.api.v1alpha1 import LLMService
 
+MOE_BACKENDS_ON_HOPPER = ("AUTO", "CUTLASS")
+
 
 def warnings(service: LLMService) -> tuple[Problem, ...]:
     """In the order of the fields; empty when there is nothing to say."""
@@ -112,6 +114,13 @@ def _roles(service: LLMService) -> Iterator[Problem]:
                 path=f"{at}.chunkedPrefill",
                 message="true, not known to work with latent attention (DeepSeek) on Hopper: workers "
                 "of such a model refuse to start (set false)",
+            )
+        options = role.tensorrt_llm
+        if options is not None and options.moe_backend not in {None, *MOE_BACKENDS_ON_HOPPER}:
+            yield Problem(
+                path=f"{at}.tensorrtLLM.moeBackend",
+                message=f"{options.moe_backend}, listed for FP8 weights on Blackwell alone (leave it out, or "
+                f"{' or '.join(MOE_BACKENDS_ON_HOPPER)}, on H800)",
             )
         if backend == "TensorRTLLM" and role.shm_size is None:
             yield Problem(

@@ -110,6 +110,7 @@ def pass_cost(service: LLMService, role: RoleSpec, disturbances: Disturbances | 
         ep_size=role.parallelism.attention_dp * role.parallelism.tensor,
         gpus_per_node=role.gpus_per_node,
         expert_skew=simulated.expert_skew,
+        kv_cache_dtype=role.kv_cache_dtype,
         engine_factor=disturbances.engine_factor,
         floor_factor=disturbances.floor_factor,
     )

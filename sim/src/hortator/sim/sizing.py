@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from hortator.api.v1alpha1 import LLMService
+from hortator.api.v1alpha1 import KvCacheDtype, LLMService
 from hortator.sim.load import FULL_PASS_TOKENS, engine_seconds_of
 from hortator.sim.workload import TraceRequest
 from hortator.worker.engines.simulated.cost import PassCost
@@ -149,10 +149,17 @@ def _too_few(num_gpus: int) -> str:
     return f"got {num_gpus} GPUs (allowed: {EP_SIZES[0]} or more; on one node of {GPUS_PER_NODE}: {memory})"
 
 
-def estimate(layout: Layout, shape: Shape, *, itl_s: float, max_batch_size: int = MAX_BATCH_SIZE) -> Estimate:
+def estimate(
+    layout: Layout,
+    shape: Shape,
+    *,
+    itl_s: float,
+    max_batch_size: int = MAX_BATCH_SIZE,
+    kv_cache_dtype: KvCacheDtype = "auto",
+) -> Estimate:
     """What the layout could serve with gaps of at most `itl_s` between tokens."""
     entry = layout.entry
-    cost = PassCost(dp_size=entry.ep_size)
+    cost = PassCost(dp_size=entry.ep_size, kv_cache_dtype=kv_cache_dtype)
     prefill_rps = entry.num_groups / fmean(map(engine_seconds_of(cost), shape.prompts))
     if layout.decode is None:
         rate, limit = _aggregated(cost, shape, itl_s=itl_s, most=max_batch_size)
@@ -160,7 +167,8 @@ def estimate(layout: Layout, shape: Shape, *, itl_s: float, max_batch_size: int 
         return Estimate(
             layout=layout, requests_per_s=rate, limit=limit, prefill_rps=prefill_rps, decode_rps=rate
         )
-    rate, limit = _decode(PassCost(dp_size=layout.decode.ep_size), shape, itl_s=itl_s, most=max_batch_size)
+    decode_cost = PassCost(dp_size=layout.decode.ep_size, kv_cache_dtype=kv_cache_dtype)
+    rate, limit = _decode(decode_cost, shape, itl_s=itl_s, most=max_batch_size)
     decode_rps = rate * layout.decode.num_groups
     return Estimate(
         layout=layout,
@@ -245,6 +253,7 @@ def manifest(
     backend: str,
     chunked_prefill: bool,
     max_batch_size: int = MAX_BATCH_SIZE,
+    kv_cache_dtype: KvCacheDtype = "auto",
 ) -> dict[str, Any]:
     """The layout as an LLMService, as in a YAML file."""
 
@@ -258,6 +267,7 @@ def manifest(
             "chunkBudgetTokens": chunk_budget_tokens,
             "chunkedPrefill": chunked_prefill,
             "maxBatchSize": max_batch_size,
+            **({} if kv_cache_dtype == "auto" else {"tensorrtLLM": {"kvCacheDtype": kv_cache_dtype}}),
         }
 
     roles = [role("Aggregated" if layout.decode is None else "Prefill", layout.entry)]
@@ -277,7 +287,14 @@ def manifest(
     }
 
 
-def service_of(layout: Layout, *, chunk_budget_tokens: int, policy: str, chunked_prefill: bool) -> LLMService:
+def service_of(
+    layout: Layout,
+    *,
+    chunk_budget_tokens: int,
+    policy: str,
+    chunked_prefill: bool,
+    kv_cache_dtype: KvCacheDtype = "auto",
+) -> LLMService:
     """The layout with simulated engines; limits far away, so that rates are what latencies allow."""
     plain = manifest(
         layout,
@@ -286,6 +303,7 @@ def service_of(layout: Layout, *, chunk_budget_tokens: int, policy: str, chunked
         policy=policy,
         backend="Simulated",
         chunked_prefill=chunked_prefill,
+        kv_cache_dtype=kv_cache_dtype,
     )
     plain["spec"]["scheduler"]["queue"] = {
         "maxRequests": 1_000_000,

@@ -158,3 +158,14 @@ async def test_an_engine_that_does_not_start_ends_the_process_with_its_own_code(
             raise EngineDeadError("rank 0 did not come up")
 
     assert await serve(settings(), Broken(), Drain()) == EXIT_ENGINE_DEAD
+
+
+async def test_an_engine_of_a_pod_that_hangs_while_starting_ends_with_the_time_for_it(an_engine, capsys):
+    class Hanging(an_engine):
+        async def start(self):
+            await asyncio.Event().wait()
+
+    in_a_pod = settings().model_copy(update={"pod_name": "svc-a-0-0", "startup_timeout_s": 0.05})
+    async with asyncio.timeout(10):
+        assert await serve(in_a_pod, Hanging(), Drain()) == EXIT_ENGINE_DEAD
+    assert "the engine died: it did not start within 0.05 s" in capsys.readouterr().err

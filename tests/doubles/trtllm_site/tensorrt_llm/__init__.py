@@ -9,6 +9,9 @@ from tensorrt_llm._params import DisaggregatedParams, SamplingParams
 
 __all__ = ["LLM", "DisaggregatedParams", "SamplingParams", "SchedulingParams", "__version__"]
 
+if _profile.current.fault == "banner":
+    print(f"[TensorRT-LLM] TensorRT-LLM version: {_profile.current.profile.version}")  # noqa: T201  # it does
+
 
 def __getattr__(name):
     if name == "__version__":

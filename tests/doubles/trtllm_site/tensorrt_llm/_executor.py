@@ -90,8 +90,11 @@ class Executor:
         self.uid = next(_uids)
         _SENDERS[self.uid] = self
         dp_size = args.tensor_parallel_size if args.enable_attention_dp else 1
-        cost = PassCost("deepseek-h800", dp_size=dp_size, ep_size=args.tensor_parallel_size)
         kv = args.kv_cache_config
+        cost = PassCost(
+            "deepseek-h800", dp_size=dp_size, ep_size=args.tensor_parallel_size, kv_cache_dtype=kv.dtype
+        )
+        self._cost = cost
         blocks = (
             cost.kv_blocks_total(kv.tokens_per_block)
             if kv.max_tokens is None
@@ -369,7 +372,7 @@ class Executor:
                     self.uid,
                     int(sequence.request_id),
                     sequence.num_prefill_tokens,
-                    PassCost.transfer_s(sequence.num_prefill_tokens),
+                    self._cost.transfer_s(sequence.num_prefill_tokens),
                 ),
             )
         elif reason is FinishReason.STOP:

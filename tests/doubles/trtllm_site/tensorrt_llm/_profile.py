@@ -5,7 +5,8 @@ repeats what matters. A process chooses by environment variables, a test by `dou
 
     TENSORRT_LLM_DOUBLE              1.2.1, 1.3.0rc20 or 1.1.0
     TENSORRT_LLM_DOUBLE_TIME_SCALE   wall seconds per modelled second
-    TENSORRT_LLM_DOUBLE_FAULT        hang:N | zombie:N | fatal:N | misplace:N after N passes; split; construct:TEXT
+    TENSORRT_LLM_DOUBLE_FAULT        hang:N | zombie:N | fatal:N | misplace:N after N passes; split; construct:TEXT;
+                                     stuck:N hangs rank N before it takes part (several pods); banner prints at import
 """
 
 import os

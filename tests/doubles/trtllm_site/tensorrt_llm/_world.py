@@ -14,6 +14,8 @@ import socket
 import sys
 import time
 
+from tensorrt_llm import _profile
+
 PREFIX = "TLLM_SPAWN_PROXY_PROCESS"
 
 
@@ -120,6 +122,8 @@ def work():
 
 
 def _self(world):
+    if _profile.current.fault == f"stuck:{world.rank}":
+        signal.pause()  # before it takes part in anything: a GPU that does not answer, a file system that hangs
     sys.stderr.write(f"rank {world.rank} of {world.size} is up\n")
     sys.stderr.flush()
     return json.dumps({"rank": world.rank, "host": socket.gethostname(), "pid": os.getpid()})

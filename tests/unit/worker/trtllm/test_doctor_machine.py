@@ -2,14 +2,21 @@
 
 import pytest
 
-from hortator.worker.engines.trtllm.doctor.machine import Gpu, gpu_checks, gpus_of, network, shared_memory
+from hortator.worker.engines.trtllm.doctor.machine import (
+    Gpu,
+    gpu_checks,
+    gpus_of,
+    mpi,
+    network,
+    shared_memory,
+)
 
-H800 = Gpu(name="NVIDIA H800", memory_mib=81559, driver="560.35.03")
+H800 = Gpu(name="NVIDIA H800", memory_mib=81559, driver="575.57.08")
 GIB = 1 << 30
 
 
 def test_gpus_are_read_from_what_nvidia_smi_prints():
-    text = "NVIDIA H800, 81559, 560.35.03\nNVIDIA H800, 81559, 560.35.03\nFailed to initialize NVML\n"
+    text = "NVIDIA H800, 81559, 575.57.08\nNVIDIA H800, 81559, 575.57.08\nFailed to initialize NVML\n"
     assert gpus_of(text) == [H800, H800]
     assert gpus_of("") == []
 
@@ -36,7 +43,7 @@ def test_no_gpu_is_skipped_with_where_to_go():
     [
         ([H800] * 4, "4 x NVIDIA H800, 80 GiB, the engine wants 8"),
         (
-            [H800] * 7 + [Gpu(name="NVIDIA L4", memory_mib=23034, driver="560.35.03")],
+            [H800] * 7 + [Gpu(name="NVIDIA L4", memory_mib=23034, driver="575.57.08")],
             "8 x NVIDIA H800, 80 GiB and NVIDIA L4, 22 GiB",
         ),
     ],
@@ -48,10 +55,10 @@ def test_too_few_or_mixed_gpus_fail(gpus, found):
 
 
 def test_an_old_driver_fails_with_the_least_that_will_do():
-    old = Gpu(name="NVIDIA H800", memory_mib=81559, driver="535.104.05")
+    old = Gpu(name="NVIDIA H800", memory_mib=81559, driver="570.86.15")
     check = verdicts([old], num_gpus=1)["driver"]
-    assert (check.verdict, check.found) == ("failed", "535.104.05")
-    assert check.fix == "install driver 550 or newer on the node"
+    assert (check.verdict, check.found) == ("failed", "570.86.15")
+    assert check.fix == "install driver 575 or newer on the node"
 
 
 def test_shared_memory_is_a_gibibyte_per_gpu():
@@ -69,3 +76,26 @@ def test_ports_that_are_down_are_named():
     assert network({"mlx5_0/1": "4: ACTIVE"}, has_gpus=True).verdict == "ok"
     assert network({}, has_gpus=True).verdict == "warning"
     assert network({}, has_gpus=False).verdict == "skipped"
+
+
+OPEN_MPI_4 = "mpirun (Open MPI) 4.1.7a1\n\nReport bugs to somebody\n"
+
+
+@pytest.mark.parametrize(
+    ("version", "host", "missing", "verdict", "found"),
+    [
+        (OPEN_MPI_4, "pod-0", [], "ok", "Open MPI 4.1.7a1"),
+        (OPEN_MPI_4, "", [], "failed", "mpirun does not run a program here"),
+        (OPEN_MPI_4.replace("4.1.7a1", "5.0.6"), "pod-0", [], "failed", "5.0.6"),
+        ("", "", [], "failed", "no Open MPI"),
+        (OPEN_MPI_4, "pod-0", ["sshd"], "warning", "missing: sshd"),
+    ],
+)
+def test_mpi_is_of_the_line_that_ranks_are_started_with_and_works(version, host, missing, verdict, found):
+    check = mpi(version, host, missing=missing, has_gpus=True)
+    assert (check.verdict, check.found) == (verdict, found)
+    assert bool(check.fix) is (verdict != "ok")
+
+
+def test_without_gpus_and_mpi_nothing_is_said_of_it():
+    assert mpi("", "", missing=["mpirun"], has_gpus=False).verdict == "skipped"

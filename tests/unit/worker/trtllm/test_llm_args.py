@@ -30,11 +30,17 @@ def test_a_group_of_16_ranks_runs_attention_dp_with_experts_over_all_of_them():
 
 
 def test_objects_are_merged_field_by_field():
-    given = {"kv_cache_config": {"dtype": "fp8"}, "moe_config": {"backend": "CUTLASS"}}
-    found = arguments(config(llm_args=given), FACTS)
-    assert found["kv_cache_config"]["dtype"] == "fp8"
-    assert found["kv_cache_config"]["tokens_per_block"] == 32
-    assert found["moe_config"] == {"backend": "CUTLASS"}
+    given = {"kv_cache_config": {"host_cache_size": 1 << 33}, "moe_config": {"max_num_tokens": 8192}}
+    found = arguments(config(llm_args=given, moe_backend="CUTLASS", kv_cache_dtype="fp8"), FACTS)
+    assert found["kv_cache_config"]["host_cache_size"] == 1 << 33
+    assert (found["kv_cache_config"]["tokens_per_block"], found["kv_cache_config"]["dtype"]) == (32, "fp8")
+    assert found["moe_config"] == {"backend": "CUTLASS", "max_num_tokens": 8192}
+
+
+def test_graphs_are_recorded_for_the_sizes_that_are_named():
+    found = arguments(config(cuda_graph_batch_sizes=[1, 8, 64]), FACTS)
+    assert found["cuda_graph_config"] == {"enable_padding": True, "batch_sizes": [1, 8, 64]}
+    assert arguments(config(cuda_graphs=False), FACTS)["cuda_graph_config"] is None
 
 
 @pytest.mark.parametrize(
@@ -59,6 +65,9 @@ def test_objects_are_merged_field_by_field():
         ("decode", {"enable_iter_perf_stats": False}, "seen by statistics alone"),
         ("decode", {"orchestrator_type": "ray"}, "no statistics"),
         ("decode", {"max_num_tokens": 1}, "set engine_options.max_num_tokens"),
+        ("decode", {"kv_cache_config": {"dtype": "fp8"}}, "set engine_options.kv_cache_dtype"),
+        ("decode", {"kv_cache_config": {"tokens_per_block": 8}}, "set engine_options.tokens_per_block"),
+        ("decode", {"moe_config": {"backend": "CUTLASS"}}, "set engine_options.moe_backend"),
     ],
 )
 def test_what_makes_the_engine_wait_or_hides_its_passes_is_refused(phase, given, says):
@@ -73,7 +82,7 @@ def test_what_makes_the_engine_wait_or_hides_its_passes_is_refused(phase, given,
     ("phase", "given"),
     [
         ("prefill", {"batch_wait_timeout_ms": 5, "attention_dp_config": {"enable_balance": False}}),
-        ("decode", {"batch_wait_timeout_ms": 0, "kv_cache_config": {"dtype": "fp8"}}),
+        ("decode", {"batch_wait_timeout_ms": 0, "kv_cache_config": {"host_cache_size": 1 << 33}}),
     ],
 )
 def test_what_does_no_harm_is_taken(phase, given):

@@ -79,6 +79,7 @@ async def serve(
     boot_id = settings.new_boot_id()
     group: GroupLeader | None = None
     world: World | None = None
+    ends_at = None if settings.group_place() is None else _now() + settings.startup_timeout_s
     async with AsyncExitStack() as stack:
         try:
             admin_port = open_admin(settings, startup, registry, stack)
@@ -94,7 +95,7 @@ async def serve(
                 startup.waiting_for = world.waits_for
                 await _until(world.start(group.members), drain, group)
                 startup.reached(StartupPhase.RANKS_STARTED)
-            info = await _until(engine.start(), drain, group, world)
+            info = await _until(_started(engine, settings, ends_at, world), drain, group, world)
             startup.reached(StartupPhase.ENGINE_STARTED)
             if group is not None:
                 group.started()
@@ -184,8 +185,26 @@ def _world(settings: WorkerSettings) -> World:
     return World(
         gpus_per_node=settings.gpus_per_node,
         secret=settings.group_secret(),
-        timeout_s=settings.startup_timeout_s,
+        timeout_s=min(settings.launch_timeout_s, settings.startup_timeout_s),
     )
+
+
+async def _started(
+    engine: Engine, settings: WorkerSettings, ends_at: float | None, world: World | None
+) -> EngineInfo:
+    """The engine's start, which ends with the time that a pod has for all of its start."""
+    try:
+        async with asyncio.timeout_at(ends_at) as limit:
+            return await engine.start()
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        detail = "" if world is None else f": {world.waits_for()}"
+        raise EngineDeadError(f"it did not start within {settings.startup_timeout_s:g} s{detail}") from None
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _door(settings: WorkerSettings) -> Door:

@@ -109,7 +109,16 @@ class WorkerSettings(Settings):
         default=7072, ge=0, le=65535, description="Port on which ordinal 0 takes members; 0 picks a free one."
     )
     startup_timeout_s: float = Field(
-        default=600.0, gt=0, description="Seconds until every member of the group must have joined."
+        default=600.0,
+        gt=0,
+        description="Seconds from the start of a pod's process until every member of the group must have "
+        "joined, and until its engine must have started.",
+    )
+    launch_timeout_s: float = Field(
+        default=120.0,
+        gt=0,
+        description="Seconds from then until the ranks in all pods must have been started, where ordinal 0 "
+        "starts them (tensorrt_llm).",
     )
     heartbeat_interval_s: float = Field(
         default=1.0, gt=0, description="How often the members of a group say that they are here, in seconds."

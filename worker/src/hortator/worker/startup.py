@@ -1,7 +1,7 @@
 """What a worker process has reached on its way to readiness, and when.
 
     members_joined   every member of the group's epoch is here (at once in a group of one)
-    ranks_started    mpirun has started every rank; on ordinal 0 of a group that is launched so
+    ranks_started    every rank has said that it is here; on ordinal 0 of a group that is launched so
     engine_started   the engine is up, with all its ranks; other members hear it from ordinal 0
     reported         a scheduler has taken this worker's report; on ordinal 0 only
 
@@ -34,7 +34,7 @@ _WAITING = {
     StartupPhase.REPORTED: "no scheduler has taken the report",
 }
 
-_DETAILED = {StartupPhase.MEMBERS_JOINED, StartupPhase.RANKS_STARTED}
+_DETAILED = {StartupPhase.MEMBERS_JOINED, StartupPhase.RANKS_STARTED, StartupPhase.ENGINE_STARTED}
 
 
 class Startup:
@@ -53,7 +53,7 @@ class Startup:
         self._began_at = clock()
         self._reached_s: dict[StartupPhase, float] = {}
         self.waiting_for: Callable[[], str] = lambda: ""
-        """More about what is waited for before the group is complete, and before its ranks are started."""
+        """More about what is waited for until the engine has started: members, ranks, words of a rank."""
         self.is_draining = False
 
     def reached(self, phase: StartupPhase) -> None:

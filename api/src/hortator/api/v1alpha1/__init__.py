@@ -10,9 +10,9 @@ a role's nodes and gpusPerNode describe ranks, not hardware: `attentionDP` proce
 modelled ranks (Simulated). Fields that only a cluster can honour (images, node selectors, restarts, drains)
 are accepted locally and change nothing there.
 
-    model, engine, role, placement, lifecycle, processes, autoscaling, security   parts of spec
-    service                                                LLMService itself
-    status                                                 what the operator writes back
+    model, engine, role, tensorrt_llm, placement, lifecycle, processes, autoscaling, security   parts of spec
+    service                                                                                     LLMService itself
+    status                                                                                      what the operator writes back
 """
 
 from hortator.api.v1alpha1.autoscaling import AutoscalingSpec
@@ -78,6 +78,7 @@ from hortator.api.v1alpha1.status import (
     SchedulerStatus,
     Timeline,
 )
+from hortator.api.v1alpha1.tensorrt_llm import CudaGraphSpec, EngineArg, KvCacheDtype, TensorRTLLMSpec
 from hortator.api.v1alpha1.text import AUTO
 
 __all__ = [
@@ -98,16 +99,19 @@ __all__ = [
     "ClientAuth",
     "Condition",
     "ConditionStatus",
+    "CudaGraphSpec",
     "Display",
     "DisruptionSpec",
     "DrainSpec",
     "Endpoint",
+    "EngineArg",
     "EngineSpec",
     "EnvVar",
     "GangSpec",
     "GatewaySpec",
     "GroupStatus",
     "ImagePullPolicy",
+    "KvCacheDtype",
     "LLMService",
     "LLMServiceSpec",
     "LLMServiceStatus",
@@ -137,6 +141,7 @@ __all__ = [
     "SecuritySpec",
     "SimulatedPreset",
     "SimulatedSpec",
+    "TensorRTLLMSpec",
     "Timeline",
     "TlsSpec",
     "Toleration",

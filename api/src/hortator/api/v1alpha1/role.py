@@ -8,6 +8,7 @@ from pydantic import Field
 
 from hortator.api.v1alpha1.base import Model, NullIsAbsent
 from hortator.api.v1alpha1.resources import ResourcesSpec
+from hortator.api.v1alpha1.tensorrt_llm import KvCacheDtype, TensorRTLLMSpec
 from hortator.api.v1alpha1.text import Between, ChildName, QualifiedName, Quantity, Text
 
 RoleName = Literal["Prefill", "Decode", "Aggregated"]
@@ -80,6 +81,8 @@ class RoleSpec(Model):
     """False: a prompt is indivisible, and one longer than the chunk budget is refused."""
     max_sequence_tokens: Annotated[int, Field(ge=2, le=1 << 24)] | None = None
     """Prompt plus output tokens of one request; absent is the model's own limit."""
+    tensorrt_llm: TensorRTLLMSpec | None = Field(default=None, alias="tensorrtLLM")
+    """Only with backend TensorRTLLM, but for kvCacheDtype; absent means all defaults."""
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
     rdma_resources: Annotated[
         dict[QualifiedName, Annotated[int, Field(ge=1, le=64)]],
@@ -104,3 +107,8 @@ class RoleSpec(Model):
         default=2700.0, alias="startupTimeout"
     )
     """From the start of an engine to its readiness; beyond it the pod is restarted, and its group with it."""
+
+    @property
+    def kv_cache_dtype(self) -> KvCacheDtype:
+        """Of a KV element."""
+        return "auto" if self.tensorrt_llm is None else self.tensorrt_llm.kv_cache_dtype

@@ -143,4 +143,4 @@ class MemberProcess:
         if self._membership.state is MembershipState.DIALLING:
             because = f": {self._membership.last_failure}" if self._membership.last_failure else ""
             return f"the leader at {self._leader_address} has not taken this member{because}"
-        return "other members have not joined"
+        return "other members have not joined" if self._membership.state is MembershipState.JOINED else ""

@@ -17,6 +17,7 @@ SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"
 """Where daemons are; not on every user's PATH."""
 FOR_LEADER = ("mpirun", "ssh", "ssh-keygen", LAUNCHER)
 FOR_MEMBER = ("mpirun", "sshd", "ssh-keygen", LAUNCHER)
+FOLDER_PREFIX = "hortator-launch-"
 PACKAGES = "openmpi-bin, openssh-server and TensorRT-LLM's own scripts"
 
 
@@ -48,7 +49,7 @@ def user() -> str:
 
 def private_folder() -> Path:
     """A new one, mode 0700, where temporary files go: an emptyDir in a pod."""
-    return Path(tempfile.mkdtemp(prefix="hortator-launch-"))
+    return Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
 
 
 def write_private(path: Path, text: str) -> None:

@@ -9,6 +9,7 @@ Rules:
 4. Nobody is trusted but the host keys that members have sent, and nothing is read but what is written here.
 5. A session gets the environment of its pod, which sshd would not hand on: paths of libraries, and what the
    manifest or a device plug-in says of NCCL, NVSHMEM and UCX on this node.
+6. The first that a rank says is that it is here (`roll`); then it becomes the launcher.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hortator.worker.group.member import Shell
+from hortator.worker.launch.roll import HERE
 
 LAUNCHER = "trtllm-llmapi-launch"
 CONNECT_TIMEOUT_S = 10
 MAX_LINE_BYTES = 1 << 16
 NOT_FOR_RANKS = ("HORTATOR_", "OMPI_", "PMIX_", "PRTE_", "SSH_")
 """Prefixes of variables that are the worker's own, or would tell MPI that it runs already."""
+SAY_HERE = ("/bin/sh", "-c", f'echo "{HERE}"; exec "$@"', "sh")
+"""Before the launcher: how a rank says that it is here."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -39,6 +43,11 @@ class WorldPlan:
     gpus_per_node: int
 
     @property
+    def hosts(self) -> tuple[str, ...]:
+        """By ordinal."""
+        return (self.own_host, *(shell.host for shell in self.shells))
+
+    @property
     def num_ranks(self) -> int:
         """Of the whole world."""
         return self.gpus_per_node * (1 + len(self.shells))
@@ -46,7 +55,6 @@ class WorldPlan:
 
 def mpirun(plan: WorldPlan, *, ssh_config: Path, is_root: bool, command: Sequence[str]) -> list[str]:
     """The command line that starts every rank; `command` is what the launcher starts beside rank 0."""
-    hosts = [plan.own_host, *(shell.host for shell in plan.shells)]
     return [
         "mpirun",
         *(["--allow-run-as-root"] if is_root else []),
@@ -55,8 +63,9 @@ def mpirun(plan: WorldPlan, *, ssh_config: Path, is_root: bool, command: Sequenc
         *("--mca", "orte_keep_fqdn_hostnames", "1"),
         *("--mca", "pml", "ob1"),  # MPI carries what is said between hosts; GPUs talk by NCCL and DeepEP
         *("-np", str(plan.num_ranks)),
-        *("-H", ",".join(f"{host}:{plan.gpus_per_node}" for host in hosts)),
+        *("-H", ",".join(f"{host}:{plan.gpus_per_node}" for host in plan.hosts)),
         *("--map-by", "slot", "--bind-to", "none", "--tag-output"),
+        *SAY_HERE,
         LAUNCHER,
         *command,
     ]

@@ -1,7 +1,7 @@
 """The MPI world of a group, as ordinal 0 holds it.
 
-start   every member's sshd answers -> mpirun -> the launcher's command says which environment it has;
-        the worker takes that environment over and may construct `LLM` from then on
+start   every member's sshd answers -> mpirun -> every rank says that it is here, and the launcher's command
+        which environment it has; the worker takes that environment over and may construct `LLM` from then on
 run     while mpirun lives; its end is the end of the group
 aclose  the launcher's command ends, the launcher ends its ranks; what is left is killed
 """
@@ -14,6 +14,7 @@ import os
 import shutil
 import socket
 import sys
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -28,6 +29,7 @@ from hortator.worker.group.membership import EXIT_GROUP_BROKEN
 from hortator.worker.launch import proof, script
 from hortator.worker.launch.descendants import adopt_orphans, end_all
 from hortator.worker.launch.keys import make_key, private_folder, program, user, write_private
+from hortator.worker.launch.roll import Roll
 from hortator.worker.launch.tethered import tethered
 
 LOOK_AGAIN_S = 0.2
@@ -53,7 +55,9 @@ class World:
         self._hold: asyncio.StreamWriter | None = None
         self._environment: asyncio.Future[Mapping[str, str]] = asyncio.get_running_loop().create_future()
         self._lines: deque[str] = deque(maxlen=NUM_LAST_LINES)
-        self._waits_for = ""
+        self._sshd = ""
+        self._roll: Roll | None = None
+        self._all_here = asyncio.Event()
         self._log = structlog.get_logger("hortator.worker.launch")
 
     async def __aenter__(self) -> Self:
@@ -68,7 +72,7 @@ class World:
 
     def waits_for(self) -> str:
         """For /readyz; may be called from other threads."""
-        return self._waits_for
+        return self._sshd if self._roll is None else self._roll.waits_for(now=time.monotonic())
 
     def may_join(self, member: Member) -> str:
         """Why a process may not say where ranks are started; empty: it may."""
@@ -92,13 +96,11 @@ class World:
             async with asyncio.timeout(self._timeout_s):
                 for shell in shells:
                     await self._answers(shell)
-                self._waits_for = f"mpirun has not started {plan.num_ranks} ranks"
+                self._roll = Roll(plan.hosts, gpus_per_node=plan.gpus_per_node)
                 await self._spawn(plan)
                 self._take_over(await self._until_held())
         except TimeoutError:
-            raise self._broken(
-                f"ranks were not started within {self._timeout_s:g} s: {self._waits_for}"
-            ) from None
+            raise self._broken(f"not all started within {self._timeout_s:g} s: {self.waits_for()}") from None
         self._log.info("ranks started", num_ranks=plan.num_ranks, num_pods=1 + len(shells))
 
     async def run(self) -> None:
@@ -130,7 +132,7 @@ class World:
             why = await _greeting_of(shell)
             if not why:
                 return
-            self._waits_for = f"sshd at {shell.host}:{shell.port}: {why}"
+            self._sshd = f"sshd at {shell.host}:{shell.port}: {why}"
             await asyncio.sleep(LOOK_AGAIN_S)
 
     async def _spawn(self, plan: script.WorldPlan) -> None:
@@ -171,7 +173,11 @@ class World:
     def _note(self, lines: Sequence[str]) -> None:
         for line in lines:
             self._lines.append(line)
+            if self._roll is not None:
+                self._roll.hear(line, now=time.monotonic())
             self._log.info("ranks", line=line)
+        if self._roll is not None and self._roll.is_complete:
+            self._all_here.set()
 
     async def _on_hold(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._hold is not None:
@@ -181,11 +187,17 @@ class World:
         self._environment.set_result(json.loads(await reader.readline()))
 
     async def _until_held(self) -> Mapping[str, str]:
+        """The launcher's environment, once every rank is here."""
         assert self._output is not None  # noqa: S101  # spawned
-        either: set[asyncio.Future[Any]] = {self._output, self._environment}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not self._environment.done():
-            raise self._broken(script.why_it_ended(list(self._lines), self._output.result()))
+        all_here = asyncio.ensure_future(self._all_here.wait())
+        try:
+            for awaited in (self._environment, all_here):
+                either: set[asyncio.Future[Any]] = {self._output, awaited}
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                if not awaited.done():
+                    raise self._broken(script.why_it_ended(list(self._lines), self._output.result()))
+        finally:
+            all_here.cancel()
         return self._environment.result()
 
     @staticmethod

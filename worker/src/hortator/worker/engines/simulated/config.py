@@ -36,6 +36,8 @@ class SimulatedConfig:
     """Tokens of the hottest EP rank over the mean, prefill."""
     decode_expert_skew: float = h800.DECODE_EXPERT_SKEW
     expert_slots: int = h800.DEFAULT_EXPERT_SLOTS
+    kv_cache_dtype: str = "auto"
+    """`fp8` halves KV: twice the blocks, hand-overs of half the bytes."""
     jitter: float = 0.0
     """Standard deviation of ln(pass time), seeded."""
     seed: int = 0
@@ -61,6 +63,7 @@ class SimulatedConfig:
             decode_expert_skew=self.decode_expert_skew,
             two_batch_overlap=self.two_batch_overlap,
             expert_slots=self.expert_slots,
+            kv_cache_dtype=self.kv_cache_dtype,
         )
 
     def group_config(self, cost: PassCost) -> GroupConfig:

@@ -78,6 +78,8 @@ class PassCost:
         two_batch_overlap: None takes the faster one for each pass.
         expert_slots: experts of a layer including redundant ones; decides weights and so KV capacity.
         decode_tokens_per_pass: query tokens per sequence and pass; 2 or more is multi-token prediction.
+        kv_cache_dtype: `fp8` halves KV of a token, in memory and in hand-overs; the time that attention takes
+            to read it stays that of BF16, for want of a measurement.
         engine_factor: every pass takes so many times as long: an engine slower (above 1) than the preset's.
         floor_factor: so many times what a prefill pass takes whatever its size (floors, bases, latencies): no
             public figure validates passes of less than 2,000 tokens per rank.
@@ -120,6 +122,7 @@ class PassCost:
         "ep_size",
         "expert_skew",
         "expert_slots",
+        "kv_bytes_per_token",
         "preset",
     )
 
@@ -135,6 +138,7 @@ class PassCost:
         two_batch_overlap: bool | None = None,
         expert_slots: int = h800.DEFAULT_EXPERT_SLOTS,
         decode_tokens_per_pass: int = 1,
+        kv_cache_dtype: str = "auto",
         engine_factor: float = 1.0,
         floor_factor: float = 1.0,
     ) -> None:
@@ -147,7 +151,11 @@ class PassCost:
             raise ValueError("expert skew is the hottest rank over the mean and cannot be under 1")
         if not engine_factor > 0 or floor_factor < 0:
             raise ValueError("engine_factor must be above 0 and floor_factor not below it")
+        if kv_cache_dtype not in h800.KV_DTYPE_SHARE:
+            allowed = ", ".join(h800.KV_DTYPE_SHARE)
+            raise ValueError(f"kv_cache_dtype: got {kv_cache_dtype!r} (allowed: {allowed})")
         self.preset = h800.PRESETS[preset]
+        self.kv_bytes_per_token = int(h800.KV_BYTES_PER_TOKEN * h800.KV_DTYPE_SHARE[kv_cache_dtype])
         self._engine_factor = engine_factor
         self._floor_factor = floor_factor
         self.dp_size = dp_size
@@ -447,16 +455,15 @@ class PassCost:
                 f"the weights do not fit {self.ep_size} GPUs: {memory.describe()}; "
                 "set kv_blocks_total or raise ep_size"
             )
-        return int(memory.kv_gb * 1e9 / h800.KV_BYTES_PER_TOKEN)
+        return int(memory.kv_gb * 1e9 / self.kv_bytes_per_token)
 
     def kv_blocks_total(self, tokens_per_block: int) -> int:
         """KV blocks of one rank. Raises ValueError as `kv_tokens_total` does."""
         return self.kv_tokens_total() // tokens_per_block
 
-    @staticmethod
-    def transfer_s(num_tokens: int) -> float:
+    def transfer_s(self, num_tokens: int) -> float:
         """Seconds to hand KV of `num_tokens` from a prefill to a decode rank over one NIC, unoverlapped."""
-        nanoseconds = num_tokens * h800.KV_BYTES_PER_TOKEN / h800.TRANSFER_GBS
+        nanoseconds = num_tokens * self.kv_bytes_per_token / h800.TRANSFER_GBS
         return h800.TRANSFER_LATENCY_MS * 1e-3 + nanoseconds * 1e-9
 
 

@@ -30,7 +30,6 @@ from hortator.worker.engine import (
 )
 from hortator.worker.engines.simulated import kv_payload
 from hortator.worker.engines.simulated.config import SimulatedConfig
-from hortator.worker.engines.simulated.cost import PassCost
 from hortator.worker.engines.simulated.group_model import GroupModel, PassOutcome
 from hortator.worker.engines.simulated.group_request import GroupRequest
 from hortator.worker.outbox import Outbox
@@ -72,7 +71,7 @@ class SimulatedEngine:
     """
 
     def __init__(self, config: SimulatedConfig) -> None:
-        cost = config.pass_cost()
+        self._cost = cost = config.pass_cost()
         group_config = config.group_config(cost)
         self._config = config
         self._model = GroupModel(group_config, cost)
@@ -155,7 +154,7 @@ class SimulatedEngine:
             num_prompt_tokens=len(request.prompt_token_ids),
             num_output_tokens=len(outputs),
             checksum=kv_payload.checksum(request.prompt_token_ids, outputs),
-            transfer_s=PassCost.transfer_s(lease.num_prefill_tokens),
+            transfer_s=self._cost.transfer_s(lease.num_prefill_tokens),
         )
         yield payload.encode()
 

@@ -22,6 +22,9 @@ EXPERTS_PER_TOKEN = 8
 KV_BYTES_PER_TOKEN = (512 + 64) * 2 * NUM_LAYERS
 """MLA latent plus rope key in BF16, all layers: 70,272 bytes."""
 
+KV_DTYPE_SHARE: Mapping[str, float] = {"auto": 1.0, "fp8": 0.5}
+"""Of KV_BYTES_PER_TOKEN, by the data type of the KV cache; `auto` is the model's own."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefillConstants:

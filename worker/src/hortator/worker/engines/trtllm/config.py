@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -51,7 +52,11 @@ class TensorRTLLMConfig:
     """KV blocks of a rank; None: what `free_gpu_memory_fraction` leaves."""
     free_gpu_memory_fraction: float = 0.8
     kv_cache_dtype: str = "auto"
+    moe_backend: str | None = None
+    """None: the library's choice."""
     cuda_graphs: bool = True
+    cuda_graph_batch_sizes: Sequence[int] | None = None
+    """None: the library's choice up to `max_batch_size` or 128."""
     mtp_layers: int = 0
     """Draft layers of multi-token prediction; 0: none."""
     transceiver: Literal["DEFAULT", "UCX", "NIXL", "MOONCAKE", "MPI"] = "DEFAULT"

@@ -50,7 +50,7 @@ from hortator.worker.engines.trtllm.requests import Prepared, Translator, blocks
 from hortator.worker.engines.trtllm.statistics import Row, StatisticsReader
 from hortator.worker.engines.trtllm.threads import in_thread
 from hortator.worker.engines.trtllm.warm_up import WarmUp
-from hortator.worker.engines.trtllm.watchdog import Progress, Watchdog
+from hortator.worker.engines.trtllm.watchdog import Progress, Watchdog, exit_soon
 from hortator.worker.errors import EngineConfigError
 from hortator.worker.outbox import Outbox
 
@@ -230,6 +230,9 @@ class TensorRTLLMEngine:
     async def _construct(self, found: library.Library, arguments: dict[str, Any]) -> Any:
         try:
             return await in_thread(lambda: found.llm(**arguments), name="trtllm-start")
+        except asyncio.CancelledError:  # nobody waits for it any more, and its thread may hang
+            exit_soon(self._exit_process, grace_s=self.config.exit_grace_s)
+            raise
         except Exception as error:
             raise EngineDeadError(explained(error)) from error
 

@@ -64,6 +64,18 @@ _IN_OPTIONS = frozenset(
         "max_batch_size", "max_seq_len", "enable_chunked_prefill",
     }
 )  # fmt: skip
+_IN_OPTIONS_INSIDE: Mapping[str, Mapping[str, str]] = {
+    "kv_cache_config": {
+        "dtype": "kv_cache_dtype",
+        "free_gpu_memory_fraction": "free_gpu_memory_fraction",
+        "tokens_per_block": "tokens_per_block",
+        "enable_block_reuse": "enable_block_reuse",
+    },
+    "moe_config": {"backend": "moe_backend"},
+    "cuda_graph_config": {"batch_sizes": "cuda_graph_batch_sizes"},
+    "speculative_config": {"num_nextn_predict_layers": "mtp_layers"},
+}
+"""Fields of configuration objects that are options: given otherwise, our books would not know of them."""
 
 
 def arguments(config: TensorRTLLMConfig, facts: ModelFacts) -> dict[str, Any]:
@@ -101,6 +113,8 @@ def arguments(config: TensorRTLLMConfig, facts: ModelFacts) -> dict[str, Any]:
         "enable_iter_perf_stats": True,
         "cuda_graph_config": _graphs(config),
     }
+    if config.moe_backend is not None:
+        ours["moe_config"] = {"backend": config.moe_backend}
     if config.mtp_layers:
         ours["speculative_config"] = {
             "decoding_type": "MTP",
@@ -169,6 +183,8 @@ def fitting(wanted: Mapping[str, Any], known: Mapping[str, Any]) -> tuple[dict[s
 def _graphs(config: TensorRTLLMConfig) -> dict[str, Any] | None:
     if not config.cuda_graphs:
         return None
+    if config.cuda_graph_batch_sizes:
+        return {"enable_padding": True, "batch_sizes": list(config.cuda_graph_batch_sizes)}
     return {"enable_padding": True, "max_batch_size": min(config.max_batch_size, DECODE_GRAPH_BATCH)}
 
 
@@ -185,6 +201,10 @@ def _problems(config: TensorRTLLMConfig) -> Iterator[str]:
     given = config.llm_args
     for name in sorted(set(given) & _IN_OPTIONS):
         yield f"{name}: is an option of the engine itself (set engine_options.{name})"
+    for name, inside in _IN_OPTIONS_INSIDE.items():
+        value = given.get(name)
+        for inner in sorted(set(value) & set(inside)) if isinstance(value, dict) else ():
+            yield (f"{name}.{inner}: is an option of the engine itself (set engine_options.{inside[inner]})")
     yield from _waiting(config)
     if given.get("stream_interval", 1) != 1:
         yield "stream_interval: must be 1: the end of a pass is seen by its tokens"

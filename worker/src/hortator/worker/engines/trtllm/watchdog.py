@@ -18,6 +18,13 @@ import structlog
 EXIT_CODE = 70
 
 
+def exit_soon(exit_process: Callable[[int], object], *, grace_s: float) -> None:
+    """End the process by force unless it ends by itself: hooks and threads of a dead engine hang."""
+    timer = threading.Timer(grace_s, exit_process, args=(EXIT_CODE,))
+    timer.daemon = True
+    timer.start()
+
+
 @dataclass(slots=True)
 class Progress:
     """Written on the event loop, read by the thread."""
@@ -64,10 +71,8 @@ class Watchdog:
         self._stopped.set()
 
     def exit_soon(self) -> None:
-        """End the process by force unless it ends by itself: hooks and threads of a dead engine hang."""
-        timer = threading.Timer(self._exit_grace_s, self._exit_process, args=(EXIT_CODE,))
-        timer.daemon = True
-        timer.start()
+        """End the process by force unless it ends by itself."""
+        exit_soon(self._exit_process, grace_s=self._exit_grace_s)
 
     def symptom(self) -> str | None:
         """Why the engine counts as dead; None: it does not."""

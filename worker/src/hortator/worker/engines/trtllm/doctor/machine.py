@@ -1,4 +1,4 @@
-"""The machine under the engine: GPUs, driver, shared memory, network adapters, NCCL.
+"""The machine under the engine: GPUs, driver, shared memory, network adapters, NCCL, MPI.
 
 Reads files and asks programs that are there; changes nothing. What there is no GPU for is skipped.
 """
@@ -6,18 +6,24 @@ Reads files and asks programs that are there; changes nothing. What there is no 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hortator.runtime.checks import Check
+from hortator.worker.launch.keys import FOR_LEADER, FOR_MEMBER, program
+from hortator.worker.launch.script import NOT_FOR_RANKS
 
 ASK_TIMEOUT_S = 20.0
-MIN_DRIVER = 550
-"""The release images of the 1.x lines are built for CUDA 12.8 and 13, whose oldest driver is this."""
+MIN_DRIVER = 575
+"""What TensorRT-LLM's own guides of 1.2 ask for."""
+MPI_LINE = "4"
+"""Options of mpirun have other names in Open MPI 5."""
 SHM_PER_GPU = 1 << 30
 INFINIBAND = Path("/sys/class/infiniband")
 SHM = Path("/dev/shm")  # noqa: S108  # its size is looked at, nothing is put there
@@ -51,6 +57,8 @@ def examine(*, num_gpus: int | None) -> Iterator[Check]:
     yield shared_memory(_shm_bytes(), num_gpus=num_gpus or len(gpus))
     yield network(_ports(INFINIBAND), has_gpus=bool(gpus))
     yield _nccl(has_gpus=bool(gpus))
+    yield mpi(_ask("mpirun", "--version"), _first_host(), missing=_missing_programs(), has_gpus=bool(gpus))
+    yield Check(name="hortator", verdict="ok", found=_own_version())
 
 
 def gpu_checks(gpus: list[Gpu], *, num_gpus: int | None) -> Iterator[Check]:
@@ -119,6 +127,47 @@ def network(ports: dict[str, str], *, has_gpus: bool) -> Check:
     )
 
 
+def mpi(version: str, host: str, *, missing: Sequence[str], has_gpus: bool) -> Check:
+    """What ranks in several pods are started with: mpirun, and the programs around it.
+
+    `version` is what it prints of itself, `host` what `hostname` printed under it.
+    """
+    name, found = "MPI", re.search(r"\(Open MPI\) (\d+)[.\d]*\S*", version)
+    if not has_gpus and found is None:
+        return Check(name=name, verdict="skipped", found=NO_GPU)
+    needed = "groups over several pods need it: run the image hortator-worker-trtllm"
+    if missing:
+        return Check(name=name, verdict="warning", found=f"missing: {', '.join(missing)}", fix=needed)
+    if found is None or found[1] != MPI_LINE:
+        said = "no Open MPI" if found is None else found[0].removeprefix("(Open MPI) ")
+        return Check(name=name, verdict="failed", found=said, fix=f"Open MPI {MPI_LINE} is needed: {needed}")
+    if not host:
+        return Check(
+            name=name,
+            verdict="failed",
+            found="mpirun does not run a program here",
+            fix="mpirun -np 1 hostname says why: a full /tmp, a host name that is not known, no /dev/shm",
+        )
+    return Check(name=name, verdict="ok", found=f"Open MPI {found[0].removeprefix('(Open MPI) ')}")
+
+
+def _first_host() -> str:
+    """What `hostname` prints under mpirun."""
+    as_root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
+    return _ask("mpirun", *as_root, "-np", "1", "hostname").strip()
+
+
+def _missing_programs() -> list[str]:
+    return [name for name in dict.fromkeys((*FOR_LEADER, *FOR_MEMBER)) if program(name) is None]
+
+
+def _own_version() -> str:
+    try:
+        return importlib.metadata.version("hortator")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed as a package"
+
+
 def _nccl(*, has_gpus: bool) -> Check:
     if not has_gpus:
         return Check(name="NCCL", verdict="skipped", found=NO_GPU)
@@ -142,7 +191,12 @@ def _ask(*command: str) -> str:
         return ""
     try:
         done = subprocess.run(  # noqa: S603  # a program of the driver, constant arguments
-            [path, *command[1:]], capture_output=True, text=True, timeout=ASK_TIMEOUT_S, check=False
+            [path, *command[1:]],
+            capture_output=True,
+            text=True,
+            timeout=ASK_TIMEOUT_S,
+            check=False,
+            env={name: value for name, value in os.environ.items() if not name.startswith(NOT_FOR_RANKS)},
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
