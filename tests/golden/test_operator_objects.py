@@ -31,6 +31,13 @@ EVERYTHING = {
         "authSecretRef": {"name": "hf"},
         "cache": {"create": {"size": "1Ti", "storageClassName": "fast"}},
     },
+    "security": {
+        "networkPolicy": {
+            "clientNamespaces": ["apps"],
+            "scraperNamespaces": ["monitoring"],
+            "downloadPorts": [443, 3128],
+        }
+    },
     "engine": {
         "backend": "TensorRTLLM",
         "imagePullSecrets": [{"name": "regcred"}],

@@ -192,7 +192,8 @@ def _items(path: str, schema: Obj, number: int) -> Any:
         value = 1 if schema["additionalProperties"]["type"] == "integer" else "a"
         return {f"label-{index}": value for index in range(number)}
     item = _at(path)[0]
-    return [item | {"name": f"a{index}"} if "name" in item else item for index in range(number)]
+    is_named = isinstance(item, dict) and "name" in item
+    return [item | {"name": f"a{index}"} if is_named else item for index in range(number)]
 
 
 def _at(path: str) -> Any:

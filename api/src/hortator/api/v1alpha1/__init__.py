@@ -47,7 +47,7 @@ from hortator.api.v1alpha1.processes import (
 )
 from hortator.api.v1alpha1.resources import ResourcesSpec
 from hortator.api.v1alpha1.role import Parallelism, RoleName, RoleSpec, Toleration
-from hortator.api.v1alpha1.security import ApiKeysRef, ClientAuth, SecuritySpec, TlsSpec
+from hortator.api.v1alpha1.security import ApiKeysRef, ClientAuth, NetworkPolicySpec, SecuritySpec, TlsSpec
 from hortator.api.v1alpha1.service import (
     API_VERSION,
     GROUP,
@@ -112,6 +112,7 @@ __all__ = [
     "Metadata",
     "ModelCacheSpec",
     "ModelSpec",
+    "NetworkPolicySpec",
     "ObjectName",
     "Parallelism",
     "PlacementMode",
