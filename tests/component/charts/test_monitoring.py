@@ -147,3 +147,37 @@ def test_named_namespaces_are_the_only_ones_scraped(render):
     objects = render({"namespaces": ["team-a"], "monitoring": {"podMonitor": {"enabled": True}}})
     (monitor,) = (one for one in objects if one["kind"] == "PodMonitor")
     assert monitor["spec"]["namespaceSelector"] == {"matchNames": ["team-a"]}
+
+
+def test_promtool_finds_nothing_to_say_against_the_alerts(promtool):
+    done = promtool("check", "rules", "--lint-fatal", FILES / "alerts.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    num_alerts = FILES.joinpath("alerts.yaml").read_text().count("alert: ")
+    assert f"{num_alerts} rules found" in done.stdout
+
+
+def test_promtool_reads_every_query_of_a_dashboard(promtool, tmp_path):
+    """As recording rules, with what Grafana fills in; one that is wrong is found."""
+
+    def checked(*expressions):
+        rules = [
+            {
+                "record": f"dashboard:{place}",
+                "expr": re.sub(r"\$\w+", "x", one.replace("$__rate_interval", "5m")),
+            }
+            for place, one in enumerate(expressions)
+        ]
+        path = tmp_path / "rules.yaml"
+        path.write_text(yaml.safe_dump({"groups": [{"name": "dashboards", "rules": rules}]}))
+        return promtool("check", "rules", path)
+
+    found = [
+        target["expr"]
+        for one in dashboards().values()
+        for panel in one["panels"]
+        for target in panel["targets"]
+    ]
+    done = checked(*found)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(found)} rules found" in done.stdout
+    assert checked(*found, "sum(rate(x[5m])").returncode != 0
