@@ -12,7 +12,7 @@ PYTHON ?= $(shell hack/find-python)
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.stamp-package $(VENV)/.stamp-torch $(VENV)/.stamp-helm  ## make .venv with everything, PyTorch included (also: TORCH_INDEX_URL)
+setup: $(VENV)/.stamp-package $(VENV)/.stamp-torch $(VENV)/.stamp-helm $(VENV)/.stamp-promtool  ## make .venv with everything, PyTorch included (also: TORCH_INDEX_URL)
 
 run: setup  ## show what it does: the policies compared, then a real MoE model served on this machine
 	@$(BIN)/hortator demo
@@ -80,6 +80,10 @@ $(VENV)/.stamp-torch: pyproject.toml hack/install-torch $(VENV)/.stamp-lock
 
 $(VENV)/.stamp-helm: requirements/helm.lock hack/install-helm | $(BIN)/python
 	@$(BIN)/python hack/install-helm
+	@touch $@
+
+$(VENV)/.stamp-promtool: hack/install-promtool | $(BIN)/python
+	@$(BIN)/python hack/install-promtool
 	@touch $@
 
 build/lock-env/.stamp:

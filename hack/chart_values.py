@@ -126,7 +126,7 @@ class Monitoring(Model):
 
 
 class NetworkPolicy(Model):
-    """What may reach the operator, and what it may reach; pods of services have no policy of the chart."""
+    """What may reach the operator, and what it may reach. Of services it is spec.security.networkPolicy."""
 
     enabled: bool = False
     """Make it. In: the admin port only. Out: DNS, the API server's ports and the schedulers of services."""

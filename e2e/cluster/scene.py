@@ -24,6 +24,7 @@ KINDS_OF_CHILDREN = (
     ("apps/v1", "ControllerRevision"),
     ("batch/v1", "Job"),
     ("policy/v1", "PodDisruptionBudget"),
+    ("networking.k8s.io/v1", "NetworkPolicy"),
     ("v1", "Pod"),
     ("v1", "Service"),
     ("v1", "Endpoints"),

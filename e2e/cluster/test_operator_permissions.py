@@ -134,6 +134,13 @@ def test_the_installed_roles_are_what_is_needed(lab, namespace, fake_nodes, faul
     service_when(lambda found: found["status"].get("replicas") == 2)
     patch(replicas=1)
     service_when(lambda found: found["status"].get("replicas") == 1 and is_ready(found))
+    for policy in ({}, None):
+        patch(security={"networkPolicy": policy})
+        lab.client.wait(
+            "networking.k8s.io/v1", "NetworkPolicy", "simulated-engine", namespace,
+            lambda found, wanted=policy is not None: bool(found) is wanted,
+            timeout_s=30,
+        )  # fmt: skip
     patch(suspend=True)
     service_when(lambda found: condition(found, "Suspended").get("status") == "True")
     time.sleep(2)

@@ -17,7 +17,7 @@ from doubles.service_world import World, a_manifest
 
 KINDS = (
     "LLMService", "StatefulSet", "Pod", "Service", "PodDisruptionBudget", "Deployment", "ServiceAccount",
-    "ControllerRevision", "PersistentVolumeClaim", "Job", "Node", "Secret",
+    "ControllerRevision", "PersistentVolumeClaim", "Job", "NetworkPolicy", "Node", "Secret",
 )  # fmt: skip
 MODEL = {
     "uri": "hf://deepseek-ai/DeepSeek-V3",

@@ -46,7 +46,7 @@ START = datetime(2026, 11, 26, 10, 0, 0, tzinfo=UTC)
 OPTIONS = Options(images=Images.of_version("1.2.3"))
 _OBSERVED_KINDS = (
     "StatefulSet", "Pod", "Service", "PodDisruptionBudget", "Deployment", "ServiceAccount", "ControllerRevision",
-    "PersistentVolumeClaim", "Job", "Node", "Event",
+    "PersistentVolumeClaim", "Job", "NetworkPolicy", "Node", "Event",
 )  # fmt: skip
 
 

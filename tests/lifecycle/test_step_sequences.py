@@ -189,6 +189,32 @@ def test_what_is_shared_is_made_again_when_somebody_deletes_it():
     assert steps(world) == ["Apply Service demo-gateway", "Apply PodDisruptionBudget demo-a-0 0"]
 
 
+def test_a_fence_is_put_up_moved_and_taken_down_and_no_pod_takes_note():
+    world = settled(aggregated=1)
+    of_somebody = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "demo-deny-all", "namespace": "default"},
+        "spec": {"podSelector": {}, "policyTypes": ["Ingress"]},
+    }
+    world.api.create(of_somebody)
+    world.edit({"security": {"networkPolicy": {}}})
+    world.settle()
+    policies = ["Apply NetworkPolicy demo-gateway", "Apply NetworkPolicy demo-scheduler"]
+    assert steps(world) == [*policies, "Apply NetworkPolicy demo-engine"]
+    world.edit({"security": {"networkPolicy": {"clientNamespaces": ["apps"]}}})
+    world.settle()
+    assert steps(world) == ["Apply NetworkPolicy demo-gateway"]
+    world.edit({"security": {"networkPolicy": None}})
+    world.settle()
+    assert steps(world) == [
+        "Delete NetworkPolicy demo-engine grace None",
+        "Delete NetworkPolicy demo-gateway grace None",
+        "Delete NetworkPolicy demo-scheduler grace None",
+    ]
+    assert [one["metadata"]["name"] for one in world.api.find("NetworkPolicy")] == ["demo-deny-all"]
+
+
 def test_groups_start_when_the_model_is_there():
     cache = {"uri": "hf://deepseek-ai/DeepSeek-V3", "cache": {"create": {"size": "1Ti"}}}
     world = World(a_manifest(backend="TensorRTLLM", gpus_per_node=8, model=cache), nodes=NODES)

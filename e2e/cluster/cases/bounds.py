@@ -39,7 +39,6 @@ COMPANY: Mapping[str, Obj] = {
     f"{_SPLIT}.tensor maximum": TENSORRT_LLM | _group(8, 8, 1, 64, tensor=64),
     f"{_SPLIT}.pipeline maximum": TENSORRT_LLM | _group(8, 8, 1, 1, pipeline=64),
     f"{_SPLIT}.expertTensor maximum": TENSORRT_LLM | _group(8, 8, 64, 1, expertTensor=64),
-    "spec.roles[].tensorrtLLM.cudaGraph.batchSizes[] maximum": {"spec.roles[0].maxBatchSize": 65536},
     "spec.replicas maximum": {"spec.roles[0].replicas": 1},
     "spec.engine.backend enum": {"spec.engine.simulated": {}},
     "spec.topology enum": {},
@@ -193,8 +192,8 @@ def _items(path: str, schema: Obj, number: int) -> Any:
         value = 1 if schema["additionalProperties"]["type"] == "integer" else "a"
         return {f"label-{index}": value for index in range(number)}
     item = _at(path)[0]
-    named = isinstance(item, dict) and "name" in item
-    return [item | {"name": f"a{index}"} if named else item for index in range(number)]
+    is_named = isinstance(item, dict) and "name" in item
+    return [item | {"name": f"a{index}"} if is_named else item for index in range(number)]
 
 
 def _at(path: str) -> Any:

@@ -56,7 +56,14 @@ BASE: Obj = {
                 "prefetch": True,
             },
         },
-        "security": {"apiKeysSecretRef": {"name": "keys", "key": "keys.yaml"}},
+        "security": {
+            "apiKeysSecretRef": {"name": "keys", "key": "keys.yaml"},
+            "networkPolicy": {
+                "clientNamespaces": ["apps"],
+                "scraperNamespaces": ["monitoring"],
+                "downloadPorts": [443],
+            },
+        },
         "engine": {
             "backend": "Simulated",
             "simulated": {"preset": "deepseek-h800"},

@@ -24,15 +24,29 @@ def _hack(name):
     return module
 
 
-@pytest.fixture(scope="session")
-def helm_command():
-    """Where helm is; a missing one is a failure in continuous integration."""
-    where = _hack("helm")
+def _command(name):
+    """Where a program is; a missing one is a failure in continuous integration."""
+    where = _hack(name)
     command = where.find()
     if command is None and os.environ.get("CI") != "true":
         pytest.skip(where.REMEDY)
     assert command, where.REMEDY
     return command
+
+
+@pytest.fixture(scope="session")
+def helm_command():
+    """Where helm is."""
+    return _command("helm")
+
+
+@pytest.fixture(scope="session")
+def promtool():
+    """`promtool(*arguments)` -> the finished process."""
+    program = _command("promtool")
+    return lambda *arguments: subprocess.run(
+        [program, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,12 @@
-"""What the chart tells Prometheus and Grafana, and who may reach the operator."""
+"""What the chart tells Prometheus and Grafana."""
 
 import json
 import re
 from pathlib import Path
 
-import pytest
 import yaml
 
 from hortator.api.files import load_llmservice
-from hortator.operator import names
 from hortator.operator.desired import desired
 from hortator.operator.options import Images, Options
 
@@ -145,77 +143,41 @@ def test_monitors_select_the_pods_that_have_the_metrics(render):
         assert json.loads(data[f"{name}.json"]) == dashboard
 
 
-def test_named_namespaces_are_the_only_ones_scraped_and_reached(render):
-    values = {"namespaces": ["team-a"], "monitoring": {"podMonitor": {"enabled": True}}}
-    objects = render(values | {"networkPolicy": {"enabled": True}})
+def test_named_namespaces_are_the_only_ones_scraped(render):
+    objects = render({"namespaces": ["team-a"], "monitoring": {"podMonitor": {"enabled": True}}})
     (monitor,) = (one for one in objects if one["kind"] == "PodMonitor")
     assert monitor["spec"]["namespaceSelector"] == {"matchNames": ["team-a"]}
-    assert not allowed_out(objects, "scheduler", "team-b", 7070)
-    assert allowed_out(objects, "scheduler", "team-a", 7070)
 
 
-# --- who may reach whom, from the rendered policy (nothing here enforces one) --------------------------------
+def test_promtool_finds_nothing_to_say_against_the_alerts(promtool):
+    done = promtool("check", "rules", "--lint-fatal", FILES / "alerts.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    num_alerts = FILES.joinpath("alerts.yaml").read_text().count("alert: ")
+    assert f"{num_alerts} rules found" in done.stdout
 
 
-def policy(objects):
-    (found,) = (one for one in objects if one["kind"] == "NetworkPolicy")
-    (deployment,) = (one for one in objects if one["kind"] == "Deployment")
-    assert found["spec"]["podSelector"] == deployment["spec"]["selector"]
-    assert found["spec"]["policyTypes"] == ["Ingress", "Egress"]
-    return found["spec"]
+def test_promtool_reads_every_query_of_a_dashboard(promtool, tmp_path):
+    """As recording rules, with what Grafana fills in; one that is wrong is found."""
 
+    def checked(*expressions):
+        rules = [
+            {
+                "record": f"dashboard:{place}",
+                "expr": re.sub(r"\$\w+", "x", one.replace("$__rate_interval", "5m")),
+            }
+            for place, one in enumerate(expressions)
+        ]
+        path = tmp_path / "rules.yaml"
+        path.write_text(yaml.safe_dump({"groups": [{"name": "dashboards", "rules": rules}]}))
+        return promtool("check", "rules", path)
 
-def matches(selector, labels):
-    return selector.get("matchLabels", {}).items() <= labels.items() and all(
-        labels.get(one["key"]) in one["values"] for one in selector.get("matchExpressions", ())
-    )
-
-
-def is_allowed(rules, side, labels, namespace, port, protocol):
-    def is_peer(peer):
-        return matches(peer.get("podSelector", {}), labels) and matches(
-            peer.get("namespaceSelector", {}), {"kubernetes.io/metadata.name": namespace}
-        )
-
-    return any(
-        {"port": port, "protocol": protocol} in rule["ports"]
-        and (side not in rule or any(map(is_peer, rule[side])))
-        for rule in rules
-    )
-
-
-def allowed_out(objects, component, namespace, port, protocol="TCP"):
-    labels = names.component_labels("my-llm", component) if component else {}
-    return is_allowed(policy(objects)["egress"], "to", labels, namespace, port, protocol)
-
-
-@pytest.mark.parametrize(
-    ("component", "port", "protocol", "verdict"),
-    [
-        ("", 53, "UDP", True),  # DNS
-        ("", 53, "TCP", True),
-        ("", 443, "TCP", True),  # the API server
-        ("", 6443, "TCP", True),
-        (names.COMPONENT_SCHEDULER, names.PORT_SCHEDULER, "TCP", True),
-        (names.COMPONENT_SCHEDULER, names.PORT_ADMIN, "TCP", False),
-        (names.COMPONENT_GATEWAY, names.PORT_GATEWAY, "TCP", False),
-        (names.COMPONENT_ENGINE, names.PORT_WORKER, "TCP", False),
-        ("", names.PORT_SCHEDULER, "TCP", False),
-    ],
-)
-def test_the_operator_reaches_dns_the_api_server_and_schedulers(render, component, port, protocol, verdict):
-    assert allowed_out(render(ALL_MONITORING), component, "team-a", port, protocol) is verdict
-
-
-def test_the_operator_is_reached_for_its_metrics_only(render):
-    open_to_all = policy(render(ALL_MONITORING))["ingress"]
-    assert is_allowed(open_to_all, "from", {}, "anywhere", names.PORT_ADMIN, "TCP")
-    assert not is_allowed(open_to_all, "from", {}, "anywhere", 8080, "TCP")
-    peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
-    narrow = policy(
-        render({"networkPolicy": {"enabled": True, "scrapers": [peer], "apiServerPorts": [16443]}})
-    )
-    assert is_allowed(narrow["ingress"], "from", {}, "monitoring", names.PORT_ADMIN, "TCP")
-    assert not is_allowed(narrow["ingress"], "from", {}, "anywhere", names.PORT_ADMIN, "TCP")
-    assert is_allowed(narrow["egress"], "to", {}, "x", 16443, "TCP")
-    assert not is_allowed(narrow["egress"], "to", {}, "x", 6443, "TCP")
+    found = [
+        target["expr"]
+        for one in dashboards().values()
+        for panel in one["panels"]
+        for target in panel["targets"]
+    ]
+    done = checked(*found)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(found)} rules found" in done.stdout
+    assert checked(*found, "sum(rate(x[5m])").returncode != 0

@@ -21,6 +21,7 @@ RESOURCE_OF = {
     "PersistentVolumeClaim": "persistentvolumeclaims",
     "Job": "jobs",
     "PodDisruptionBudget": "poddisruptionbudgets",
+    "NetworkPolicy": "networkpolicies",
 }
 CREATED_ONCE = {"ControllerRevision", "Secret", "Job"}
 
@@ -59,7 +60,8 @@ def test_an_llmservice_itself_is_only_read():
 
 
 def test_every_object_of_a_service_may_be_made(sample, changed, wanted):
-    service = changed(sample("h800-16"), {"spec.model.cache": {"create": {"size": "1Ti"}}})
+    everything = {"spec.model.cache": {"create": {"size": "1Ti"}}, "spec.security.networkPolicy": {}}
+    service = changed(sample("h800-16"), everything)
     objects = list(wanted(service).objects())
     assert {obj["kind"] for obj in objects} == RESOURCE_OF.keys()
     for obj in objects:

@@ -57,7 +57,11 @@ def everything(request, sample, wanted, changed):
     """Each sample with a cache and standbys, so that every kind of object is there."""
     service = changed(
         sample(request.param),
-        {"spec.gateway.replicas": 2, "spec.model.cache": {"create": {"size": "1Ti"}}},
+        {
+            "spec.gateway.replicas": 2,
+            "spec.model.cache": {"create": {"size": "1Ti"}},
+            "spec.security.networkPolicy": {},
+        },
     )
     return wanted(service)
 

@@ -25,6 +25,8 @@ def all_names(service):
         yield of_deployment(service)
         yield f"{of_deployment(service)}-{'b' * 10}"  # its ReplicaSet
     yield names.cache_name(service)
+    for component in (names.COMPONENT_GATEWAY, names.COMPONENT_SCHEDULER, names.COMPONENT_ENGINE):
+        yield names.policy_name(service, component)
     yield names.prefetch_name(service)
     yield f"{names.prefetch_name(service)}-{'b' * 5}"  # the Job's pod
     yield names.account_name(service)

@@ -39,6 +39,15 @@ def settings(monkeypatch, component, pod):
         return SETTINGS[component].load()
 
 
+def test_a_fence_changes_no_pod_and_is_not_there_unless_it_is_asked_for(sample, changed, wanted):
+    plain = wanted(sample("h800-16"))
+    fenced = wanted(changed(sample("h800-16"), {"spec.security.networkPolicy": {}}))
+    assert pods_of(fenced) == pods_of(plain)
+    assert [group.revision for group in fenced.groups] == [group.revision for group in plain.groups]
+    kinds = [[obj["kind"] for obj in one.objects()].count("NetworkPolicy") for one in (plain, fenced)]
+    assert kinds == [0, 3]
+
+
 @pytest.mark.parametrize("component", SETTINGS)
 def test_every_component_has_the_certificate_of_its_own_and_no_other(
     sample, changed, wanted, monkeypatch, component

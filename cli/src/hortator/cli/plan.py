@@ -163,6 +163,8 @@ def _what(obj: Obj) -> str:
             return "the spec, kept while a later one is invalid" if is_record(obj) else "frozen pod template"
         case "PodDisruptionBudget":
             return "no pod is evicted until its group is drained"
+        case "NetworkPolicy":
+            return "who reaches its pods, and whom they reach"
         case "Secret":
             return "content made when it is created"
         case _:

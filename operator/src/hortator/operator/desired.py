@@ -20,7 +20,7 @@ from hortator.api.parse import Parsed
 from hortator.api.v1alpha1 import LLMService, RoleName
 from hortator.operator import names, topology
 from hortator.operator.accepted import accepted, record_of
-from hortator.operator.manifests import accounts, cache, disruption, gateway, group, scheduler
+from hortator.operator.manifests import accounts, cache, disruption, gateway, group, network, scheduler
 from hortator.operator.manifests.metadata import Owner
 from hortator.operator.objects import Obj
 from hortator.operator.observed.reading import text
@@ -121,7 +121,7 @@ class Desired:
     surge: tuple[DesiredGroup, ...]
     """Groups that may stand beside these while they move to another revision (spec.rollout.maxSurge)."""
     shared: tuple[Obj, ...]
-    """Service account, scheduler, gateway, cache claim: applied as they are, in this order."""
+    """Service account, NetworkPolicies, cache, scheduler, gateway: applied as they are, in this order."""
     prefetch: Obj | None
     """The Job that fills the cache; its template cannot change.
 
@@ -196,6 +196,7 @@ def desired(
         surge=tuple(map(group_of, topology.surge_groups(service))),
         shared=(
             accounts.account(owner),
+            *network.policies(service, owner=owner, options=options),
             *([claim] if claim else []),
             scheduler.headless_service(owner=owner),
             *scheduler.budgets(service, owner=owner),

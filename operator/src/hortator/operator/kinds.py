@@ -47,5 +47,6 @@ CHILDREN: tuple[Watched, ...] = (
     Watched(api_version="v1", kind="ServiceAccount", plural="serviceaccounts", labels=_OURS),
     Watched(api_version="v1", kind="PersistentVolumeClaim", plural="persistentvolumeclaims", labels=_OURS),
     Watched(api_version="policy/v1", kind="PodDisruptionBudget", plural="poddisruptionbudgets", labels=_OURS),
+    Watched(api_version="networking.k8s.io/v1", kind="NetworkPolicy", plural="networkpolicies", labels=_OURS),
 )
 """Children first, LLMServices last: a service that becomes known has its children already."""

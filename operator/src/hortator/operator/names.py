@@ -63,6 +63,7 @@ ANNOTATION_GENERATION = PREFIX + "generation"
 ANNOTATION_DRAIN_REQUESTED = PREFIX + "drain-requested"
 """Written by people on a group's StatefulSet: the epoch that is to be drained and followed by the next."""
 
+COMPONENT_OPERATOR = "operator"
 COMPONENT_ENGINE = "engine"
 COMPONENT_SCHEDULER = "scheduler"
 COMPONENT_GATEWAY = "gateway"
@@ -157,6 +158,11 @@ def tls_secret(prefix: str, component: str) -> str:
 def gateway_name(service: str) -> str:
     """Of the gateway's Deployment and Service."""
     return f"{service}-gateway"
+
+
+def policy_name(service: str, component: str) -> str:
+    """Of the NetworkPolicy of a component's pods."""
+    return f"{service}-{component}"
 
 
 def cache_name(service: str) -> str:

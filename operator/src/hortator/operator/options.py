@@ -52,6 +52,8 @@ class Options:
     """File in the gateway's image: the tokenizer of the builtin model."""
     log_level: str = "INFO"
     """Of every process."""
+    operator_namespace: str = "hortator-system"
+    """Where the operator runs, which asks schedulers; the default is that of the charts' documentation."""
     node_selector: Mapping[str, str] = field(default_factory=dict)
     """Labels of the nodes that scheduler and gateway pods run on."""
 

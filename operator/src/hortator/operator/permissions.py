@@ -129,6 +129,12 @@ PERMISSIONS: tuple[Permission, ...] = (
         why="closed for a group that serves, open for one that is drained",
     ),
     Permission(
+        group="networking.k8s.io",
+        resource="networkpolicies",
+        verbs=(*READ, *APPLY, "delete"),
+        why="who may reach a service's pods (spec.security.networkPolicy); they go when it is taken out",
+    ),
+    Permission(
         group="",
         resource="pods",
         verbs=(*READ, "patch", "delete"),

@@ -10,9 +10,10 @@ a role's nodes and gpusPerNode describe ranks, not hardware: `attentionDP` proce
 modelled ranks (Simulated). Fields that only a cluster can honour (images, node selectors, restarts, drains)
 are accepted locally and change nothing there.
 
-    model, engine, role, tensorrt_llm, placement, lifecycle, processes, autoscaling, security   parts of spec
-    service                                                                                     LLMService itself
-    status                                                                                      what the operator writes back
+    model, engine, role, tensorrt_llm, placement, lifecycle   parts of spec
+    processes, autoscaling, security                          the others
+    service                                                   LLMService itself
+    status                                                    what the operator writes back
 """
 
 from hortator.api.v1alpha1.autoscaling import AutoscalingSpec
@@ -48,7 +49,7 @@ from hortator.api.v1alpha1.processes import (
 )
 from hortator.api.v1alpha1.resources import ResourcesSpec
 from hortator.api.v1alpha1.role import Parallelism, RoleName, RoleSpec, Toleration
-from hortator.api.v1alpha1.security import ApiKeysRef, ClientAuth, SecuritySpec, TlsSpec
+from hortator.api.v1alpha1.security import ApiKeysRef, ClientAuth, NetworkPolicySpec, SecuritySpec, TlsSpec
 from hortator.api.v1alpha1.service import (
     API_VERSION,
     GROUP,
@@ -120,6 +121,7 @@ __all__ = [
     "Metadata",
     "ModelCacheSpec",
     "ModelSpec",
+    "NetworkPolicySpec",
     "ObjectName",
     "Parallelism",
     "PlacementMode",

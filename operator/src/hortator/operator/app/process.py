@@ -255,4 +255,5 @@ def _options(settings: OperatorSettings) -> Options:
         cluster_domain=settings.cluster_domain,
         listen="PodIP" if settings.pods_share_host else "0.0.0.0",  # noqa: S104  # in a pod
         log_level=settings.child_log_level,
+        operator_namespace=settings.namespace or own_namespace(),
     )

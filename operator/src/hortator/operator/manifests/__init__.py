@@ -2,7 +2,7 @@
 
     group        StatefulSet, headless Service and identity Secret of one EP group
     engine       the pod template of a role, the part that a ControllerRevision freezes
-    scheduler, gateway, cache, disruption, accounts
+    scheduler, gateway, cache, disruption, network, accounts
     pods, environment, metadata   what several of them have in common
 
 Every object carries only fields that Kubernetes 1.29 knows; a Service port always sets `protocol`, because

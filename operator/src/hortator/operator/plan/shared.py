@@ -1,10 +1,11 @@
-"""What all groups share: accounts, revisions, scheduler, gateway, cache.
+"""What all groups share: accounts, NetworkPolicies, revisions, scheduler, gateway, cache.
 
 The record of the spec comes first: whatever is done is done for a spec that is kept (`accepted`). Each object
 is applied when it is missing or says something else, in the order of `desired.shared`. Records, revisions and
-the prefetch Job never change: they are created, and a Job of another revision is deleted first. Records of
-earlier specs go when that of this one is there; revisions that nothing runs any more are kept up to a limit
-per role (spec.rollout.revisionHistoryLimit), to go back to.
+the prefetch Job never change: they are created, and a Job of another revision is deleted first.
+NetworkPolicies go when they are not wanted any more, because they forbid something. Records of earlier specs
+go when that of this one is there; revisions that nothing runs any more are kept up to a limit per role
+(spec.rollout.revisionHistoryLimit), to go back to.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def shared_objects(situation: Situation) -> Iterator[Item]:
         yield from _created(situation, obj, "holds the pod template of a revision")
     for obj in situation.desired.shared:
         yield from applied(situation, obj)
+    yield from _old_policies(situation)
     yield from _prefetch(situation)
     yield from _old_revisions(situation)
     yield from _old_records(situation)
@@ -39,6 +41,13 @@ def _created(situation: Situation, obj: Obj, what: str) -> Iterator[Item]:
     ref = ref_of(obj)
     if ref not in situation.observed.objects:
         yield Create(obj=obj, why=f"{ref} {what}")
+
+
+def _old_policies(situation: Situation) -> Iterator[Item]:
+    wanted = {ref_of(obj) for obj in situation.desired.shared}
+    for ref in situation.observed.objects:
+        if ref.kind == "NetworkPolicy" and ref not in wanted:
+            yield from _deleted(situation, ref, "is not wanted any more")
 
 
 def _prefetch(situation: Situation) -> Iterator[Item]:
