@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PYTHON ?= $(shell hack/find-python)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check generate bench study peers lab soak lab-shell lock clean
+.PHONY: help setup run test check generate bench study peers lab soak lab-shell scan lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ soak: setup  ## what takes too long for `make test`, on the lab: about an hour; 
 lab-shell: setup  ## a shell in a Kubernetes cluster of its own (ARGS="--nodes 8 --true-node --crd FILE")
 	@PYTHONPATH=e2e $(BIN)/python -m cluster shell $(ARGS)
 
+scan: setup build/checkov-env/.stamp  ## scan the chart and what the operator makes with checkov (docs/how-to/secure.md)
+	@$(BIN)/python hack/scan
+
 lock: build/lock-env/.stamp  ## write requirements/*.lock again (UPGRADE=1 moves every pin)
 	@build/lock-env/bin/python hack/lock $(if $(UPGRADE),--upgrade)
 
@@ -84,6 +87,11 @@ $(VENV)/.stamp-helm: requirements/helm.lock hack/install-helm | $(BIN)/python
 
 $(VENV)/.stamp-promtool: hack/install-promtool | $(BIN)/python
 	@$(BIN)/python hack/install-promtool
+	@touch $@
+
+build/checkov-env/.stamp: requirements/checkov.lock
+	@$(PYTHON) -m venv build/checkov-env
+	@build/checkov-env/bin/python -m pip install --quiet --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
 build/lock-env/.stamp:

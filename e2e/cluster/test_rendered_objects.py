@@ -31,10 +31,12 @@ def served(control_plane):
 def on_cluster(control_plane, served, namespace):
     """`on_cluster(path)`: the LLMService of a file, created, and what should be there for it."""
 
-    def create(path, **model):
+    def create(path, *, is_fenced=False, **model):
         document = load_llmservice(path).model_dump(mode="json", by_alias=True, exclude_unset=True)
         document["metadata"]["namespace"] = namespace
         document["spec"]["model"] |= model
+        if is_fenced:
+            document["spec"]["security"] = {"networkPolicy": {"clientNamespaces": ["apps"]}}
         created = control_plane.client.create(document)
         service = LLMService.model_validate(document, by_alias=True, by_name=False)
         return created, desired(service, uid=created["metadata"]["uid"], options=OPTIONS)
@@ -72,7 +74,7 @@ def test_objects_are_taken_applied_again_without_a_write_and_go_with_their_servi
 ):
     client = control_plane.client
     cache = {"cache": {"create": {"size": "1Gi"}}} if path.stem == "llmservice-h800-16" else {}
-    service, wanted = on_cluster(path, **cache)
+    service, wanted = on_cluster(path, is_fenced=bool(cache), **cache)
     objects = list(wanted.objects())
     for obj in objects:
         write(client, obj)

@@ -81,6 +81,7 @@ MATRIX = {
             "apiServerPorts": [16443],
         },
     },
+    "hardened": yaml.safe_load((ROOT / "manifests/hardened-values.yaml").read_text()),
     "words": {"logLevel": "DEBUG", "serviceLogLevel": "WARNING", "clusterDomain": "cluster.local"},
 }
 matrix = pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX)
@@ -164,6 +165,14 @@ def test_the_test_of_a_release_asks_a_small_service_for_a_token(render, values, 
         host += f".{values['clusterDomain']}"
     assert pod["spec"]["containers"][0]["command"][-1] == f"{host}:{names.PORT_GATEWAY}"
     assert pod["spec"]["automountServiceAccountToken"] is False
+
+
+@matrix
+def test_no_annotation_tells_a_scanner_to_look_away(render, values):
+    annotations = [key for one in render(values) for key in one["metadata"].get("annotations", {})]
+    assert {key for key in annotations if not key.startswith("helm.sh/")} <= values.get(
+        "serviceAccount", {}
+    ).get("annotations", {}).keys()
 
 
 @matrix
