@@ -101,7 +101,8 @@ def used(passed) -> set[tuple[str, str, str]]:
     for one in passed:
         path, _, query = one.target.partition("?")
         match = re.fullmatch(
-            r"/(?:api/v1|apis/([^/]+)/[^/]+)(?:/namespaces/[^/]+)?/([a-z]+)(?:/([^/]+)(/status|/scale)?)?", path
+            r"/(?:api/v1|apis/([^/]+)/[^/]+)(?:/namespaces/[^/]+)?/([a-z]+)(?:/([^/]+)(/status|/scale)?)?",
+            path,
         )
         if match is None:
             continue
