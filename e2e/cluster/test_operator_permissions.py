@@ -101,15 +101,16 @@ def used(passed) -> set[tuple[str, str, str]]:
     for one in passed:
         path, _, query = one.target.partition("?")
         match = re.fullmatch(
-            r"/(?:api/v1|apis/([^/]+)/[^/]+)(?:/namespaces/[^/]+)?/([a-z]+)(?:/([^/]+)(/status)?)?", path
+            r"/(?:api/v1|apis/([^/]+)/[^/]+)(?:/namespaces/[^/]+)?/([a-z]+)(?:/([^/]+)(/status|/scale)?)?",
+            path,
         )
         if match is None:
             continue
-        group, resource, name, status = match[1] or "", match[2], match[3], match[4] or ""
+        group, resource, name, part = match[1] or "", match[2], match[3], match[4] or ""
         verb = VERBS.get(one.method) or ("watch" if "watch=true" in query else "get" if name else "list")
-        found.add((group, resource + status, verb))
+        found.add((group, resource + part, verb))
         if verb == "patch":  # an apply of what is not there needs both
-            found.add((group, resource + status, "create"))
+            found.add((group, resource + part, "create"))
     return found
 
 
@@ -130,9 +131,10 @@ def test_the_installed_roles_are_what_is_needed(lab, namespace, fake_nodes, faul
     nodes.do(namespace, "simulated-d-0-1", "crash", exit_code=1)
     service_when(lambda found: not is_ready(found))
     service_when(is_ready)
-    patch(replicas=2)
-    service_when(lambda found: found["status"].get("replicas") == 2)
+    patch(autoscaling={"minReplicas": 2, "maxReplicas": 2})
+    service_when(lambda found: found["status"].get("replicas") == found["spec"]["replicas"] == 2)
     patch(replicas=1)
+    service_when(lambda found: condition(found, "Autoscaling").get("reason") == "ScaledByOthers")
     service_when(lambda found: found["status"].get("replicas") == 1 and is_ready(found))
     for policy in ({}, None):
         patch(security={"networkPolicy": policy})

@@ -12,7 +12,7 @@ from hortator.operator.schedulers import SchedulerAt
 
 pytestmark = pytest.mark.looptime
 
-SCALING = {"minReplicas": 1, "maxReplicas": 2, "scaleUpWindow": "1m", "scaleDownWindow": "5m"}
+SCALING = {"minReplicas": 1, "maxReplicas": 2, "scaleUpWindow": "20s", "scaleDownWindow": "1m"}
 
 
 class Asked:
@@ -72,19 +72,19 @@ async def test_a_second_set_comes_with_the_demand_and_goes_with_it(
 ) -> None:
     world.create(autoscaling=SCALING, replicas=1)
     await world.until("AllGroupsReady")
-    await asyncio.sleep(120)
+    await asyncio.sleep(25)
     assert (replicas(world), world.condition("Autoscaling")["status"]) == (1, "True")
     asked.num_sets = 1.5
-    await asyncio.sleep(50)
+    await asyncio.sleep(15)
     assert replicas(world) == 1  # not all through the window yet
-    await asyncio.sleep(40)
+    await asyncio.sleep(20)
     assert replicas(world) == 2
     await world.until("AllGroupsReady")
     assert world.api.get(SERVICE)["status"]["display"]["groups"] == "6/6"
     asked.num_sets = 0.5
-    await asyncio.sleep(290)
+    await asyncio.sleep(50)
     assert replicas(world) == 2
-    await asyncio.sleep(60)
+    await asyncio.sleep(30)
     assert replicas(world) == 1
     assert len(scaled(world)) == 2
 
@@ -94,10 +94,10 @@ async def test_at_rest_nothing_is_written(world: OperatorWorld, asked: Asked) ->
     """Though it looks every ten seconds, and the figures change."""
     world.create(autoscaling=SCALING, replicas=1)
     await world.until("AllGroupsReady")
-    await asyncio.sleep(90)
+    await asyncio.sleep(15)
     since = len(world.api.writes)
-    for step in range(30):
-        asked.num_sets = 0.3 + 0.02 * step
+    for step in range(8):
+        asked.num_sets = 0.3 + 0.05 * step
         await asyncio.sleep(10)
     assert world.api.writes[since:] == []
 
@@ -108,15 +108,15 @@ async def test_a_person_who_scales_is_left_alone_until_the_number_is_set_back(
 ) -> None:
     world.create(autoscaling=SCALING, replicas=1)
     await world.until("AllGroupsReady")
-    await asyncio.sleep(30)
+    await asyncio.sleep(15)
     world.edit(replicas=2)
-    await asyncio.sleep(600)
+    await asyncio.sleep(90)
     assert replicas(world) == 2
     condition = world.condition("Autoscaling")
     assert (condition["status"], condition["reason"]) == ("False", "ScaledByOthers")
     world.edit(replicas=1)
     asked.num_sets = 1.5
-    await asyncio.sleep(100)
+    await asyncio.sleep(50)
     assert (replicas(world), world.condition("Autoscaling")["reason"]) == (2, "Scaling")
 
 

@@ -65,45 +65,32 @@ def decide(
     now: datetime,
 ) -> ScalingDecision:
     """What to write, to keep and to say. Total."""
-    settings = digest(scaling)
-    replicas = state.replicas
-    is_new = memory is None or memory.settings != settings
-    if memory is not None and not is_new and replicas not in {memory.replicas, memory.next_replicas}:
+    settings, replicas = digest(scaling), state.replicas
+    if memory is not None and memory.settings != settings:
+        memory = None
+    if memory is not None and replicas not in {memory.replicas, memory.next_replicas}:
         message = f"somebody else has set spec.replicas to {replicas}; the scaler had it at {memory.replicas}"
-        return ScalingDecision(
-            memory=memory,
-            write=None,
-            is_active=False,
-            reason=Reason.SCALED_BY_OTHERS,
-            message=message,
-        )
+        return _waits(memory, Reason.SCALED_BY_OTHERS, message)
     found = AutoscalingStatus(settings=settings, replicas=replicas)
     if state.hold:
-        return ScalingDecision(
-            memory=found, write=None, is_active=False, reason=Reason.SCALING_HELD, message=state.hold
-        )
+        return _waits(found, Reason.SCALING_HELD, state.hold)
     wanted, why = _wanted(scaling, state, demand, now)
-    if wanted != replicas:
-        is_announced = (
-            memory is not None
-            and not is_new
-            and (memory.replicas, memory.next_replicas) == (replicas, wanted)
-        )
-        return ScalingDecision(
-            memory=found.model_copy(update={"next_replicas": wanted}),
-            write=wanted if is_announced else None,
-            is_active=True,
-            reason=Reason.SCALING,
-            message=f"between {scaling.min_replicas} and {scaling.max_replicas} role sets",
-            why=why,
-        )
-    if not demand.samples:
+    if wanted == replicas and not demand.samples:
         message = "the scheduler does not say, or not yet, how much is asked of every role"
-        return ScalingDecision(
-            memory=found, write=None, is_active=False, reason=Reason.LOAD_UNKNOWN, message=message
-        )
-    message = f"between {scaling.min_replicas} and {scaling.max_replicas} role sets"
-    return ScalingDecision(memory=found, write=None, is_active=True, reason=Reason.SCALING, message=message)
+        return _waits(found, Reason.LOAD_UNKNOWN, message)
+    announced = found.model_copy(update={"next_replicas": wanted}) if wanted != replicas else found
+    return ScalingDecision(
+        memory=announced,
+        write=wanted if wanted != replicas and memory == announced else None,
+        is_active=True,
+        reason=Reason.SCALING,
+        message=f"between {scaling.min_replicas} and {scaling.max_replicas} role sets",
+        why=why,
+    )
+
+
+def _waits(memory: AutoscalingStatus, reason: Reason, message: str) -> ScalingDecision:
+    return ScalingDecision(memory=memory, write=None, is_active=False, reason=reason, message=message)
 
 
 def digest(scaling: AutoscalingSpec) -> str:

@@ -35,7 +35,7 @@ from hortator.operator.status.reasons import Reason
 _NOBODY_LOOKS = "no spec that was accepted earlier is known: nothing is observed or done until one is valid"
 
 MAX_MOVING = 16
-_LASTING = {"selector", "endpoints", "restart"}
+_LASTING = {"selector", "endpoints", "restart", "autoscaling"}
 
 
 def status_of(
