@@ -1,7 +1,6 @@
 """Whole groups on eight nodes of a real cluster.
 
-Two services that want five nodes each, nodes that are drained side by side or taken for a pod of higher priority, and
-a service scaled in a hurry.
+Two services that want five nodes each, nodes that are drained side by side, and a service scaled in a hurry.
 """
 
 import concurrent.futures
@@ -15,7 +14,7 @@ from cluster.controlplane import ControlPlane
 from cluster.kube import Obj
 from cluster.pods import pod
 from cluster.processes import wait_until
-from cluster.scene import Scene, condition, epochs, group, is_ready, reason
+from cluster.scene import Scene, condition, epochs, is_ready, reason
 
 GPU = "nvidia.com/gpu"
 GPUS: Obj = {"backend": "TensorRTLLM"}
@@ -151,36 +150,6 @@ def test_two_nodes_of_different_groups_are_drained_at_once_and_one_group_is_away
     standing = {member["node"] for one in service["status"]["groups"] for member in one["members"]}
     assert not standing & set(nodes)
     assert fewest_ready(scene, groups, size=2, since=since) == 2
-
-
-@pytest.mark.timeout(120)
-def test_a_member_that_is_preempted_restarts_its_group_and_is_no_failure_of_it(scene, elsewhere):
-    """kube-scheduler takes its node for a pod of higher priority. One failure would be one too many."""
-    client = scene.lab.client
-    urgent = client.create(
-        {
-            "apiVersion": "scheduling.k8s.io/v1",
-            "kind": "PriorityClass",
-            "metadata": {"name": f"urgent-{uuid.uuid4().hex[:8]}"},
-            "value": 1000,
-        }
-    )
-    try:
-        scene.serving(groups=1, engine=GPUS, restart={"maxRestarts": 0})
-        node = scene.pod("llm-a-0-1")["spec"]["nodeName"]
-        winner = stranger("train", elsewhere)
-        winner["spec"] |= {
-            "priorityClassName": urgent["metadata"]["name"],
-            "nodeSelector": {"kubernetes.io/hostname": node},
-        }
-        client.create(winner)
-        service = scene.until(lambda one: is_ready(one) and epochs(one) == {"llm-a-0": 2}, timeout_s=60)
-    finally:
-        client.delete(urgent)
-    told = group(service, 0)
-    assert (told["restarts"], told["lastFailure"]["reason"]) == (0, "PodPreempted")
-    assert told["lastFailure"]["pod"] == "llm-a-0-1"
-    assert scene.lab.client.get("v1", "Pod", "train", elsewhere)["spec"]["nodeName"] == node
 
 
 @pytest.mark.timeout(120)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from cluster.kube import STRATEGIC
 from cluster.scene import Scene, condition, epochs, group, is_ready, reason
 
 
@@ -183,3 +184,16 @@ def test_a_crash_loop_ends_stalled_with_its_pods_kept_while_others_serve(scene, 
     assert condition(service, "Stalled")["status"] == "False"
     assert group(service, 1).get("restarts", 0) == 0
     assert group(service, 1)["epoch"] == 3
+
+
+def test_a_preempted_member_is_no_failure_of_its_group_however_fast_it_is_gone(scene):
+    """The condition is written as kube-scheduler does since 1.26. A single failure would be one too many."""
+    scene.serving(restart={"maxRestarts": 0})
+    client, pod = scene.lab.client, scene.pod("llm-a-1-1")
+    target = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
+    status = {"conditions": [target]}
+    client.patch(pod, {"status": status}, subresource="status", content_type=STRATEGIC)
+    client.delete(pod, grace_s=0)
+    told = group(again(scene), 1)
+    assert (told.get("restarts", 0), told["lastFailure"]["reason"]) == (0, "PodPreempted")
+    assert counted(scene, "PodPreempted") == 1

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.fakenodes.api import MERGE, Api
+from cluster.fakenodes.api import STRATEGIC, Api
 from cluster.fakenodes.nodes import Node
 from cluster.fakenodes.player import Player
 from cluster.fakenodes.script import ANNOTATION, Script
@@ -194,7 +194,7 @@ class Kubelet:
                 log.exception("status of %s/%s", *player.key)
 
     async def write(self, player: Player) -> None:
-        """Write the status now."""
+        """Write the status now; conditions of others stay, as they do with a kubelet."""
         if player.uid not in self.players:
             return
         async with player.writing:
@@ -202,7 +202,7 @@ class Kubelet:
             body = {"metadata": {"uid": player.uid}, "status": player.status()}
             self.num_writes += 1
             path = f"{player.path}/status"
-            written = await self.api.request_until_done("PATCH", path, body, content_type=MERGE)
+            written = await self.api.request_until_done("PATCH", path, body, content_type=STRATEGIC)
         if written is not None:
             player.written_version = int(written["metadata"]["resourceVersion"])
 
