@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hortator.runtime.checks import Check
+from hortator.worker.engines.trtllm.doctor.fabric import fabric
 from hortator.worker.launch.keys import FOR_LEADER, FOR_MEMBER, program
 from hortator.worker.launch.script import NOT_FOR_RANKS
 
@@ -26,6 +27,7 @@ MPI_LINE = "4"
 """Options of mpirun have other names in Open MPI 5."""
 SHM_PER_GPU = 1 << 30
 INFINIBAND = Path("/sys/class/infiniband")
+NETWORK = Path("/sys/class/net")
 SHM = Path("/dev/shm")  # noqa: S108  # its size is looked at, nothing is put there
 NO_GPU = "no GPU here"
 GPU_QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits")
@@ -55,7 +57,13 @@ def examine(*, num_gpus: int | None) -> Iterator[Check]:
     gpus = gpus_of(_ask(*GPU_QUERY))
     yield from gpu_checks(gpus, num_gpus=num_gpus)
     yield shared_memory(_shm_bytes(), num_gpus=num_gpus or len(gpus))
-    yield network(_ports(INFINIBAND), has_gpus=bool(gpus))
+    ports = _ports(INFINIBAND)
+    yield network(ports, has_gpus=bool(gpus), kinds=_kinds(INFINIBAND))
+    yield fabric(
+        os.environ,
+        devices={port.partition("/")[0] for port in ports},
+        interfaces={folder.name for folder in NETWORK.glob("*")},
+    )
     yield _nccl(has_gpus=bool(gpus))
     yield mpi(_ask("mpirun", "--version"), _first_host(), missing=_missing_programs(), has_gpus=bool(gpus))
     yield Check(name="hortator", verdict="ok", found=_own_version())
@@ -106,8 +114,8 @@ def shared_memory(num_bytes: int | None, *, num_gpus: int) -> Check:
     )
 
 
-def network(ports: dict[str, str], *, has_gpus: bool) -> Check:
-    """InfiniBand or RoCE adapters, and whether their ports are up."""
+def network(ports: dict[str, str], *, has_gpus: bool, kinds: Sequence[str] = ()) -> Check:
+    """InfiniBand or RoCE adapters, of what kinds, and whether their ports are up."""
     if not ports:
         return Check(
             name="RDMA",
@@ -122,6 +130,7 @@ def network(ports: dict[str, str], *, has_gpus: bool) -> Check:
         name="RDMA",
         verdict="warning" if down else "ok",
         found=f"{len(ports) - len(down)} of {len(ports)} ports active"
+        + (f": {' and '.join(kinds)}" if kinds else "")
         + (f", not {', '.join(down)}" if down else ""),
         fix="look at the cables and the subnet manager (ibstat)" if down else "",
     )
@@ -217,3 +226,13 @@ def _ports(folder: Path) -> dict[str, str]:
         f"{state.parents[2].name}/{state.parent.name}": state.read_text().strip()
         for state in sorted(folder.glob("*/ports/*/state"))
     }
+
+
+def _kinds(folder: Path) -> list[str]:
+    """Link layers and rates of the ports that are up, as in InfiniBand 400 Gb/sec (4X NDR)."""
+    found = set()
+    for state in folder.glob("*/ports/*/state"):
+        if "ACTIVE" in state.read_text():
+            words = [(state.parent / name).read_text().strip() for name in ("link_layer", "rate")]
+            found.add(" ".join(words))
+    return sorted(found)
