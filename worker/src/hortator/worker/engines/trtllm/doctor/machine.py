@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +140,7 @@ def network(ports: dict[str, str], *, has_gpus: bool, kinds: Sequence[str] = ())
 def mpi(version: str, host: str, *, missing: Sequence[str], has_gpus: bool) -> Check:
     """What ranks in several pods are started with: mpirun, and the programs around it.
 
-    `version` is what it prints of itself, `host` what `hostname` printed under it.
+    `version` is what it prints of itself, `host` what a program printed under it.
     """
     name, found = "MPI", re.search(r"\(Open MPI\) (\d+)[.\d]*\S*", version)
     if not has_gpus and found is None:
@@ -155,15 +156,16 @@ def mpi(version: str, host: str, *, missing: Sequence[str], has_gpus: bool) -> C
             name=name,
             verdict="failed",
             found="mpirun does not run a program here",
-            fix="mpirun -np 1 hostname says why: a full /tmp, a host name that is not known, no /dev/shm",
+            fix="mpirun -np 1 true says why: a full /tmp, a host name that is not known, no /dev/shm",
         )
     return Check(name=name, verdict="ok", found=f"Open MPI {found[0].removeprefix('(Open MPI) ')}")
 
 
 def _first_host() -> str:
-    """What `hostname` prints under mpirun."""
-    as_root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
-    return _ask("mpirun", *as_root, "-np", "1", "hostname").strip()
+    """What the host under mpirun calls itself; not every image has a program `hostname`."""
+    options = ["--bind-to", "none", *(["--allow-run-as-root"] if os.geteuid() == 0 else [])]
+    ask = (sys.executable, "-c", "import socket; print(socket.gethostname())")
+    return _ask("mpirun", *options, "-np", "1", *ask).strip()
 
 
 def _missing_programs() -> list[str]:
