@@ -167,6 +167,7 @@ TOLERATION = "operator Exists has no value, operator Equal needs a key"
 WHILE = "may change only while suspend is true before and after"
 SHAPE = f"nodes, gpusPerNode, gpuResourceName and parallelism of a role {WHILE}"
 NAMES = f"the names of the roles {WHILE}"
+DTYPE = f"kvCacheDtype of roles that hand over KV {WHILE}"
 TLS = f"whether there is security.tls {WHILE}"
 CREATE = "create cannot change: make another claim and name it in claimName"
 
@@ -368,6 +369,12 @@ def _transitions() -> list[Case]:
         ("shape-immutable", SMALLER),
     ):
         add(covers, "while suspended", SUSPENDED | changes, before=SUSPENDED)
+    fp8 = PREFILL_DECODE | {f"spec.roles[{index}].tensorrtLLM": {"kvCacheDtype": "fp8"} for index in range(2)}
+    add("hand-over-immutable", "half the size while it serves", fp8, DTYPE, _ROLES, before=PREFILL_DECODE)
+    add("hand-over-immutable", "while suspended", SUSPENDED | fp8, before=SUSPENDED | PREFILL_DECODE)
+    add("hand-over-immutable", "where no KV is handed over", {
+        f"{_OPTIONS}.kvCacheDtype": "fp8",
+    }, before={})  # fmt: skip
     name = {"spec.roles[0].gpuResourceName": "example.com/gpu"}
     split = TENSORRT_LLM | {"spec.roles[0].parallelism": _split(16, 8, expertTensor=2)}
     wider = {"spec.roles[0].nodes": 1, "spec.roles[0].gpusPerNode": 16}

@@ -92,7 +92,7 @@ async def test_a_decode_request_waits_for_the_transfer_of_its_kv():
         [a_request(8192, mode=RequestMode.DECODE_ONLY, prior_output_ids=first.token_ids, kv_payload=payload)]
     )
     said = await until_finished(decode)
-    expected_s = PassCost.transfer_s(8192) + PassCost(dp_size=16).decode_s([1], [8193])
+    expected_s = PassCost(dp_size=16).transfer_s(8192) + PassCost(dp_size=16).decode_s([1], [8193])
     assert said[0][0] - began_at == pytest.approx(expected_s, abs=1e-3)
     await prefill.aclose()
     await decode.aclose()

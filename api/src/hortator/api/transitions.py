@@ -44,6 +44,17 @@ def _changed_shape(old: LLMService, new: LLMService) -> Iterator[Found]:
                 yield f"spec.roles[{index}].{field}", f"{then}, then {now}"
 
 
+def _changed_hand_over(old: LLMService, new: LLMService) -> Iterator[Found]:
+    before = {role.name: role.kv_cache_dtype for role in old.spec.roles}
+    if _stays_suspended(old, new) or new.spec.topology != "PrefillDecode":
+        return
+    for index, role in enumerate(new.spec.roles):
+        was = before.get(role.name, role.kv_cache_dtype)
+        if was != role.kv_cache_dtype:
+            found = f"{was}, then {role.kv_cache_dtype}"
+            yield f"spec.roles[{index}].tensorrtLLM.kvCacheDtype", found
+
+
 def _changed_claim(old: LLMService, new: LLMService) -> Iterator[Found]:
     before, after = old.spec.model.cache, new.spec.model.cache
     if before and after and before.create and after.create and before.create != after.create:
@@ -95,6 +106,17 @@ TRANSITIONS: tuple[Transition, ...] = (
         " && o.parallelism == r.parallelism))",
         message=f"nodes, gpusPerNode, gpuResourceName and parallelism of a role {_WHEN}",
         find=_changed_shape,
+    ),
+    Transition(
+        name="hand-over-immutable",
+        at="spec",
+        field="roles",
+        cel=f"{_SUSPENDED}self.topology != 'PrefillDecode'"
+        " || self.roles.all(r, oldSelf.roles.all(o, o.name != r.name"
+        " || (has(o.tensorrtLLM) ? o.tensorrtLLM.kvCacheDtype : 'auto')"
+        " == (has(r.tensorrtLLM) ? r.tensorrtLLM.kvCacheDtype : 'auto')))",
+        message=f"kvCacheDtype of roles that hand over KV {_WHEN}",
+        find=_changed_hand_over,
     ),
     Transition(
         name="claim-immutable",

@@ -74,6 +74,8 @@ def test_ports_that_are_down_are_named():
     check = network(up, has_gpus=True)
     assert (check.verdict, check.found) == ("warning", "1 of 2 ports active, not mlx5_1/1")
     assert network({"mlx5_0/1": "4: ACTIVE"}, has_gpus=True).verdict == "ok"
+    fast = network({"mlx5_0/1": "4: ACTIVE"}, has_gpus=True, kinds=["Ethernet 400 Gb/sec (4X NDR)"])
+    assert fast.found == "1 of 1 ports active: Ethernet 400 Gb/sec (4X NDR)"
     assert network({}, has_gpus=True).verdict == "warning"
     assert network({}, has_gpus=False).verdict == "skipped"
 

@@ -15,6 +15,7 @@ EQUAL: Mapping[str, str] = {
     "driver": "install one driver on all nodes",
     "NCCL": "run one image in all pods (kubectl get pods -o wide, imageID)",
     "RDMA": "look at the ports of the member that differs (ibstat on its node), or select nodes of one kind",
+    "fabric variables": "spec.engine.env is one for all members: nodes of one kind, or beginnings of names",
     "MPI": "run one image in all pods",
     "tensorrt_llm": "run one image in all pods",
     "hortator": "run one image in all pods",

@@ -11,11 +11,13 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hortator.runtime.checks import Check
+from hortator.worker.engines.trtllm.doctor.fabric import fabric
 from hortator.worker.launch.keys import FOR_LEADER, FOR_MEMBER, program
 from hortator.worker.launch.script import NOT_FOR_RANKS
 
@@ -26,6 +28,7 @@ MPI_LINE = "4"
 """Options of mpirun have other names in Open MPI 5."""
 SHM_PER_GPU = 1 << 30
 INFINIBAND = Path("/sys/class/infiniband")
+NETWORK = Path("/sys/class/net")
 SHM = Path("/dev/shm")  # noqa: S108  # its size is looked at, nothing is put there
 NO_GPU = "no GPU here"
 GPU_QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits")
@@ -55,7 +58,13 @@ def examine(*, num_gpus: int | None) -> Iterator[Check]:
     gpus = gpus_of(_ask(*GPU_QUERY))
     yield from gpu_checks(gpus, num_gpus=num_gpus)
     yield shared_memory(_shm_bytes(), num_gpus=num_gpus or len(gpus))
-    yield network(_ports(INFINIBAND), has_gpus=bool(gpus))
+    ports = _ports(INFINIBAND)
+    yield network(ports, has_gpus=bool(gpus), kinds=_kinds(INFINIBAND))
+    yield fabric(
+        os.environ,
+        devices={port.partition("/")[0] for port in ports},
+        interfaces={folder.name for folder in NETWORK.glob("*")},
+    )
     yield _nccl(has_gpus=bool(gpus))
     yield mpi(_ask("mpirun", "--version"), _first_host(), missing=_missing_programs(), has_gpus=bool(gpus))
     yield Check(name="hortator", verdict="ok", found=_own_version())
@@ -106,8 +115,8 @@ def shared_memory(num_bytes: int | None, *, num_gpus: int) -> Check:
     )
 
 
-def network(ports: dict[str, str], *, has_gpus: bool) -> Check:
-    """InfiniBand or RoCE adapters, and whether their ports are up."""
+def network(ports: dict[str, str], *, has_gpus: bool, kinds: Sequence[str] = ()) -> Check:
+    """InfiniBand or RoCE adapters, of what kinds, and whether their ports are up."""
     if not ports:
         return Check(
             name="RDMA",
@@ -122,6 +131,7 @@ def network(ports: dict[str, str], *, has_gpus: bool) -> Check:
         name="RDMA",
         verdict="warning" if down else "ok",
         found=f"{len(ports) - len(down)} of {len(ports)} ports active"
+        + (f": {' and '.join(kinds)}" if kinds else "")
         + (f", not {', '.join(down)}" if down else ""),
         fix="look at the cables and the subnet manager (ibstat)" if down else "",
     )
@@ -130,7 +140,7 @@ def network(ports: dict[str, str], *, has_gpus: bool) -> Check:
 def mpi(version: str, host: str, *, missing: Sequence[str], has_gpus: bool) -> Check:
     """What ranks in several pods are started with: mpirun, and the programs around it.
 
-    `version` is what it prints of itself, `host` what `hostname` printed under it.
+    `version` is what it prints of itself, `host` what a program printed under it.
     """
     name, found = "MPI", re.search(r"\(Open MPI\) (\d+)[.\d]*\S*", version)
     if not has_gpus and found is None:
@@ -146,15 +156,16 @@ def mpi(version: str, host: str, *, missing: Sequence[str], has_gpus: bool) -> C
             name=name,
             verdict="failed",
             found="mpirun does not run a program here",
-            fix="mpirun -np 1 hostname says why: a full /tmp, a host name that is not known, no /dev/shm",
+            fix="mpirun -np 1 true says why: a full /tmp, a host name that is not known, no /dev/shm",
         )
     return Check(name=name, verdict="ok", found=f"Open MPI {found[0].removeprefix('(Open MPI) ')}")
 
 
 def _first_host() -> str:
-    """What `hostname` prints under mpirun."""
-    as_root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
-    return _ask("mpirun", *as_root, "-np", "1", "hostname").strip()
+    """What the host under mpirun calls itself; not every image has a program `hostname`."""
+    options = ["--bind-to", "none", *(["--allow-run-as-root"] if os.geteuid() == 0 else [])]
+    ask = (sys.executable, "-c", "import socket; print(socket.gethostname())")
+    return _ask("mpirun", *options, "-np", "1", *ask).strip()
 
 
 def _missing_programs() -> list[str]:
@@ -217,3 +228,13 @@ def _ports(folder: Path) -> dict[str, str]:
         f"{state.parents[2].name}/{state.parent.name}": state.read_text().strip()
         for state in sorted(folder.glob("*/ports/*/state"))
     }
+
+
+def _kinds(folder: Path) -> list[str]:
+    """Link layers and rates of the ports that are up, as in InfiniBand 400 Gb/sec (4X NDR)."""
+    found = set()
+    for state in folder.glob("*/ports/*/state"):
+        if "ACTIVE" in state.read_text():
+            words = [(state.parent / name).read_text().strip() for name in ("link_layer", "rate")]
+            found.add(" ".join(words))
+    return sorted(found)
