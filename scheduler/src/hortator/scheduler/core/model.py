@@ -43,6 +43,15 @@ class RejectReason(Enum):
     """Another gateway has claimed its idempotency key."""
 
 
+class LostReason(Enum):
+    """Why a worker whose stream stands is given up."""
+
+    SILENT = "silent"
+    """It has work, says nothing, and does not answer."""
+    STALLED = "stalled"
+    """It has work and speaks, but runs no pass."""
+
+
 class AbortReason(Enum):
     """Why a placement no longer holds."""
 
@@ -184,6 +193,8 @@ class SchedulerSettings:
     """Silence of a worker with work is always tolerated for this long."""
     watchdog_factor: float = 3.0
     """No report for max(factor x predicted pass, min): suspect; for twice that: lost."""
+    watchdog_stall_s: float = 30.0
+    """A worker that has work and runs no pass for so long is lost, whatever else it reports."""
     warmup_passes: int = 5
     """First passes of a worker that train no estimate and trip no watchdog."""
     dispatch_latency_s: float = 0.001
