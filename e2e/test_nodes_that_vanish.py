@@ -6,15 +6,18 @@ Nobody is told of anything: no RST comes and no interface goes down, so whoever 
 from __future__ import annotations
 
 import asyncio
+import resource
+import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from group_processes import Process, processes
-from live_stack import Metrics, wait_until
+from live_stack import START_TIMEOUT_S, Metrics, wait_until
 from wires import Wire, switched, why_not
 
 from hortator.client import Client, Completion, Sampling
@@ -48,10 +51,24 @@ class Service:
         wait_until(lambda: len(self.leaders()) == 1, what="one leader")
         return self.leaders()[0]
 
-    def num_workers(self) -> int:
-        """Workers that may be given work, as the leader says."""
-        series = self.metrics(self.leader()).series("hortator_scheduler_group_ready")
-        return len(series)
+    def num_ready(self) -> int:
+        """Workers that may be given work, or run something, as the leader says."""
+        metrics = self.metrics(self.leader())
+        states = ("ready", "running")
+        return int(sum(metrics.value("hortator_scheduler_workers", state=state) for state in states))
+
+    def num_ended(self, worker: str) -> float:
+        """Requests that have ended on a worker."""
+        series = self.metrics(worker).samples
+        return sum(one.value for one in series if one.name == "hortator_worker_ended_requests_total")
+
+    def memory_bytes(self) -> dict[str, int]:
+        """Resident memory of each process."""
+        pages = {
+            name: int(Path(f"/proc/{process.popen.pid}/statm").read_text().split()[1])
+            for name, process in self.processes.items()
+        }
+        return {name: number * resource.getpagesize() for name, number in pages.items()}
 
     def endpoints(self) -> list[str]:
         return [self.processes[name].address() for name in GATEWAYS]
@@ -89,7 +106,7 @@ def service(tmp_path_factory) -> Iterator[Service]:
                 scheduler_addresses=schedulers,
             )
         service = Service(wires, started)
-        wait_until(service.is_whole, timeout=60, what="all processes")
+        wait_until(service.is_whole, timeout=START_TIMEOUT_S, what="all processes")
         yield service
 
 
@@ -108,9 +125,6 @@ class Answer:
         """For the first token or any other."""
         times = [self.asked_at, *self.times]
         return max(later - earlier for earlier, later in pairwise(times))
-
-    def waits_at(self, at: float) -> bool:
-        return self.asked_at < at < self.times[-1]
 
 
 class Load:
@@ -168,60 +182,93 @@ async def loaded(service: Service) -> AsyncIterator[Load]:
     load.check()
 
 
-def first_token_after_s(load: Load, at: float) -> float:
-    """How long it was until somebody got a first token."""
-    return min(answer.times[0] for answer in load.answers if answer.times[0] > at) - at
+def longest_wait_s(answers: Iterable[Answer]) -> float:
+    return max(answer.longest_wait_s() for answer in answers)
 
 
-def longest_wait_s(load: Load) -> float:
-    return max(answer.longest_wait_s() for answer in load.answers)
-
-
-async def test_the_leaders_node_vanishes_and_comes_back(service):
+@pytest.mark.parametrize("way", ["both", "to it", "from it"])
+async def test_the_leaders_node_vanishes_and_comes_back_as_a_standby(service, way):
+    """Also if only what is sent to it is lost, or only what it sends."""
     leader = await asyncio.to_thread(service.leader)
-    async with loaded(service) as load:
-        lost_at = time.monotonic()
-        service.wires[leader].cut()
-        await asyncio.sleep(LIMIT_S + 1.0)
-    service.wires[leader].mend()
-    print(f"first token after {first_token_after_s(load, lost_at):.2f}, longest {longest_wait_s(load):.2f}")
-    assert longest_wait_s(load) < LIMIT_S * MARGIN
-    assert load.num_replacements() == 0
     [other] = set(SCHEDULERS) - {leader}
-    await asyncio.to_thread(
-        wait_until, lambda: service.leaders() == [other], what="the one that came back stands by"
-    )
-
-
-async def test_a_workers_node_vanishes_and_comes_back(service):
+    wire = service.wires[leader]
     async with loaded(service) as load:
-        lost_at = time.monotonic()
+        wire.hears, wire.is_heard = way == "from it", way == "to it"
+        await asyncio.sleep(LIMIT_S)
+        wire.mend()
+    print(f"no packet {way}: nobody waited longer than {longest_wait_s(load.answers):.2f} s")
+    assert longest_wait_s(load.answers) < LIMIT_S * MARGIN
+    await asyncio.to_thread(wait_until, lambda: service.leaders() == [other], what="one that stands by")
+
+
+async def test_a_workers_node_vanishes_its_streams_go_on_elsewhere_and_it_is_taken_back(service):
+    async with loaded(service) as load:
         service.wires["worker-0"].cut()
-        await asyncio.sleep(LIMIT_S + 2.0)
+        await asyncio.sleep(LIMIT_S + 1.0)
         service.wires["worker-0"].mend()
-        await asyncio.sleep(3.0)
-    print(
-        f"first token after {first_token_after_s(load, lost_at):.2f}, longest {longest_wait_s(load):.2f}, "
-        f"replaced {load.num_replacements()}"
-    )
-    assert load.num_replacements() > 0
-    assert longest_wait_s(load) < LIMIT_S * MARGIN
-
-
-async def test_a_gateways_node_vanishes_and_comes_back(service):
+    print(f"nobody waited longer than {longest_wait_s(load.answers):.2f} s")
+    assert longest_wait_s(load.answers) < LIMIT_S * MARGIN
+    assert 0 < load.num_replacements() <= 2 * NUM_CLIENTS
+    await asyncio.to_thread(wait_until, lambda: service.num_ready() == len(WORKERS), what="three workers")
+    before = service.num_ended("worker-0")
     async with loaded(service) as load:
-        lost_at = time.monotonic()
+        pass
+    assert service.num_ended("worker-0") > before
+
+
+async def test_a_gateways_node_vanishes_and_its_clients_go_on_at_the_other(service):
+    async with loaded(service) as load:
         service.wires["gateway-0"].cut()
-        await asyncio.sleep(LIMIT_S + 2.0)
-    service.wires["gateway-0"].mend()
-    print(f"first token after {first_token_after_s(load, lost_at):.2f}, longest {longest_wait_s(load):.2f}")
-    assert longest_wait_s(load) < LIMIT_S * MARGIN
+        await asyncio.sleep(LIMIT_S)
+        service.wires["gateway-0"].mend()
+    print(f"nobody waited longer than {longest_wait_s(load.answers):.2f} s")
+    assert longest_wait_s(load.answers) < LIMIT_S * MARGIN
+    await asyncio.to_thread(wait_until, service.is_whole, what="both gateways")
 
 
-async def test_a_lossy_and_slow_link_costs_nobody_anything(service):
-    service.wires["worker-1"].loss, service.wires["worker-1"].delay_s = 0.05, 0.05
+async def test_clients_of_a_gateway_that_was_stopped_go_on_at_the_other(service):
+    """Its kernel still answers for it: only pings tell."""
     async with loaded(service) as load:
-        await asyncio.sleep(4.0)
-    service.wires["worker-1"].mend()
-    print(f"longest {longest_wait_s(load):.2f} replaced {load.num_replacements()}")
-    assert load.num_replacements() == 0
+        service.processes["gateway-1"].kill(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(LIMIT_S)
+        finally:
+            service.processes["gateway-1"].kill(signal.SIGCONT)
+    print(f"nobody waited longer than {longest_wait_s(load.answers):.2f} s")
+    assert longest_wait_s(load.answers) < LIMIT_S * MARGIN
+
+
+async def test_a_link_that_loses_and_delays_costs_no_request_and_no_worker(service):
+    """5 % of the packets are lost, each way, and the others 50 ms late."""
+    leader = await asyncio.to_thread(service.leader)
+    lost = service.metrics(leader).value("hortator_scheduler_workers_lost_total")
+    memory = service.memory_bytes()
+    before = service.num_ended("worker-1")
+    wire = service.wires["worker-1"]
+    wire.loss, wire.delay_s = 0.05, 0.05
+    async with loaded(service) as load:
+        await asyncio.sleep(5.0)
+    wire.mend()
+    assert service.num_ended("worker-1") > before
+    print(f"nobody waited longer than {longest_wait_s(load.answers):.2f} s; {wire.num_lost} packets lost")
+    assert {answer.completion.num_replacements for answer in load.answers} <= {0, 1}
+    assert longest_wait_s(load.answers) < LIMIT_S
+    assert service.metrics(leader).value("hortator_scheduler_workers_lost_total") == lost
+    assert service.metrics(leader).value("hortator_scheduler_waiting_requests") == 0
+    grown = {name: service.memory_bytes()[name] - memory[name] for name in memory}
+    assert max(grown.values()) < 32 << 20, grown
+
+
+def test_afterwards_nothing_is_left(service):
+    """No request, no orphan, no block of KV."""
+    leader = service.leader()
+    for name in ("in_flight_requests", "waiting_requests", "rank_kv_blocks_used", "rank_batch_size"):
+        wait_until(
+            lambda name=name: service.metrics(leader).value(f"hortator_scheduler_{name}") == 0, what=name
+        )
+    for worker in WORKERS:
+        wait_until(
+            lambda name=worker: service.metrics(name).value("hortator_worker_orphans") == 0, what=worker
+        )
+    for gateway in GATEWAYS:
+        assert service.metrics(gateway).value("hortator_gateway_in_flight") == 0

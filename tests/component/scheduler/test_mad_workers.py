@@ -69,7 +69,10 @@ async def test_a_worker_that_talks_nonsense_is_given_nothing_until_it_makes_sens
     assert {placement.worker_id for placement in gateway.placements} == {"other"}
     await mad.report(**loads())
     await bench.until(lambda: state_of(bench) == "ready")
-    assert sum(dropped(bench, reason) for reason in ("invalid_report", "wrong_boot", "wrong_worker", "stale_sequence"))
+    assert sum(
+        dropped(bench, reason)
+        for reason in ("invalid_report", "wrong_boot", "wrong_worker", "stale_sequence")
+    )
     assert bench.app.shell.is_leader
     text = bench.app._admin.answer("/metrics")[2].decode()
     assert 'hortator_scheduler_events_total{event="ReportsRefused"} 1.0' in text

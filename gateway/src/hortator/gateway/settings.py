@@ -93,6 +93,11 @@ class GatewaySettings(Settings):
     queue_timeout_s: float = Field(
         default=30.0, gt=0, description="Longest wait while no scheduler can be reached, in seconds."
     )
+    slow_client_timeout_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds for which a client may leave a message unread before its call is ended.",
+    )
     max_worker_failures: int = Field(
         default=2, ge=1, description="Worker failures with the same request after which it is quarantined."
     )

@@ -11,7 +11,8 @@ Rules:
    is dropped. Gaps are counted only: streams keep order, so what is missing is gone for good.
 5. A worker of which MAX_NONSENSE reports in a row were dropped is doubted: nothing new is placed on it until
    a report makes sense. At MAX_NONSENSE_ON_STREAM its stream is closed: the hello of the next one says all
-   that there is to know and begins a new sequence. A kind of report that only newer versions know does not count.
+   that there is to know and begins a new sequence. A kind of report that only newer versions know does not
+   count.
 6. `included_dispatch_seq` speaks of our dispatches only if the report's epoch is ours and the number is one
    that this worker was given since it joined; otherwise it is 0 (an earlier leader's, or from before the
    worker was lost and its numbers began again).

@@ -13,7 +13,7 @@ from hortator.scheduler.core.events import (
 )
 from hortator.scheduler.core.fleet import MAX_CLOSINGS
 from hortator.scheduler.core.model import BlocksChanged, LostReason, RankLoads
-from hortator.scheduler.core.watchdog import MAX_PATIENCE_S
+from hortator.scheduler.core.watchdog import MAX_SILENCE_S
 
 WEEK_S = 7 * 24 * 3600.0
 
@@ -40,6 +40,17 @@ def speak(s, start, end, *, every=0.5):
         commands += s.tick(now)
         now += every
     return commands
+
+
+def speak_in_a_pass(s, start, end):
+    """It has something to do, it says, again and again; what came of it until it was lost."""
+    now = start
+    while now < end:
+        commands = s.report(now=now, batch_size=(1, 0)) + s.tick(now)
+        if lost(commands):
+            return commands
+        now += 0.5
+    return []
 
 
 def test_a_doubted_worker_is_given_nothing_until_it_makes_sense(s):
@@ -103,8 +114,15 @@ def test_a_worker_that_runs_passes_is_never_lost_however_long_a_request_takes(s)
 def test_a_pass_that_is_said_to_take_a_week_makes_nobody_wait_a_week(s):
     s.arrive("a", now=2.0)
     s.start_pass(now=2.1, predicted_s=WEEK_S)
-    assert s.tick(2.1 + MAX_PATIENCE_S + 0.1) == [Probe(group_id="p0")]
-    assert lost(s.tick(2.2 + 2 * MAX_PATIENCE_S + 0.1))
+    assert s.tick(2.2 + MAX_SILENCE_S) == [Probe(group_id="p0")]
+    assert lost(s.tick(2.3 + MAX_SILENCE_S + 2.0))
+
+
+def test_a_worker_that_speaks_in_a_pass_that_takes_a_week_is_lost_in_a_minute(s):
+    s.arrive("a", now=2.0)
+    s.start_pass(now=2.1, predicted_s=WEEK_S, batch_size=(1, 0))
+    (verdict,) = lost(speak_in_a_pass(s, 2.2, 70.0))
+    assert verdict.reason is LostReason.STALLED
 
 
 def test_a_pass_that_took_a_week_by_a_clock_that_jumped_is_soon_forgotten(s):

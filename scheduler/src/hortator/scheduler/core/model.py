@@ -192,9 +192,9 @@ class SchedulerSettings:
     watchdog_min_s: float = 2.0
     """Silence of a worker with work is always tolerated for this long."""
     watchdog_factor: float = 3.0
-    """No report for max(factor x predicted pass, min): suspect; for twice that: lost."""
+    """No report for max(factor x predicted pass, min) or 2.5 s: suspect, and lost after min more."""
     watchdog_stall_s: float = 30.0
-    """A worker that has work and runs no pass for so long is lost, whatever else it reports."""
+    """A worker that has work, speaks, and runs no pass for max(factor x predicted pass, this) is lost."""
     warmup_passes: int = 5
     """First passes of a worker that train no estimate and trip no watchdog."""
     dispatch_latency_s: float = 0.001
