@@ -25,7 +25,7 @@ from hortator.client import Client, Completion, Sampling
 SCHEDULERS = ("scheduler-0", "scheduler-1")
 WORKERS = ("worker-0", "worker-1", "worker-2")
 GATEWAYS = ("gateway-0", "gateway-1")
-ENGINE = {"dp_size": 2, "kv_blocks_total": 1000, "time_scale": 0.5, "vocab_size": 127, "first_token_id": 32}
+ENGINE = {"dp_size": 2, "kv_blocks_total": 1000, "time_scale": 0.25, "vocab_size": 127, "first_token_id": 32}
 NUM_CLIENTS = 6
 NUM_TOKENS = 60
 LIMIT_S = 5.0
@@ -165,6 +165,10 @@ class Load:
             assert len(answer.token_ids) == NUM_TOKENS
             assert answer.token_ids == expected.setdefault(answer.prompt, answer.token_ids)
 
+    def shortest_s(self) -> float:
+        """What an undisturbed answer takes."""
+        return min(answer.times[-1] - answer.asked_at for answer in self.answers)
+
     def num_replacements(self) -> int:
         return sum(answer.completion.num_replacements for answer in self.answers if answer.completion)
 
@@ -217,12 +221,13 @@ async def test_a_workers_node_vanishes_its_streams_go_on_elsewhere_and_it_is_tak
 
 
 async def test_a_gateways_node_vanishes_and_its_clients_go_on_at_the_other(service):
+    """What had ended at its worker by then, with words that never came, is generated again before it goes on."""
     async with loaded(service) as load:
         service.wires["gateway-0"].cut()
         await asyncio.sleep(LIMIT_S)
         service.wires["gateway-0"].mend()
     print(f"nobody waited longer than {longest_wait_s(load.answers):.2f} s")
-    assert longest_wait_s(load.answers) < LIMIT_S * MARGIN
+    assert longest_wait_s(load.answers) < (LIMIT_S + load.shortest_s()) * MARGIN
     await asyncio.to_thread(wait_until, service.is_whole, what="both gateways")
 
 
@@ -235,7 +240,7 @@ async def test_clients_of_a_gateway_that_was_stopped_go_on_at_the_other(service)
         finally:
             service.processes["gateway-1"].kill(signal.SIGCONT)
     print(f"nobody waited longer than {longest_wait_s(load.answers):.2f} s")
-    assert longest_wait_s(load.answers) < LIMIT_S * MARGIN
+    assert longest_wait_s(load.answers) < (LIMIT_S + load.shortest_s()) * MARGIN
 
 
 async def test_a_link_that_loses_and_delays_costs_no_request_and_no_worker(service):

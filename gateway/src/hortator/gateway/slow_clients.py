@@ -1,8 +1,8 @@
 """Calls whose client does not read: found, and ended, lest they stay for ever.
 
 What a client does not read waits in its call (all of its output at the most), and the write of the next
-message waits with it. That harms nobody else; but nothing ends a call whose connection lives, and a client may
-open ever new ones. So a write may take `timeout_s` and no longer.
+message waits with it. That harms nobody else; but nothing ends a call whose connection lives, and a client
+may open ever new ones. So a write may take `timeout_s` and no longer.
 
 Nothing is armed per message: each call notes when its write began, and all calls are looked at now and then.
 """
