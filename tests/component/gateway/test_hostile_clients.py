@@ -44,11 +44,11 @@ def scheduler_is_free(cluster) -> bool:
 
 @pytest.fixture
 async def impatient(empty_cluster):
-    """A gateway that waits a second for clients; workers say a lot."""
+    """A gateway that waits two seconds for clients; workers say a lot."""
     worker = await empty_cluster.add_worker("w0")
     worker.tokens_per_pass = 500
     await empty_cluster.start_gateway(
-        slow_client_timeout_s=1.0, max_sequence_tokens=200_000, max_coalescing_window_s=0.0
+        slow_client_timeout_s=2.0, max_sequence_tokens=200_000, max_coalescing_window_s=0.0
     )
     return empty_cluster
 
@@ -74,7 +74,7 @@ async def test_a_client_that_does_not_read_is_cut_off_and_hears_why_when_it_does
     async with deaf_client(impatient, 1) as (call,):
         await wait_until(lambda: impatient.gateway.driver.num_in_flight == 0, 10.0)
         await wait_until(lambda: impatient.gateway.service.num_calls == 0, 10.0)
-        with pytest.raises(grpc.aio.AioRpcError, match="read nothing for 1 s") as caught:
+        with pytest.raises(grpc.aio.AioRpcError, match="read nothing for 2 s") as caught:
             await impatient.read(call)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -112,18 +112,17 @@ async def test_clients_that_do_not_read_keep_nobody_waiting_and_little_memory(im
 
 
 async def test_a_client_that_reads_slowly_gets_everything(impatient):
-    """As long as it takes some of it now and then: messages go out as the connection has room for more."""
-    async with deaf_client(impatient, 1, max_tokens=60_000) as (call,):
+    """Half as fast as it comes: messages become fewer and larger, and wait until there is room for them."""
+    worker = impatient.workers[0]
+    worker.pass_s, worker.tokens_per_pass = 0.01, 100
+    async with deaf_client(impatient, 1, max_tokens=20_000) as (call,):
         num_tokens = 0
-        for turn in range(1_000_000):
-            message = await call.read()
-            if message is grpc.aio.EOF:
-                break
-            if turn < 10:
-                await asyncio.sleep(0.15)
+        while (message := await call.read()) is not grpc.aio.EOF:
+            await asyncio.sleep(0.02)
             delta = message.completion.delta if message.HasField("completion") else message.delta
-            num_tokens += len(delta.token_ids)
+            num_tokens = max(num_tokens, delta.token_index + len(delta.token_ids))
         assert await call.code() is grpc.StatusCode.OK
+        assert num_tokens == 20_000
 
 
 # -- who says nothing, or little --------------------------------------------------------------------------

@@ -60,7 +60,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         driver: Driver,
         metrics: GatewayMetrics,
         api_keys: ApiKeyFile | None = None,
-        slow_client_timeout_s: float = 60.0,
+        slow_client_timeout_s: float = 300.0,
     ) -> None:
         """Serve what `admission` lets in; `api_keys` None: nobody is asked for one."""
         self._slow_clients = SlowClients(timeout_s=slow_client_timeout_s)
