@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -99,7 +99,8 @@ class Starter:
         self.started: list[Process] = []
         self.join_port = a_free_port()
 
-    def start(self, component: str, *, host: str, **settings: object) -> Process:
+    def start(self, component: str, *, host: str, within: Sequence[str] = (), **settings: object) -> Process:
+        """Start one; `within` is a command that runs it elsewhere, as in another network namespace."""
         prefix = f"HORTATOR_{component.upper()}_"
         values = {"HOST": host, "ADMIN_HOST": host, "ADMIN_PORT": a_free_port(), "LOG_LEVEL": "INFO"}
         values |= {name.upper(): value for name, value in settings.items()}
@@ -107,7 +108,7 @@ class Starter:
         log = self.folder / f"{component}-{len(self.started)}.log"
         with log.open("w") as output:
             popen = subprocess.Popen(
-                [sys.executable, "-m", f"hortator.{component}"],
+                [*within, sys.executable, "-m", f"hortator.{component}"],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -118,9 +119,11 @@ class Starter:
         self.started.append(process)
         return process
 
-    def serving(self, component: str, *, host: str, **settings: object) -> Process:
+    def serving(
+        self, component: str, *, host: str, within: Sequence[str] = (), **settings: object
+    ) -> Process:
         """Start one and wait for its ready line."""
-        process = self.start(component, host=host, **settings)
+        process = self.start(component, host=host, within=within, **settings)
         wait_until(lambda: process.address() or process.popen.poll() is not None, what=f"{component} serves")
         assert process.popen.poll() is None, process.log.read_text()
         return process

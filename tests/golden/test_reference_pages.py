@@ -69,7 +69,7 @@ LABELS_OF_THE_SCHEDULER = {
     "split_members_total": "`ep_group`",
     "waiting_requests": "`phase`",
     "workers": "`phase`, `state`",
-    "workers_lost_total": "`ep_group`",
+    "workers_lost_total": "`ep_group`, `reason`",
     "witnesses": "`led`",
 }
 

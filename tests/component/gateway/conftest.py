@@ -136,6 +136,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
                 key = (abort.request_id, abort.attempt)
                 self.aborted.append(key)
                 self.runs.pop(key, None)
+                self.leases.discard(f"lease-{abort.request_id}-{abort.attempt}")
 
     def _submitted(self, request: worker_pb2.SubmittedRequest, stream: FakeStream) -> None:
         self.received.append(request)

@@ -11,7 +11,8 @@ the status name, the fields at fault, and when to come back. Leaving the loop ea
 
 A call that a gateway cancels before it has said anything is made again: one that leaves while others stay
 tells its connections to go, and a call that crosses that word on its way is cancelled by gRPC itself.
-Everything else that goes wrong is told; `Client` is who tries again.
+Everything else that goes wrong is told; `Client` is who tries again. A gateway that answers no ping while a
+call is open is gone.
 """
 
 from __future__ import annotations
@@ -51,6 +52,15 @@ _RETRIES = json.dumps(
     }
 )
 """In gRPC's own words; nothing is made again once the first message of an answer has come."""
+PING_EVERY_S = 2.0
+PING_TIMEOUT_S = 2.0
+"""A gateway whose node is gone, or that was stopped, is noticed within both."""
+_OPTIONS = (
+    ("grpc.service_config", _RETRIES),
+    ("grpc.keepalive_time_ms", int(1000 * PING_EVERY_S)),
+    ("grpc.keepalive_timeout_ms", int(1000 * PING_TIMEOUT_S)),
+    ("grpc.keepalive_permit_without_calls", 0),
+)
 
 
 @dataclass(slots=True)
@@ -66,9 +76,7 @@ class GatewayClient:
 
     def __post_init__(self) -> None:
         """Prepare to connect; the connection is made by the first call."""
-        self._channel = self.access.open_channel(
-            self.address, "gateway", options=[("grpc.service_config", _RETRIES)]
-        )
+        self._channel = self.access.open_channel(self.address, "gateway", options=_OPTIONS)
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:

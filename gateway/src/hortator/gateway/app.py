@@ -106,7 +106,13 @@ async def run_gateway(
     admission = Admission(settings, gateway_id=gateway_id, tokenizer=tokenizer, driver=driver, keyed=keyed)
     workers = WorkerClient(gateway_id=gateway_id, events=driver, transport=transport)
     api_keys = ApiKeyFile(settings.api_keys_file) if settings.api_keys_file else None
-    service = InferenceService(admission=admission, driver=driver, metrics=metrics, api_keys=api_keys)
+    service = InferenceService(
+        admission=admission,
+        driver=driver,
+        metrics=metrics,
+        api_keys=api_keys,
+        slow_client_timeout_s=settings.slow_client_timeout_s,
+    )
     endpoints = Endpoints(settings.scheduler_addresses, interval_s=settings.scheduler_resolve_interval_s)
     scheduler = SchedulerClient(
         endpoints,

@@ -28,6 +28,8 @@ class ErrorKind(Enum):
     """The request was on too many workers when they failed."""
     TAKEN_OVER = "TAKEN_OVER"
     """The client came back at another gateway, where the request goes on."""
+    SLOW_CLIENT = "SLOW_CLIENT"
+    """The client took no message for too long."""
 
 
 _FINAL = frozenset(

@@ -16,6 +16,7 @@ from hortator.gateway.driver import Driver
 from hortator.gateway.errors import ErrorKind, GatewayError
 from hortator.gateway.generation import Generation, News, Subscriber
 from hortator.gateway.metrics import GatewayMetrics
+from hortator.gateway.slow_clients import OpenCall, SlowClients
 from hortator.rpc.inference.v1 import inference_pb2, inference_pb2_grpc
 from hortator.runtime.rpc_errors import abort
 
@@ -42,6 +43,7 @@ _STATUS = {
     ErrorKind.CANCELLED: grpc.StatusCode.CANCELLED,
     ErrorKind.QUARANTINED: grpc.StatusCode.INTERNAL,
     ErrorKind.TAKEN_OVER: grpc.StatusCode.ABORTED,
+    ErrorKind.SLOW_CLIENT: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 _RETRYABLE = frozenset({ErrorKind.QUEUE_FULL, ErrorKind.QUEUE_TIMEOUT})
 
@@ -58,8 +60,10 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         driver: Driver,
         metrics: GatewayMetrics,
         api_keys: ApiKeyFile | None = None,
+        slow_client_timeout_s: float = 300.0,
     ) -> None:
         """Serve what `admission` lets in; `api_keys` None: nobody is asked for one."""
+        self._slow_clients = SlowClients(timeout_s=slow_client_timeout_s)
         self._api_keys = api_keys
         self._admission = admission
         self._driver = driver
@@ -79,11 +83,21 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self, request: inference_pb2.GenerateRequest, context: _Context
     ) -> None:
         """Stream one request's tokens."""
+        call = self._slow_clients.opened()
         self._num_calls += 1
         try:
-            await self._generate(request, context)
+            await self._generate(request, context, call)
+        except asyncio.CancelledError:
+            if not call.is_cut:
+                raise
         finally:
             self._num_calls -= 1
+            self._slow_clients.closed(call)
+        if call.is_cut:
+            call.task.uncancel()
+            await _abort(
+                context, _too_slow(self._slow_clients.timeout_s)
+            )  # heard when the client reads again
 
     async def ListModels(  # noqa: N802
         self,
@@ -102,7 +116,9 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         )
         return inference_pb2.ListModelsResponse(models=[model])
 
-    async def _generate(self, request: inference_pb2.GenerateRequest, context: _Context) -> None:
+    async def _generate(
+        self, request: inference_pb2.GenerateRequest, context: _Context, call: OpenCall
+    ) -> None:
         accepted_at = asyncio.get_running_loop().time()
         remaining_s = context.time_remaining()
         has_deadline = remaining_s is not None and remaining_s < _NO_DEADLINE_S
@@ -121,22 +137,27 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             self._metrics.requests.labels(outcome=error.kind.value.lower()).inc()
             await _abort(context, error)
         try:
-            last_news = await self._stream(generation, subscriber, context)
+            last_news = await self._stream(generation, subscriber, context, call)
         finally:
             if generation.unsubscribe(subscriber) and generation.end is None:
-                self._driver.end_early(generation, _why_gone(deadline_at))
+                gone = _too_slow(self._slow_clients.timeout_s) if call.is_cut else _why_gone(deadline_at)
+                self._driver.end_early(generation, gone)
         end = generation.end
         if end is None:
             raise RuntimeError("a stream ended before its generation")
         if end.error is not None:
             await _abort(context, end.error)
         if end.finish is not None:
+            call.writes_since = asyncio.get_running_loop().time()
             await context.write(codec.completion_response(generation, end.finish, last_news))
 
-    async def _stream(self, generation: Generation, subscriber: Subscriber, context: _Context) -> News | None:
+    async def _stream(
+        self, generation: Generation, subscriber: Subscriber, context: _Context, call: OpenCall
+    ) -> News | None:
         """Everything up to the end of the generation, as it comes; what came with a good end is returned."""
         request_id = generation.facts.request_id
         take, write, delta_response = subscriber.take, context.write, codec.delta_response
+        clock = asyncio.get_running_loop().time
         num_messages = 0
         try:
             while True:
@@ -146,7 +167,9 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                     return news
                 if news is not None:
                     num_messages += 1
+                    call.writes_since = clock()
                     await write(delta_response(request_id, news))
+                    call.writes_since = None
                 else:
                     await subscriber.wait()
         finally:
@@ -166,6 +189,10 @@ def _fingerprint(request: inference_pb2.GenerateRequest) -> bytes:
     plain.CopyFrom(request)
     plain.resume_from_index = 0
     return blake2b(plain.SerializeToString(deterministic=True), digest_size=16).digest()
+
+
+def _too_slow(timeout_s: float) -> GatewayError:
+    return GatewayError(ErrorKind.SLOW_CLIENT, f"the client has read nothing for {timeout_s:g} s")
 
 
 def _why_gone(deadline_at: float | None) -> GatewayError:

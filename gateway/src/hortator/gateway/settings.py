@@ -93,6 +93,12 @@ class GatewaySettings(Settings):
     queue_timeout_s: float = Field(
         default=30.0, gt=0, description="Longest wait while no scheduler can be reached, in seconds."
     )
+    slow_client_timeout_s: float = Field(
+        default=300.0,
+        gt=0,
+        description="Seconds for which a message may wait for a client that does not read, before its call "
+        "is ended with RESOURCE_EXHAUSTED.",
+    )
     max_worker_failures: int = Field(
         default=2, ge=1, description="Worker failures with the same request after which it is quarantined."
     )

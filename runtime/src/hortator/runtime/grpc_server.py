@@ -2,7 +2,7 @@
 
 - Messages up to 64 MiB (KV hand-over chunks and prompts are large), the same on both ends.
 - Keepalive on both ends, so a peer that vanished without closing (a cut cable, a stopped process) is
-  noticed within about 30 s; servers accept the pings that our channels send.
+  noticed within about 30 s; servers accept the pings that our channels send, also more frequent ones.
 - SO_REUSEPORT off: a second process on a taken port fails at start instead of stealing half the calls.
 - Loopback unless told otherwise.
 - grpc.health.v1 and reflection on every server; health says NOT_SERVING until `set_serving(True)`.
@@ -22,6 +22,11 @@ from grpc_reflection.v1alpha import reflection
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 KEEPALIVE_TIME_MS = 20_000
 KEEPALIVE_TIMEOUT_MS = 10_000
+CONNECT_TIMEOUT_MS = 1_000
+"""For one try (gRPC's name for it misleads), handshakes included: a few round trips of a slow link, or a lost
+packet. Who answers that nobody listens does so at once."""
+HANDSHAKE_TIMEOUT_MS = 10_000
+"""What a server gives a connection that says nothing."""
 
 _SHARED_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -34,13 +39,14 @@ _SHARED_OPTIONS: tuple[tuple[str, int], ...] = (
 _SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     *_SHARED_OPTIONS,
     ("grpc.so_reuseport", 0),
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_TIME_MS // 4),
     ("grpc.http2.max_ping_strikes", 0),
 )
 _CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     *_SHARED_OPTIONS,
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.enable_http_proxy", 0),
 )

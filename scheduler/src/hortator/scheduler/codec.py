@@ -45,7 +45,7 @@ from hortator.scheduler.core.model import (
     RejectReason,
 )
 from hortator.scheduler.core.snapshot import GroupSnapshot, SchedulerSnapshot
-from hortator.scheduler.errors import InvalidMessageError
+from hortator.scheduler.errors import InvalidMessageError, UnknownMessageError
 from hortator.scheduler.registry import (
     AttachNotice,
     DrainOrder,
@@ -66,6 +66,12 @@ MAX_SECONDS = 7 * 24 * 3600.0
 MAX_SPLIT_MEMBERS = 1 << 16
 MAX_KEYED_REQUESTS = 1 << 16
 MAX_HASH_BYTES = 64
+MAX_LOAD = 1 << 30
+"""Of one rank, in tokens, requests or blocks."""
+MAX_BUDGETS = 4
+"""Prefill tokens of one rank in one pass, in units of its chunk budget; more were never computed."""
+MAX_EPOCH = 1 << 56
+"""Epochs are milliseconds since 1970 and some bits: those of the year 4000 are below."""
 
 _PHASES: Mapping[Phase, pb.Phase.ValueType] = {
     Phase.PREFILL: pb.PHASE_PREFILL,
@@ -110,7 +116,7 @@ def decode_gateway_event(message: pb.GatewayEvent, gateway_id: str, now: float) 
     kind = message.WhichOneof("event")
     decode = _GATEWAY_EVENTS.get(kind) if kind is not None else None
     if decode is None:
-        raise InvalidMessageError(kind or "event", "not expected here (or not known to this version)")
+        raise UnknownMessageError(kind or "event", "not expected here (or not known to this version)")
     return decode(getattr(message, kind or ""), gateway_id, now)
 
 
@@ -244,8 +250,6 @@ def decode_hello(message: pb.ReportRequest) -> WorkerHello:
         raise InvalidMessageError("hello.phase", f"prefill, decode or aggregated, got {hello.phase}")
     if not 1 <= hello.dp_size <= MAX_DP_SIZE:
         raise InvalidMessageError("hello.dp_size", f"must be 1..{MAX_DP_SIZE}, got {hello.dp_size}")
-    if not hello.address:
-        raise InvalidMessageError("hello.address", "must be given")
     chunk_budget_tokens = hello.chunk_budget_tokens
     if phase is Phase.DECODE:
         chunk_budget_tokens = max(chunk_budget_tokens, 1)
@@ -262,7 +266,7 @@ def decode_hello(message: pb.ReportRequest) -> WorkerHello:
         tokens_per_block=_tokens(hello.tokens_per_block, "hello.tokens_per_block"),
         max_sequence_tokens=hello.max_sequence_tokens or 1 << 30,
         admission_lead_passes=hello.admission_lead_passes,
-        address=hello.address,
+        address=_id(hello.address, "hello.address"),
     )
     loads = None
     if hello.HasField("rank_states"):
@@ -285,13 +289,17 @@ def decode_report(message: pb.ReportRequest, group: GroupSpec, included_dispatch
     match message.WhichOneof("event"):
         case "forward_pass_ended":
             ended = message.forward_pass_ended
+            prefill = _column(ended.pass_prefill_tokens, group.dp_size, "pass_prefill_tokens")
+            most = MAX_BUDGETS * group.chunk_budget_tokens
+            if group.phase is not Phase.DECODE and prefill and max(prefill) > most:
+                raise InvalidMessageError("pass_prefill_tokens", f"at most {most}, got {max(prefill)}")
             return ForwardPassEnded(
                 group_id=group.group_id,
                 forward_pass_id=ended.forward_pass_id,
                 duration_s=_seconds(ended.duration_s, "forward_pass_ended.duration_s"),
                 included_dispatch_seq=included_dispatch_seq,
                 loads=_loads(ended.rank_states, group.dp_size, "forward_pass_ended.rank_states"),
-                pass_prefill_tokens=_column(ended.pass_prefill_tokens, group.dp_size, "pass_prefill_tokens"),
+                pass_prefill_tokens=prefill,
                 pass_decode_tokens=_column(ended.pass_decode_tokens, group.dp_size, "pass_decode_tokens"),
             )
         case "forward_pass_started":
@@ -329,7 +337,19 @@ def decode_report(message: pb.ReportRequest, group: GroupSpec, included_dispatch
         case "draining":
             return WorkerDraining(group_id=group.group_id)
         case kind:
-            raise InvalidMessageError(kind or "event", "not expected here (or not known to this version)")
+            raise UnknownMessageError(kind or "event", "not expected here (or not known to this version)")
+
+
+def decode_leader_seen(message: pb.LeaderSeen) -> tuple[int, bool]:
+    """The newest epoch that a worker or gateway knows of, and whether the leader is there for it.
+
+    Raises:
+        InvalidMessageError: no epoch that a scheduler could ever have taken. Whoever followed it would run
+            out of epochs.
+    """
+    if message.epoch > MAX_EPOCH:
+        raise InvalidMessageError("leader_seen.epoch", f"must be 0..{MAX_EPOCH}, got {message.epoch}")
+    return message.epoch, message.is_there
 
 
 def decode_keyed(messages: Sequence[pb.KeyedRequest], where: str) -> tuple[KeyedRequest, ...]:
@@ -366,6 +386,9 @@ def _loads(states: pb.RankStates, dp_size: int, where: str) -> RankLoads:
             raise InvalidMessageError(where, f"num_waiting needs {dp_size} entries, one per DP rank")
         # The core's batch size is what occupies a rank's slots: running requests and those queued for one.
         batch = tuple([running + queued for running, queued in zip(batch, states.num_waiting, strict=True)])
+    for name, column in (("prefill_load_tokens", prefill), ("batch_size", batch), ("kv_blocks_used", blocks)):
+        if max(column) > MAX_LOAD:
+            raise InvalidMessageError(f"{where}.{name}", f"must be 0..{MAX_LOAD}, got {max(column)}")
     if not states.blocks_changed:
         return RankLoads(prefill_load_tokens=prefill, batch_size=batch, kv_blocks_used=blocks)
     changes = []

@@ -15,12 +15,18 @@ class InvalidMessageError(Exception):
         self.description = description
 
 
+class UnknownMessageError(InvalidMessageError):
+    """A kind of message that is not expected here, or not known to this version."""
+
+
 class CloseReason(Enum):
     """Why the scheduler itself ends a stream."""
 
     REPLACED = "replaced by a newer stream of the same peer"
     OVERFLOW = "the peer reads too slowly"
     DECLARED_LOST = "declared lost: no report in time"
+    NONSENSE = "none of the last reports made sense"
+    STALLED = "declared lost: it has work and runs no pass"
     STOPPED = "the scheduler stops"
 
 

@@ -28,7 +28,7 @@ from hortator.scheduler.core.events import (
     WorkerJoined,
 )
 from hortator.scheduler.core.leadership import Leadership
-from hortator.scheduler.core.model import GroupSpec, Phase, RejectReason
+from hortator.scheduler.core.model import GroupSpec, LostReason, Phase, RejectReason
 from hortator.scheduler.core.snapshot import GroupSnapshot, SchedulerSnapshot
 
 DECISION_BUCKETS_S = (
@@ -131,7 +131,7 @@ class SchedulerMetrics:
         self._splits = counts("split_batches", "Batches that lost members at the worker's gate.", "ep_group")
         self._split_members = counts("split_members", "Members that missed their batch.", "ep_group")
         self._probes = counts("probes", "Silent workers asked for their state.", "ep_group")
-        self._lost = counts("workers_lost", "Workers given up by the watchdog.", "ep_group")
+        self._lost = counts("workers_lost", "Workers given up by the watchdog.", "ep_group", "reason")
         requests = counts("requests", "Requests that ended at the gateway.", "outcome")
         self._finished, self._failed, self._cancelled = (
             requests.of(outcome) for outcome in ("finished", "failed", "cancelled")
@@ -159,8 +159,10 @@ class SchedulerMetrics:
                 self._split_members.of(event.group_id).add(len(event.request_ids))
             case WorkerJoined():
                 self._specs[event.group.group_id] = event.group
-                for counts in (self._splits, self._split_members, self._probes, self._lost):
+                for counts in (self._splits, self._split_members, self._probes):
                     counts.of(event.group.group_id)  # 0 is a value, a missing series is none
+                for reason in LostReason:
+                    self._lost.of(event.group.group_id, reason.value)
             case PolicyChanged():
                 self._placement_counts = self._placements_of(event.policy)
                 self._predicted_ttft.clear()
@@ -237,7 +239,7 @@ class SchedulerMetrics:
             case Probe():
                 self._probes.of(command.group_id).add()
             case DeclareLost():
-                self._lost.of(command.group_id).add()
+                self._lost.of(command.group_id, command.reason.value).add()
 
     def _observe_pass(self, now: float, event: ForwardPassEnded) -> None:
         spec = self._specs.get(event.group_id)

@@ -9,7 +9,11 @@ Rules:
 3. A newer stream of the same peer takes over; the older one is closed and its end means nothing any more.
 4. A report whose sequence is not above the last one, or that names another worker or boot than its stream,
    is dropped. Gaps are counted only: streams keep order, so what is missing is gone for good.
-5. `included_dispatch_seq` speaks of our dispatches only if the report's epoch is ours and the number is one
+5. A worker of which MAX_NONSENSE reports in a row were dropped is doubted: nothing new is placed on it until
+   a report makes sense. At MAX_NONSENSE_ON_STREAM its stream is closed: the hello of the next one says all
+   that there is to know and begins a new sequence. A kind of report that only newer versions know does not
+   count.
+6. `included_dispatch_seq` speaks of our dispatches only if the report's epoch is ours and the number is one
    that this worker was given since it joined; otherwise it is 0 (an earlier leader's, or from before the
    worker was lost and its numbers began again).
 """
@@ -24,11 +28,15 @@ from typing import Protocol
 import structlog
 
 from hortator.scheduler.core.commands import Abort, Attach, Probe, Reject
-from hortator.scheduler.core.events import Event, GatewayLost, WorkerJoined, WorkerLost
-from hortator.scheduler.core.model import Batch, GroupSpec, Placement
+from hortator.scheduler.core.events import Event, GatewayLost, ReportsRefused, WorkerJoined, WorkerLost
+from hortator.scheduler.core.model import Batch, GroupSpec, LostReason, Placement
 from hortator.scheduler.errors import CloseReason
 from hortator.scheduler.outbox import Outbox
 
+MAX_NONSENSE = 3
+"""Reports in a row that are dropped before the worker is doubted."""
+MAX_NONSENSE_ON_STREAM = 30
+"""And before it must begin anew."""
 KEEP_FOR_GATEWAY = 2048
 """Messages to a gateway that are told again when its stream broke."""
 
@@ -111,6 +119,8 @@ class WorkerStream:
     highest_dispatch_seq: int = 0
     """Of the batches given to this boot since it joined."""
     num_gaps: int = 0
+    num_nonsense: int = 0
+    """Reports dropped since the last one that made sense."""
     grace: Timer | None = None
     """Running while the stream is broken and its worker may come back."""
 
@@ -128,7 +138,7 @@ class WorkerStream:
         return None
 
     def included(self, *, report_epoch: int, included_dispatch_seq: int, our_epoch: int) -> int:
-        """What a report includes of our own dispatches (rule 5)."""
+        """What a report includes of our own dispatches (rule 6)."""
         if report_epoch != our_epoch or included_dispatch_seq > self.highest_dispatch_seq:
             return 0
         return included_dispatch_seq
@@ -219,15 +229,34 @@ class WorkerRegistry:
         else:
             stream.grace = self._call_later(self._grace_s, lambda: self._lose(stream, "stream broke"))
 
-    def declare_lost(self, worker_id: str, boot_id: str) -> None:
+    def report_made_sense(self, stream: WorkerStream) -> None:
+        """A report was used."""
+        if stream.num_nonsense >= MAX_NONSENSE:
+            self._log.info("worker makes sense again", worker_id=stream.group.group_id)
+        stream.num_nonsense = 0
+
+    def report_dropped(self, stream: WorkerStream, reason: str) -> None:
+        """A report made no sense: emit ReportsRefused if it is one of several in a row."""
+        stream.num_nonsense += 1
+        if stream.num_nonsense == MAX_NONSENSE:
+            group = stream.group
+            self._log.warning(
+                "worker talks nonsense", worker_id=group.group_id, boot_id=group.boot_id, reason=reason
+            )
+            self._emit(ReportsRefused(group_id=group.group_id))
+        if stream.num_nonsense == MAX_NONSENSE_ON_STREAM:
+            stream.outbox.close(CloseReason.NONSENSE)
+
+    def declare_lost(self, worker_id: str, boot_id: str, reason: LostReason = LostReason.SILENT) -> None:
         """The core gave up on this boot: close its stream. It may come back with a hello."""
         stream = self._streams.get(worker_id)
         if stream is None or stream.group.boot_id != boot_id:
             return
         _end_grace(stream)
         del self._streams[worker_id]
-        stream.outbox.close(CloseReason.DECLARED_LOST)
-        self._log.warning("worker declared lost", worker_id=worker_id, boot_id=boot_id)
+        is_stalled = reason is LostReason.STALLED
+        stream.outbox.close(CloseReason.STALLED if is_stalled else CloseReason.DECLARED_LOST)
+        self._log.warning("worker declared lost", worker_id=worker_id, boot_id=boot_id, reason=reason.value)
 
     def close(self, reason: CloseReason) -> None:
         """End every stream; nothing is emitted any more."""

@@ -31,6 +31,7 @@ from hortator.scheduler.errors import (
     InvalidMessageError,
     NotLeaderError,
     OutboxClosedError,
+    UnknownMessageError,
 )
 from hortator.scheduler.registry import (
     GatewayStream,
@@ -65,6 +66,8 @@ _CLOSE_CODES = {
     CloseReason.REPLACED: grpc.StatusCode.ABORTED,
     CloseReason.OVERFLOW: grpc.StatusCode.RESOURCE_EXHAUSTED,
     CloseReason.DECLARED_LOST: grpc.StatusCode.ABORTED,
+    CloseReason.NONSENSE: grpc.StatusCode.ABORTED,
+    CloseReason.STALLED: grpc.StatusCode.ABORTED,
     CloseReason.STOPPED: grpc.StatusCode.UNAVAILABLE,
 }
 
@@ -174,14 +177,15 @@ class SchedulingService(pb_grpc.SchedulingServiceServicer):
         now = self._shell.now()
         events: list[Event] = []
         for message in messages:
-            if message.WhichOneof("event") == "leader_seen":
-                seen = message.leader_seen
-                self._shell.saw_leader(gateway_witness(stream), epoch=seen.epoch, is_there=seen.is_there)
-                continue
-            if not self._shell.is_leader:
+            is_seen = message.WhichOneof("event") == "leader_seen"
+            if not (is_seen or self._shell.is_leader):
                 self._dropped.count("not_leader", gateway_id=stream.gateway_id)
                 continue
             try:
+                if is_seen:
+                    epoch, is_there = codec.decode_leader_seen(message.leader_seen)
+                    self._shell.saw_leader(gateway_witness(stream), epoch=epoch, is_there=is_there)
+                    continue
                 events.append(codec.decode_gateway_event(message, stream.gateway_id, now))
             except InvalidMessageError as error:
                 self._dropped.count("invalid_gateway_event", gateway_id=stream.gateway_id, error=str(error))
@@ -193,21 +197,26 @@ class SchedulingService(pb_grpc.SchedulingServiceServicer):
 
     def _take_report(self, stream: WorkerStream, message: pb.ReportRequest) -> None:
         group = stream.group
-        if self._shell.workers.get(group.group_id) is not stream:
+        workers = self._shell.workers
+        if workers.get(group.group_id) is not stream:
             return  # a newer stream took over
         reason = stream.drop_reason(message.worker_id, message.boot_id, message.sequence)
         if reason is not None:
             self._dropped.count(reason, worker_id=group.group_id, sequence=message.sequence)
-            return
-        if message.WhichOneof("event") == "leader_seen":
-            seen = message.leader_seen
-            self._shell.saw_leader(worker_witness(stream), epoch=seen.epoch, is_there=seen.is_there)
+            workers.report_dropped(stream, reason)
             return
         try:
+            if message.WhichOneof("event") == "leader_seen":
+                epoch, is_there = codec.decode_leader_seen(message.leader_seen)
+                self._shell.saw_leader(worker_witness(stream), epoch=epoch, is_there=is_there)
+                return
             event = codec.decode_report(message, group, self._included(stream, message))
         except InvalidMessageError as error:
             self._dropped.count("invalid_report", worker_id=group.group_id, error=str(error))
+            if not isinstance(error, UnknownMessageError):
+                workers.report_dropped(stream, str(error))
             return
+        workers.report_made_sense(stream)
         if isinstance(event, WorkerDraining):
             stream.is_draining = True
         self._shell.handle(event)

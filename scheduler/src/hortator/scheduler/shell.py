@@ -324,7 +324,7 @@ class Shell:
                 worker = self.workers.get(command.group_id)
                 if worker is not None:
                     self._leadership.lost(worker_witness(worker), self.now())
-                self.workers.declare_lost(command.group_id, command.boot_id)
+                self.workers.declare_lost(command.group_id, command.boot_id, command.reason)
             case _:
                 assert_never(command)
 

@@ -88,17 +88,20 @@ def test_the_first_passes_of_a_worker_trip_nothing(machine):
     assert s.tick(60.01) == [Probe(group_id="p0")]
 
 
-def test_patience_grows_with_the_predicted_pass(machine):
-    """Three times a pass of 1.5 s."""
+@pytest.mark.parametrize(("pass_s", "patience_s"), [(0.5, 2.0), (0.75, 2.25), (1.5, 2.5), (20.0, 2.5)])
+def test_patience_grows_a_little_with_the_predicted_pass(machine, pass_s, patience_s):
+    """Three times a pass, but 2.0 to 2.5 s: a process speaks whatever its engine does."""
     s = machine()
     s.join()
     now = 0.0
     for _ in range(60):
-        s.run_pass(start=now, end=now + 1.5, ran=(1000, 1000))
-        now += 1.5
+        s.run_pass(start=now, end=now + pass_s, ran=(1000, 1000))
+        now += pass_s
     s.arrive("a", now=now)
-    assert s.tick(now + 4.3) == []
-    assert s.tick(now + 5.0) == [Probe(group_id="p0")]
+    assert s.tick(now + patience_s - 0.1) == []
+    assert s.tick(now + patience_s + 0.1) == [Probe(group_id="p0")]
+    assert s.tick(now + patience_s + 2.0) == []
+    assert len(s.tick(now + patience_s + 2.2)) == 2
 
 
 def test_a_batch_that_a_timer_sends_to_a_group_long_silent_is_probed_in_the_same_step(machine):

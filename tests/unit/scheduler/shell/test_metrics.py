@@ -94,7 +94,7 @@ def test_refusals_aborts_probes_and_losses_are_counted_by_reason(bench):
     assert bench.value("rejections_total", reason="deadline") == 1
     assert bench.value("aborts_total", reason="worker_lost") == 1
     assert bench.value("probes_total", ep_group="w") == 1
-    assert bench.value("workers_lost_total", ep_group="w") == 1
+    assert bench.value("workers_lost_total", ep_group="w", reason="silent") == 1
 
 
 def test_a_pass_shows_its_time_its_chunk_utilization_and_its_balance(bench):

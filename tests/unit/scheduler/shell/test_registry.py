@@ -3,10 +3,16 @@ from __future__ import annotations
 import pytest
 
 from hortator.scheduler.core.commands import Probe
-from hortator.scheduler.core.events import GatewayLost, WorkerJoined, WorkerLost
+from hortator.scheduler.core.events import GatewayLost, ReportsRefused, WorkerJoined, WorkerLost
 from hortator.scheduler.core.model import GroupSpec, Phase
 from hortator.scheduler.errors import CloseReason, OutboxClosedError
-from hortator.scheduler.registry import GatewayRegistry, InvalidRequest, WorkerRegistry
+from hortator.scheduler.registry import (
+    MAX_NONSENSE,
+    MAX_NONSENSE_ON_STREAM,
+    GatewayRegistry,
+    InvalidRequest,
+    WorkerRegistry,
+)
 
 
 class FakeLater:
@@ -211,3 +217,28 @@ def test_closing_ends_every_stream_and_every_grace_without_events(bench):
     assert bench.take_events() == []
     assert worker.outbox.is_closed
     assert gateway.outbox.is_closed
+
+
+def test_a_worker_of_which_nothing_makes_sense_is_doubted_and_then_begins_anew(bench):
+    stream = bench.workers.connect(a_group(), sequence=1)
+    bench.take_events()
+    for _ in range(MAX_NONSENSE - 1):
+        bench.workers.report_dropped(stream, "stale_sequence")
+    assert bench.take_events() == []
+    bench.workers.report_dropped(stream, "stale_sequence")
+    assert bench.take_events() == [ReportsRefused(group_id="w")]
+    for _ in range(MAX_NONSENSE, MAX_NONSENSE_ON_STREAM):
+        assert not stream.outbox.is_closed
+        bench.workers.report_dropped(stream, "stale_sequence")
+    assert stream.outbox.is_closed
+    assert bench.take_events() == [], "it is doubted once, and not lost"
+
+
+def test_one_report_that_makes_sense_is_enough(bench):
+    stream = bench.workers.connect(a_group(), sequence=1)
+    bench.take_events()
+    for _ in range(100):
+        bench.workers.report_dropped(stream, "stale_sequence")  # as when each is sent twice
+        bench.workers.report_made_sense(stream)
+    assert bench.take_events() == []
+    assert not stream.outbox.is_closed

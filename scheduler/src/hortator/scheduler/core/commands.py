@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hortator.scheduler.core.model import AbortReason, Batch, Phase, RejectReason
+from hortator.scheduler.core.model import AbortReason, Batch, LostReason, Phase, RejectReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +65,7 @@ class DeclareLost:
 
     group_id: str
     boot_id: str
+    reason: LostReason = LostReason.SILENT
 
 
 Command = Dispatch | Reject | Abort | Attach | Probe | DeclareLost

@@ -21,6 +21,10 @@ _SCALE = 1024.0
 _PRIOR_B = PRIOR_PER_TOKEN_S * _SCALE
 _RIDGE = 0.1
 """Weight of the first figures, in passes (about 50 are remembered)."""
+MAX_SURPRISE = 8.0
+MIN_SURPRISE_S = 1.0
+"""A pass counts as at most so many times as long as predicted, or so long: a clock that jumped, or a process
+that was stopped in the middle, must not be believed for the next hundred passes."""
 
 
 class PassEstimator:
@@ -56,8 +60,10 @@ class PassEstimator:
         self.num_passes += 1
         if self.num_passes <= self.warmup or duration_s <= 0.0:
             return
-        self.smoothed_s = duration_s if self.smoothed_s == 0.0 else 0.8 * self.smoothed_s + 0.2 * duration_s
         x = fullest_rank_tokens / _SCALE
+        predicted_s = self.predict_s(fullest_rank_tokens)
+        duration_s = min(duration_s, max(MAX_SURPRISE * predicted_s, MIN_SURPRISE_S))
+        self.smoothed_s = duration_s if self.smoothed_s == 0.0 else 0.8 * self.smoothed_s + 0.2 * duration_s
         residual = duration_s - (PRIOR_BASE_S + _PRIOR_B * x)
         f = self.forgetting
         self._n = f * self._n + 1.0

@@ -160,6 +160,13 @@ class RankStateReported:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReportsRefused:
+    """A worker talks nonsense: several reports in a row could not be used. What is known of it is old."""
+
+    group_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSplit:
     """Members that did not reach the worker's gate in time."""
 
@@ -237,6 +244,7 @@ Event = (
     | ForwardPassStarted
     | ForwardPassEnded
     | RankStateReported
+    | ReportsRefused
     | BatchSplit
     | KeyedRequestsListed
     | KeyedRequestsEnded

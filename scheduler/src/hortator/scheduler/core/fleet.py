@@ -12,6 +12,9 @@ from hortator.scheduler.core.model import Phase, SchedulerSettings
 from hortator.scheduler.core.request import RequestState
 from hortator.scheduler.core.tenant_rates import TenantRates
 
+MAX_CLOSINGS = 64
+"""Running passes remembered before those are dropped that have ended already."""
+
 
 class Fleet:
     """The groups in order of joining. `entry` are those that take arrivals (Prefill or Aggregated)."""
@@ -69,8 +72,11 @@ class Fleet:
     def watch_end(self, group: GroupState) -> None:
         """A pass of an entry group started: remember when it nears its end."""
         at = group.closes_at
-        if at is not None and group.spec.group_id in self.entry:
-            heappush(self._closings, (at, group.spec.group_id, group.forward_pass_id))
+        if at is None or group.spec.group_id not in self.entry:
+            return
+        heappush(self._closings, (at, group.spec.group_id, group.forward_pass_id))
+        if len(self._closings) > MAX_CLOSINGS and len(self._closings) > 4 * len(self.entry):
+            self._forget_ended_passes()
 
     def close_passes(self, now: float) -> None:
         """Make ready the groups whose passes near their end."""
@@ -81,6 +87,13 @@ class Fleet:
             if group is not None and group.running and group.forward_pass_id == forward_pass_id:
                 group.closing = True
                 self.refresh_ready(group, now)
+
+    def _forget_ended_passes(self) -> None:
+        """Whoever says that its passes will take days, and ends them, leaves nothing here for days."""
+        running = [(group.closes_at, group) for group in self.entry.values()]
+        self._closings = sorted(
+            (at, group.spec.group_id, group.forward_pass_id) for at, group in running if at is not None
+        )
 
     @property
     def next_closing_at(self) -> float | None:

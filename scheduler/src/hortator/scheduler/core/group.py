@@ -20,6 +20,9 @@ from hortator.scheduler.core.occupants import Occupants
 from hortator.scheduler.core.prefix_index import PrefixIndex
 from hortator.scheduler.core.request import RequestState
 
+BLOCKS_BEYOND_KV = 4
+"""Blocks that may be found in a group, in units of its KV blocks: an engine may keep more in host memory."""
+
 DispatchedShare = tuple[int, int, int]
 """(DP rank, prefill tokens, KV blocks) of one dispatched request."""
 
@@ -54,6 +57,7 @@ class GroupState:
         "pass_tokens",
         "prefixes",
         "probed_at",
+        "progress_at",
         "ready_since",
         "reserved_blocks",
         "running",
@@ -83,7 +87,7 @@ class GroupState:
         self.occupants = Occupants(
             chunk_budget_tokens=spec.chunk_budget_tokens, attention_pair_cost=attention_pair_cost
         )
-        self.prefixes = PrefixIndex()
+        self.prefixes = self.new_prefixes()
         self.load_tokens = list(zeros)
         self.batch_size = list(zeros)
         self.kv_used = list(zeros)
@@ -102,11 +106,17 @@ class GroupState:
         self.pass_done: dict[int, int] = {}  # by rank: tokens of its prompt that were computed before that
         self.ready_since = now
         self.last_heard_at = now
+        self.progress_at = now  # it ran a pass, let go of a request, or got its first one
         self.last_dispatch_at = float("-inf")
         self.last_seq = 0
         self.draining = False
         self.suspect = False
         self.probed_at: float | None = None
+
+    def new_prefixes(self) -> PrefixIndex:
+        """Of no block; the next reports tell what there is."""
+        num_blocks = self.spec.dp_size * self.spec.kv_blocks_total
+        return PrefixIndex(max_blocks=BLOCKS_BEYOND_KV * num_blocks)
 
     @property
     def placeable(self) -> bool:

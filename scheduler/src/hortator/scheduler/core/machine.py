@@ -39,6 +39,7 @@ from hortator.scheduler.core.events import (
     PolicyChanged,
     PrefillFinished,
     RankStateReported,
+    ReportsRefused,
     RequestArrived,
     RequestCancelled,
     RequestFinished,
@@ -55,6 +56,7 @@ from hortator.scheduler.core.model import (
     AbortReason,
     Batch,
     LatencyClass,
+    LostReason,
     Phase,
     Placement,
     RankLoads,
@@ -64,14 +66,15 @@ from hortator.scheduler.core.model import (
 from hortator.scheduler.core.policies.base import PlannedBatch
 from hortator.scheduler.core.policies.immediate import least_delay, place_one
 from hortator.scheduler.core.policies.registry import make_policy
-from hortator.scheduler.core.prefix_index import PrefixIndex
 from hortator.scheduler.core.request import RequestState, RequestStatus
 from hortator.scheduler.core.saturation import predicted_ttft_s, saturations
 from hortator.scheduler.core.snapshot import SchedulerSnapshot, snapshot_group
 from hortator.scheduler.core.waiting import WaitingQueue
-from hortator.scheduler.core.watchdog import Watchdog
+from hortator.scheduler.core.watchdog import Verdict, Watchdog
 
 _UNPLACED = frozenset({RequestStatus.FENCED, RequestStatus.WAITING, RequestStatus.DECODE_WAITING})
+MAX_LEFT = 4096
+"""Groups that are lost and may come back, of which the last dispatch is remembered."""
 _TAKEN_OVER = "the client came back at another gateway, where the request goes on"
 
 
@@ -163,6 +166,11 @@ class SchedulerMachine:
                         # An idle engine runs no pass: word of the end of its last one is lost.
                         group.end_pass(now, leaves_over=False)
                     self._report(group, event.loads, event.included_dispatch_seq, now)
+            case ReportsRefused():
+                group = self.fleet.groups.get(event.group_id)
+                if group is not None:
+                    group.suspect = True  # until a report makes sense
+                    self.fleet.refresh_ready(group, now)
             case TimerFired():
                 self._check_watchdog(now)
             case RequestCancelled():
@@ -268,6 +276,7 @@ class SchedulerMachine:
         if group is None:
             return
         group.end_pass(now, leaves_over=any(event.loads.batch_size))
+        group.progress_at = now
         group.forward_pass_id = event.forward_pass_id
         if event.pass_prefill_tokens:
             group.learn_pass(event.pass_prefill_tokens, event.duration_s)
@@ -283,7 +292,7 @@ class SchedulerMachine:
         if group is None:
             return
         group.forward_pass_id = event.forward_pass_id
-        group.last_heard_at = now
+        group.last_heard_at = group.progress_at = now
         if event.loads is not None:
             self._report(group, event.loads, event.included_dispatch_seq, now)
             if not group.spec.admission_lead_passes:
@@ -336,6 +345,7 @@ class SchedulerMachine:
             self._remember(request)
         elif request.status is not RequestStatus.PLACED:
             return
+        self._note_progress(request)
         self._leave_group(request)
         request.waiting_since = now
         self._wait_for_decode(request)
@@ -353,6 +363,7 @@ class SchedulerMachine:
             return
         if event.num_output_tokens > 0:
             self.fleet.output_tokens.observe(event.num_output_tokens)
+        self._note_progress(request)
         self._forget(request)
 
     def _cancel(self, event: RequestCancelled) -> None:
@@ -367,6 +378,7 @@ class SchedulerMachine:
         request = self._current(event.request_id, event.attempt)
         if request is None or (event.group_id and request.group_id != event.group_id):
             return
+        self._note_progress(request)
         if request.is_attached:
             self._fence_off(request)
         elif request.status is RequestStatus.PLACED:
@@ -385,7 +397,7 @@ class SchedulerMachine:
         if old is not None and old.spec.boot_id == event.group.boot_id:
             old.last_heard_at = now  # the stream came back: what we know still holds
             old.end_pass(now, leaves_over=False)
-            old.prefixes = PrefixIndex()  # the hello that follows tells all blocks again
+            old.prefixes = old.new_prefixes()  # the hello that follows tells all blocks again
             self.fleet.refresh_ready(old, now)
             return
         if old is not None:
@@ -415,6 +427,8 @@ class SchedulerMachine:
             if request.reservation is not None and request.reservation[0] == group_id:
                 request.reservation = None
         self._left[group_id] = (group.spec.boot_id, group.last_seq)
+        if len(self._left) > MAX_LEFT:
+            del self._left[next(iter(self._left))]
         self.fleet.remove(group_id)
         for leftover in self.keys.left_on(group_id):
             self._drop_leftover(leftover)
@@ -464,6 +478,12 @@ class SchedulerMachine:
         group = None if request is None else self.fleet.groups.get(request.group_id)
         if group is not None:  # load comes from the worker's reports
             group.occupants.leave(event.request_id)
+
+    def _note_progress(self, request: RequestState) -> None:
+        """Its group is done with a request, or does not take it: so says its gateway."""
+        group = self.fleet.groups.get(request.group_id)
+        if group is not None:
+            group.progress_at = self._now
 
     def _leave_group(self, request: RequestState) -> None:
         group = self.fleet.groups.get(request.group_id)
@@ -644,8 +664,8 @@ class SchedulerMachine:
         request.group_id = leftover.group_id
         request.is_attached = True
         was_quiescent = group.is_quiescent
-        group.in_flight[request.request_id] = request
         self._watch_group(group, now, was_quiescent=was_quiescent)
+        group.in_flight[request.request_id] = request
         self._watch_wait(request)
         self._out.append(
             Attach(
@@ -863,7 +883,9 @@ class SchedulerMachine:
     def _watch_group(self, group: GroupState, now: float, *, was_quiescent: bool) -> None:
         if was_quiescent:
             group.last_heard_at = max(group.last_heard_at, now)  # the watchdog counts from here
-        due_at = group.last_heard_at + self._watchdog.patience_s(group)
+        if not group.in_flight:
+            group.progress_at = now
+        due_at = group.last_heard_at + self._watchdog.patience_s(group)  # no later than the one for a stall
         if self._watch_at is None or due_at < self._watch_at:
             self._watch_at = due_at
 
@@ -874,15 +896,16 @@ class SchedulerMachine:
             return
         for group in list(self.fleet.groups.values()):
             verdict = self._watchdog.judge(group, now)
-            if verdict is Watchdog.PROBE:
+            if verdict is Verdict.PROBE:
                 group.suspect = True
                 group.probed_at = now
                 self.fleet.refresh_ready(group, now)
                 self._out.append(Probe(group_id=group.spec.group_id))
-            elif verdict is Watchdog.LOST:
+            elif verdict is not None:
                 group_id, boot_id = group.spec.group_id, group.spec.boot_id
+                reason = LostReason.STALLED if verdict is Verdict.STALLED else LostReason.SILENT
                 self._lose(group_id)
-                self._out.append(DeclareLost(group_id=group_id, boot_id=boot_id))
+                self._out.append(DeclareLost(group_id=group_id, boot_id=boot_id, reason=reason))
         self._watch_at = self._watchdog.next_check_at(self.fleet)
 
     # -- outside views ----------------------------------------------------------------------------------

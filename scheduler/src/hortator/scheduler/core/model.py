@@ -43,6 +43,15 @@ class RejectReason(Enum):
     """Another gateway has claimed its idempotency key."""
 
 
+class LostReason(Enum):
+    """Why a worker whose stream stands is given up."""
+
+    SILENT = "silent"
+    """It has work, says nothing, and does not answer."""
+    STALLED = "stalled"
+    """It has work and speaks, but runs no pass."""
+
+
 class AbortReason(Enum):
     """Why a placement no longer holds."""
 
@@ -183,7 +192,9 @@ class SchedulerSettings:
     watchdog_min_s: float = 2.0
     """Silence of a worker with work is always tolerated for this long."""
     watchdog_factor: float = 3.0
-    """No report for max(factor x predicted pass, min): suspect; for twice that: lost."""
+    """No report for max(factor x predicted pass, min) or 2.5 s: suspect, and lost after min more."""
+    watchdog_stall_s: float = 30.0
+    """A worker that has work, speaks, and runs no pass for max(factor x predicted pass, this) is lost."""
     warmup_passes: int = 5
     """First passes of a worker that train no estimate and trip no watchdog."""
     dispatch_latency_s: float = 0.001

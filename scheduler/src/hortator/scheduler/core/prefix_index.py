@@ -2,6 +2,8 @@
 
 Ranks are bits of an int, so one dict look-up per block answers for all ranks of a group. Hashes are chained:
 a rank that lacks block i cannot use block i+1, so the walk stops at the first block nobody holds.
+
+An index that knows of more blocks than its group can hold is wrong and begins anew: only less is found.
 """
 
 from __future__ import annotations
@@ -10,13 +12,17 @@ from collections.abc import Sequence
 
 from hortator.scheduler.core.model import BlocksChanged
 
+MAX_BLOCKS = 1 << 23
+"""Of one group, whatever it says that it can hold."""
+
 
 class PrefixIndex:
     """Prefix-cache contents of one EP group, as reported."""
 
-    __slots__ = ("_ranks_by_hash",)
+    __slots__ = ("_max_blocks", "_ranks_by_hash")
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_blocks: int = MAX_BLOCKS) -> None:
+        self._max_blocks = min(max_blocks, MAX_BLOCKS)
         self._ranks_by_hash: dict[int, int] = {}
 
     def apply(self, changes: Sequence[BlocksChanged]) -> None:
@@ -32,6 +38,8 @@ class PrefixIndex:
                     index.pop(block, None)
             for block in change.stored:
                 index[block] = index.get(block, 0) | bit
+            if len(index) > self._max_blocks:
+                index.clear()
 
     def match(self, block_hashes: Sequence[int]) -> list[tuple[int, int]]:
         """Longest matches first: (number of leading blocks, bit set of the ranks that hold them all)."""
