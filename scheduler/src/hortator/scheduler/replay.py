@@ -109,8 +109,8 @@ class Replay:
         """Every event with the commands of a fresh machine.
 
         Raises:
-            RecordingError: a broken line, a gap, or an event that no scheduler can have taken; its cause is the
-                error of the machine.
+            RecordingError: a broken line, a gap, or an event that no scheduler can have taken (its cause: the
+                error of the machine).
         """
         path = self._recording.path
         try:
