@@ -125,7 +125,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(None, None, "no aliases here", self.peek_event().start_mark)
+            raise yaml.composer.ComposerError(None, None, "no aliases here", None)
         return super().compose_node(parent, index)
 
 
