@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from hortator.api.quoting import quoted
+
 ALLOWED = "a duration like 5ms, 2s, 1m30s, 1h"
 
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
@@ -23,7 +25,7 @@ def parse_duration(text: object) -> float:
         ValueError: not a duration; a bare number is none, because its unit would be a guess.
     """
     if not isinstance(text, str):
-        raise ValueError(f"got {text!r} (allowed: {ALLOWED})")  # noqa: TRY004  # what pydantic reports
+        raise ValueError(f"got {quoted(text)} (allowed: {ALLOWED})")  # noqa: TRY004  # what pydantic reports
     position, total = 0, 0.0
     units: list[str] = []
     for match in _PART.finditer(text):
@@ -34,7 +36,7 @@ def parse_duration(text: object) -> float:
         total += float(match[1]) * _SECONDS[match[2]]
     in_order = units == sorted(set(units), key=lambda unit: -_SECONDS[unit])
     if position != len(text) or not units or not in_order:
-        raise ValueError(f"got {text!r} (allowed: {ALLOWED})")
+        raise ValueError(f"got {quoted(text)} (allowed: {ALLOWED})")
     return total
 
 

@@ -7,6 +7,7 @@ A file may hold several documents; the LLMService among them is taken.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -16,9 +17,12 @@ import yaml
 
 from hortator.api.parse import parse
 from hortator.api.problem import Problem
+from hortator.api.quoting import quoted, shortened
 from hortator.api.v1alpha1 import KIND, LLMService
 
 _MAX_FILE_BYTES = 1 << 20
+_MAX_VALUES = 1 << 16
+"""Of one document, aliases written out: a few lines of them can become billions."""
 
 
 class ManifestError(Exception):
@@ -92,12 +96,19 @@ def _the_llmservice(documents: Sequence[object], source: str) -> Mapping[str, An
         return cast("Mapping[str, Any]", ours[0])
     kinds = ", ".join(sorted({str(document.get("kind", "an object without kind")) for document in objects}))
     raise ManifestError(
-        [f"{source}: kind: no LLMService in it, found {kinds or 'nothing'} (allowed: {KIND})"]
+        [f"{source}: kind: no LLMService in it, found {shortened(kinds) or 'nothing'} (allowed: {KIND})"]
     )
 
 
 class _Loader(yaml.SafeLoader):
     """SafeLoader that reads as the API server does: times stay text, and a key given twice is refused."""
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        if _num_values(node, {}) > _MAX_VALUES:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"more than {_MAX_VALUES} values, aliases written out", node.start_mark
+            )
+        return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -107,14 +118,29 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"keys must be text, got {key!r}", key_node.start_mark
+                    None, None, f"keys must be text, got {quoted(key)}", key_node.start_mark
                 )
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"{key!r} is given twice", key_node.start_mark
+                    None, None, f"{quoted(key)} is given twice", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _num_values(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many values a node is when everything that aliases stand for is written out."""
+    if id(node) not in known:
+        known[id(node)] = math.inf  # until it is counted: one that is part of itself has no end
+        match node:
+            case yaml.MappingNode():
+                parts = [part for pair in node.value for part in pair]
+            case yaml.SequenceNode():
+                parts = node.value
+            case _:
+                parts = []
+        known[id(node)] = 1 + sum(_num_values(part, known) for part in parts)
+    return known[id(node)]
 
 
 _Loader.yaml_implicit_resolvers = {

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from hortator.api.problem import Problem
+from hortator.api.quoting import quoted, shortened
 from hortator.api.v1alpha1 import API_VERSION, LLMService
 
 
@@ -36,7 +37,8 @@ def readable(errors: Iterable[ErrorDetails]) -> list[Problem]:
 def _path(location: Iterable[int | str]) -> str:
     text = ""
     for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+        name = shortened(str(part))
+        text += f"[{name}]" if isinstance(part, int) else f".{name}" if text else name
     return text
 
 
@@ -48,19 +50,18 @@ def _message(error: ErrorDetails) -> str:
         case "extra_forbidden":
             return _unknown(error["loc"])
         case "literal_error" if error["loc"] == ("apiVersion",):
-            return f"got {given!r} (allowed: {API_VERSION})"
+            return f"got {quoted(given)} (allowed: {API_VERSION})"
         case "literal_error":
-            return f"got {given!r} ({_supported(context['expected'])})"
+            return f"got {quoted(given)} ({_supported(context['expected'])})"
         case "greater_than_equal":
             limit = f"should be greater than or equal to {_plain(context['ge'])}"
-            return f"got {given!r}, {limit} (allowed: {_bounds(error)})"
+            return f"got {quoted(given)}, {limit} (allowed: {_bounds(error)})"
         case "greater_than":
-            return (
-                f"got {given!r}, should be greater than {_plain(context['gt'])} (allowed: {_bounds(error)})"
-            )
+            limit = f"should be greater than {_plain(context['gt'])}"
+            return f"got {quoted(given)}, {limit} (allowed: {_bounds(error)})"
         case "less_than_equal":
             limit = f"should be less than or equal to {_plain(context['le'])}"
-            return f"got {given!r}, {limit} (allowed: {_bounds(error)})"
+            return f"got {quoted(given)}, {limit} (allowed: {_bounds(error)})"
         case "string_too_long":
             return f"got {len(given)} characters, may not be more than {context['max_length']} bytes"
         case "value_error":
@@ -72,19 +73,19 @@ def _message(error: ErrorDetails) -> str:
             most = context["max_length"]
             return f"got {len(given)} items, must have at most {most} items (allowed: {_bounds(error)})"
         case "model_type" | "dict_type" | "model_attributes_type":
-            return f"got {given!r} (allowed: a mapping of fields)"
+            return f"got {quoted(given)} (allowed: a mapping of fields)"
         case "tuple_type" | "list_type":
-            return f"got {given!r} (allowed: a list)"
+            return f"got {quoted(given)} (allowed: a list)"
         case "int_type" | "int_from_float" | "int_parsing":
-            return f"got {given!r} (allowed: a whole number, not quoted)"
+            return f"got {quoted(given)} (allowed: a whole number, not quoted)"
         case "float_type" | "finite_number":
-            return f"got {given!r} (allowed: a number, not quoted)"
+            return f"got {quoted(given)} (allowed: a number, not quoted)"
         case "bool_type":
-            return f"got {given!r} (allowed: true, false)"
+            return f"got {quoted(given)} (allowed: true, false)"
         case "string_type":
-            return f"got {given!r} (allowed: text; quote it)"
+            return f"got {quoted(given)} (allowed: text; quote it)"
         case _:
-            return f"got {given!r}: {error['msg']}"
+            return f"got {quoted(given)}: {error['msg']}"
 
 
 def _supported(expected: str) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -24,6 +24,7 @@ from hortator.gateway.errors import ErrorKind, GatewayError
 from hortator.runtime.followed_files import FollowedFiles
 
 _SCHEME = "bearer "
+MAX_NAME_CHARS = 64
 
 
 class ApiKeysError(Exception):
@@ -98,17 +99,18 @@ class ApiKeyFile:
 
     def _read(self) -> ApiKeys:
         try:
-            document = _Document.model_validate(yaml.safe_load(self._path.read_text()))
+            text = self._path.read_text(encoding="utf-8")
+            document = _Document.model_validate(yaml.load(text, Loader=_Loader))  # noqa: S506  # a safe one
         except OSError as error:
             raise ApiKeysError(f"{self._path}: {error.strerror}") from None
-        except (yaml.YAMLError, UnicodeDecodeError):
-            raise ApiKeysError(
-                f"{self._path}: not YAML (wanted: keys: [{{name, sha256, tenants}}])"
-            ) from None
         except ValidationError as error:
             problem = error.errors(include_input=False)[0]
             where = ".".join(map(str, problem["loc"])) or "the file"
-            raise ApiKeysError(f"{self._path}: {where}: {problem['msg']}") from None
+            raise ApiKeysError(f"{self._path}: {where[:MAX_NAME_CHARS]}: {problem['msg']}") from None
+        except (yaml.YAMLError, ValueError, RecursionError):
+            raise ApiKeysError(
+                f"{self._path}: not YAML (wanted: keys: [{{name, sha256, tenants}}])"
+            ) from None
         return ApiKeys(
             (
                 entry.sha256,
@@ -118,10 +120,19 @@ class ApiKeyFile:
         )
 
 
+class _Loader(yaml.SafeLoader):
+    """SafeLoader without aliases: a list of keys needs none, and a few lines of them can become billions."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "no aliases here", None)
+        return super().compose_node(parent, index)
+
+
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    name: Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_CHARS)]
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     tenants: Annotated[list[str], Field(min_length=1)] | None = None
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -93,14 +94,18 @@ class CertificateFiles:
             raise CertificateError(f"{cert_file}: no certificate in PEM") from None
         try:
             key = load_pem_private_key(key_pem, password=None)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, UnsupportedAlgorithm):
             raise CertificateError(f"{key_file}: no private key in PEM without a password") from None
         try:
             x509.load_pem_x509_certificates(ca_pem)
         except ValueError:
             raise CertificateError(f"{ca_file}: no certificate in PEM") from None
         spki = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        if certificate.public_key().public_bytes(*spki) != key.public_key().public_bytes(*spki):
+        try:
+            wanted = certificate.public_key().public_bytes(*spki)
+        except (ValueError, UnsupportedAlgorithm):
+            raise CertificateError(f"{cert_file}: its key is none that can be used") from None
+        if wanted != key.public_key().public_bytes(*spki):
             raise CertificateError(f"{key_file}: not the key of {cert_file}")
         return CertificateSet(
             cert_pem=cert_pem,
@@ -117,6 +122,8 @@ class CertificateFiles:
             return path.read_bytes()
         except OSError as error:
             raise CertificateError(f"{path}: {error.strerror}") from None
+        except ValueError as error:  # no name of a file
+            raise CertificateError(f"{str(path)!r}: {error}") from None
 
 
 def _identity(certificate: x509.Certificate, path: Path) -> Identity:
@@ -125,6 +132,8 @@ def _identity(certificate: x509.Certificate, path: Path) -> Identity:
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     except x509.ExtensionNotFound:
         uris = []
+    except ValueError:
+        raise CertificateError(f"{path}: its extensions cannot be read") from None
     problems = []
     for uri in uris:
         try:

@@ -33,6 +33,7 @@ from pydantic_settings import SettingsError as PydanticSettingsError
 
 NESTED_DELIMITER = "__"
 MASK = "********"
+MAX_QUOTED_CHARS = 200
 
 _S = TypeVar("_S", bound="Settings")
 
@@ -57,7 +58,7 @@ class Settings(BaseSettings):
     )
 
     @classmethod
-    def load(cls, **overrides: object) -> Self:
+    def load(cls, /, **overrides: object) -> Self:
         """Read the environment; `overrides` (field names) win over it.
 
         Raises:
@@ -86,10 +87,14 @@ class Settings(BaseSettings):
             values = json.loads(path.read_text())
         except OSError as error:
             raise SettingsError([f"{path}: {error.strerror}"]) from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SettingsError([f"{path}: not valid JSON: {error}"]) from None
         if not isinstance(values, dict):
             raise SettingsError([f"{path}: an object is wanted"])
+        private = [name for name in values if name.startswith("_")]  # pydantic would take them for its own
+        if private:
+            allowed = ", ".join(cls.model_fields)
+            raise SettingsError([f"{path}: {name}: unknown setting (allowed: {allowed})" for name in private])
         try:
             return cls.load(**values)
         except SettingsError as error:
@@ -147,9 +152,14 @@ def _unknown_variables(settings_type: type[Settings]) -> Iterator[str]:
 
 def _line(settings_type: type[Settings], problem: Any) -> str:
     prefix = settings_type.model_config.get("env_prefix", "")
-    location = NESTED_DELIMITER.join(str(part) for part in problem["loc"])
-    given = "" if problem["type"] == "missing" else f", got {problem['input']!r}"
+    location = NESTED_DELIMITER.join(_short(str(part)) for part in problem["loc"])
+    given = "" if problem["type"] == "missing" else f", got {_short(repr(problem['input']))}"
     return f"{(prefix + location).upper()}: {problem['msg']}{given}"
+
+
+def _short(text: str) -> str:
+    """What a file holds, in an error of one line."""
+    return text if len(text) <= MAX_QUOTED_CHARS else f"{text[:MAX_QUOTED_CHARS]}..."
 
 
 def _flatten(model: BaseModel, prefix: str) -> Iterator[tuple[str, str]]:

@@ -565,15 +565,15 @@ def _group_state(group: GroupSnapshot, *, acknowledged: bool) -> pb.GroupState:
         forward_pass_id=group.forward_pass_id,
         last_report_age_s=group.last_report_age_s,
         predicted_pass_s=group.predicted_pass_s,
-        num_in_flight=group.num_in_flight,
+        num_in_flight=_uint32(group.num_in_flight),
         is_draining=group.state == "draining",
         drain_acknowledged=acknowledged,
         ranks=[
             pb.RankSnapshot(
                 dp_rank=rank,
-                prefill_load_tokens=max(0, prefill),
-                batch_size=max(0, batch),
-                kv_blocks_used=max(0, blocks),
+                prefill_load_tokens=_uint32(prefill),
+                batch_size=_uint32(batch),
+                kv_blocks_used=_uint32(blocks),
                 kv_blocks_total=spec.kv_blocks_total,
                 chunk_budget_tokens=spec.chunk_budget_tokens,
             )
@@ -621,6 +621,11 @@ def _seconds(value: float, field: str) -> float:
 def _figure(value: float) -> float:
     """A measurement for metrics; an impossible one counts as 0."""
     return value if math.isfinite(value) and 0.0 <= value <= MAX_SECONDS else 0.0
+
+
+def _uint32(value: int) -> int:
+    """What the wire can say of a number that a worker has made up, or that dispatches since have added to."""
+    return min(max(0, value), (1 << 32) - 1)
 
 
 def _column(values: Iterable[int], dp_size: int, field: str) -> tuple[int, ...]:

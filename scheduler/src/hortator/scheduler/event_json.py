@@ -68,7 +68,7 @@ def decode_fields(kind: type[Any], fields: Any) -> Any:
             raise ValueError(f"{kind.__name__} has no field {name!r} (allowed: {', '.join(plan)})")
         try:
             arguments[name] = plan[name](value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{kind.__name__}.{name}: {error}") from error
     try:
         return kind(**arguments)

@@ -17,6 +17,7 @@ writes. If the disk fails, recording stops, scheduling does not.
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,7 @@ from hortator.scheduler.errors import RecordingError
 from hortator.scheduler.event_json import decode_event, decode_fields, encode_fields, encode_tagged
 
 FORMAT = 1
+MAX_ERROR_CHARS = 500
 
 _dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
@@ -215,6 +217,7 @@ class Recording:
         Raises:
             RecordingError: no such file, or not a recording.
         """
+        self.path = path
         last = _read_header(path)
         files = [(last.first_event, path)]
         for _, older in _numbered(path):
@@ -238,6 +241,7 @@ class Recording:
         Raises:
             RecordingError: a line that is no event, or a gap unless `allow_gaps`; names file and line.
         """
+        last = -math.inf
         for path in self._files:
             with path.open("rb") as file:
                 next(file)
@@ -245,8 +249,12 @@ class Recording:
                     if not line.endswith(b"\n"):
                         return
                     parsed = self._parse(path, number, line, allow_gaps=allow_gaps)
-                    if parsed is not None:
-                        yield parsed
+                    if parsed is None:
+                        continue
+                    if not last <= parsed[0] < math.inf:  # NaN fails, too
+                        raise RecordingError(f"{path}:{number}: time {parsed[0]:g} after {last:g}")
+                    last = parsed[0]
+                    yield parsed
 
     def _parse(self, path: Path, number: int, line: bytes, *, allow_gaps: bool) -> tuple[float, Event] | None:
         try:
@@ -263,8 +271,14 @@ class Recording:
                     raise RecordingError(f"{path}:{number}: {gap} events are missing here")
                 case _:
                     raise RecordingError(f"{path}:{number}: not an event: {line[:80]!r}")
-        except ValueError as error:
-            raise RecordingError(f"{path}:{number}: {error}") from error
+        except (ValueError, OverflowError, RecursionError) as error:
+            raise RecordingError(f"{path}:{number}: {one_line(error)}") from error
+
+
+def one_line(error: Exception) -> str:
+    """Its words, without what it quotes of a damaged file at length."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= MAX_ERROR_CHARS else f"{text[:MAX_ERROR_CHARS]}..."
 
 
 def _read_header(path: Path) -> RecordingHeader:
@@ -273,8 +287,8 @@ def _read_header(path: Path) -> RecordingHeader:
             value = json.loads(file.readline())
     except OSError as error:
         raise RecordingError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise RecordingError(f"{path}:1: not a recording: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise RecordingError(f"{path}:1: not a recording: {one_line(error)}") from error
     match value:
         case {
             "hortator_recording": 1,
@@ -289,7 +303,7 @@ def _read_header(path: Path) -> RecordingHeader:
     try:
         settings = decode_fields(SchedulerSettings, fields)
     except ValueError as error:
-        raise RecordingError(f"{path}:1: {error}") from error
+        raise RecordingError(f"{path}:1: {one_line(error)}") from error
     return RecordingHeader(version=version, epoch=epoch, settings=settings, first_event=first_event)
 
 

@@ -19,7 +19,7 @@ from hortator.scheduler.core.events import Event
 from hortator.scheduler.core.model import SchedulerSettings
 from hortator.scheduler.digest import CommandDigest
 from hortator.scheduler.errors import RecordingError
-from hortator.scheduler.recorder import Recording, RecordingHeader
+from hortator.scheduler.recorder import Recording, RecordingHeader, one_line
 
 
 class Handles(Protocol):
@@ -106,10 +106,24 @@ class Replay:
         return self._recording.header
 
     def steps(self) -> Iterator[Replayed]:
-        """Every event with the commands of a fresh machine. Raises RecordingError: a broken line, a gap."""
-        machine = self._make(self.header.settings, self.header.epoch)
+        """Every event with the commands of a fresh machine.
+
+        Raises:
+            RecordingError: a broken line, a gap, or an event that no scheduler can have taken (its cause: the
+                error of the machine).
+        """
+        path = self._recording.path
+        try:
+            machine = self._make(self.header.settings, self.header.epoch)
+        except ValueError as error:
+            raise RecordingError(f"{path}:1: {one_line(error)}") from error
         for now, event in self._recording.events(allow_gaps=self._allow_gaps):
-            commands = tuple(machine.handle(event, now))
+            try:
+                commands = tuple(machine.handle(event, now))
+            except Exception as error:
+                number = self._num_events + 1
+                what = f"event {number} ({type(event).__name__}) cannot be taken"
+                raise RecordingError(f"{path}: {what}: {type(error).__name__}: {one_line(error)}") from error
             self._num_events += 1
             self._digest.update(now, commands)
             yield Replayed(now=now, event=event, commands=commands)

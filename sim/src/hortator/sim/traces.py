@@ -37,6 +37,9 @@ _BUCKET_SLACK_S = 0.005
 MAX_TOKENS = 1 << 24
 """A line with more tokens than this is a misread column, not a request."""
 
+MAX_QUOTED_CHARS = 200
+"""Of a bad line, in the error that names it."""
+
 
 class TraceError(Exception):
     """The file is no trace, or a line of it is bad; the message begins with `file:line:`."""
@@ -85,6 +88,8 @@ def read_trace(path: str | os.PathLike[str], *, skip_bad: bool = False, seed: in
         trace_format = _detect(name)
         with Path(path).open(encoding="utf-8-sig", errors="replace", newline="") as file:
             rows = reader.rows(file, trace_format)
+    except _BadLineError as error:  # the first line
+        raise TraceError(f"{name}:1: {error}") from None
     except OSError as error:
         raise TraceError(f"{name}: cannot be read: {error.strerror}") from None
     if not rows:
@@ -181,8 +186,14 @@ def _json_lines(file: Iterator[str]) -> Iterator[tuple[int, Any]]:
 def _csv_lines(file: Iterator[str], trace_format: TraceFormat) -> Iterator[tuple[int, Any]]:
     reader = csv.reader(file)
     header: list[str] = []
-    while not header:
-        header = [column.strip() for column in next(reader)]
+    try:
+        while not any(header):
+            header = [column.strip() for column in next(reader)]
+    except csv.Error as error:
+        raise _BadLineError(f"not CSV: {error}") from None
+    missing = [column for column in _COLUMNS[trace_format] if column not in header]
+    if missing:  # a quote that was never closed swallows columns
+        raise _BadLineError(f"not CSV: no column {', '.join(missing)}")
     places = [header.index(column) for column in _COLUMNS[trace_format]]
     while True:
         try:
@@ -205,7 +216,7 @@ def _parse_azure(cells: Sequence[str]) -> _Row:
     try:
         moment = datetime.fromisoformat(stamp.strip())
     except ValueError:
-        raise _BadLineError(f"TIMESTAMP {stamp!r} is no date and time") from None
+        raise _BadLineError(f"TIMESTAMP {_quoted(stamp)} is no date and time") from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return moment.timestamp(), *_tokens("ContextTokens", prompt, "GeneratedTokens", output), ()
@@ -218,7 +229,7 @@ def _parse_burstgpt(cells: Sequence[str]) -> _Row:
     except ValueError:
         moment = float("nan")
     if not abs(moment) < 1e12:
-        raise _BadLineError(f"Timestamp {stamp!r} is no number of seconds")
+        raise _BadLineError(f"Timestamp {_quoted(stamp)} is no number of seconds")
     return moment, *_tokens("Request tokens", prompt, "Response tokens", output), ()
 
 
@@ -230,7 +241,7 @@ def _parse_mooncake(value: Any) -> _Row:
             raise _BadLineError(f"{key} is missing")
     stamp = value["timestamp"]
     if isinstance(stamp, bool) or not isinstance(stamp, int | float) or not abs(stamp) < 1e15:
-        raise _BadLineError(f"timestamp {stamp!r} is no number of milliseconds")
+        raise _BadLineError(f"timestamp {_quoted(stamp)} is no number of milliseconds")
     prompt, output = _tokens("input_length", value["input_length"], "output_length", value["output_length"])
     ids = value.get("hash_ids", [])
     if not isinstance(ids, list) or not all(type(item) is int and item >= 0 for item in ids):
@@ -256,8 +267,13 @@ def _count(name: str, value: object, *, least: int) -> int:
     elif isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
         count = int(value) if len(value) < 20 else MAX_TOKENS + 1
     if not least <= count <= MAX_TOKENS:
-        raise _BadLineError(f"{name} {value!r} (allowed: {least} to {MAX_TOKENS})")
+        raise _BadLineError(f"{name} {_quoted(value)} (allowed: {least} to {MAX_TOKENS})")
     return count
+
+
+def _quoted(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_QUOTED_CHARS else f"{text[:MAX_QUOTED_CHARS]}..."
 
 
 def _spread_buckets(times: np.ndarray, seed: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field
 
+from hortator.api.quoting import quoted
 from hortator.api.v1alpha1.autoscaling import AutoscalingSpec
 from hortator.api.v1alpha1.base import Model, Texts
 from hortator.api.v1alpha1.engine import EngineSpec
@@ -36,9 +37,9 @@ def _object_name(name: str) -> str:
         "not ending with '-')"
     )
     if len(name) > MAX_NAME_LENGTH:
-        raise ValueError(f"got {name!r}, may not be more than {MAX_NAME_LENGTH} bytes {allowed}")
+        raise ValueError(f"got {quoted(name)}, may not be more than {MAX_NAME_LENGTH} bytes {allowed}")
     if not re.fullmatch(NAME_PATTERN, name):
-        raise ValueError(f"got {name!r}, should match '{NAME_PATTERN}' {allowed}")
+        raise ValueError(f"got {quoted(name)}, should match '{NAME_PATTERN}' {allowed}")
     return name
 
 

@@ -17,6 +17,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from hortator.api.duration import PATTERN as DURATION_PATTERN
 from hortator.api.duration import format_duration, parse_duration
+from hortator.api.quoting import quoted
 
 AUTO: Final = "Auto"
 MIN_INTERVAL_S: Final = 0.001
@@ -38,10 +39,10 @@ class Text:
         """The value itself. ValueError: it breaks the rule."""
         if len(value) > self.max_length:
             raise ValueError(
-                f"got {value!r}, may not be more than {self.max_length} bytes (allowed: {self.allowed})"
+                f"got {quoted(value)}, may not be more than {self.max_length} bytes (allowed: {self.allowed})"
             )
         if not re.fullmatch(self.pattern, value, re.ASCII):
-            raise ValueError(f"got {value!r} (allowed: {self.allowed})")
+            raise ValueError(f"got {quoted(value)} (allowed: {self.allowed})")
         return value
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -137,13 +138,12 @@ class QuantityText:
                 )
             return str(value)
         if not isinstance(value, str):
-            raise ValueError(f"got {value!r} (allowed: {self.allowed})")  # noqa: TRY004  # for pydantic
+            raise ValueError(f"got {quoted(value)} (allowed: {self.allowed})")  # noqa: TRY004  # for pydantic
         if len(value) > _MAX_QUANTITY_LENGTH:
-            raise ValueError(
-                f"got {value!r}, may not be more than {_MAX_QUANTITY_LENGTH} bytes (allowed: {self.allowed})"
-            )
+            limit = f"may not be more than {_MAX_QUANTITY_LENGTH} bytes"
+            raise ValueError(f"got {quoted(value)}, {limit} (allowed: {self.allowed})")
         if not re.fullmatch(self.pattern, value):
-            raise ValueError(f"got {value!r}, should match '{self.pattern}' (allowed: {self.allowed})")
+            raise ValueError(f"got {quoted(value)}, should match '{self.pattern}' (allowed: {self.allowed})")
         return value
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -209,7 +209,7 @@ def _seconds(value: object) -> float | None:
 
 def _shown(value: object) -> str:
     if isinstance(value, str) and len(value) > _MAX_DURATION_LENGTH:
-        return f"{value!r}, may not be more than {_MAX_DURATION_LENGTH} bytes"
+        return f"{quoted(value)}, may not be more than {_MAX_DURATION_LENGTH} bytes"
     return repr(value)
 
 
