@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections.abc import AsyncGenerator, Sequence
 from itertools import count
 from types import TracebackType
@@ -145,7 +144,8 @@ class _Tries:
     def __init__(self, retry_for_s: float, num_gateways: int, timeout_s: float | None) -> None:
         self._retry_for_s = retry_for_s
         self._num_gateways = num_gateways
-        self._deadline_at = None if timeout_s is None else time.monotonic() + timeout_s
+        self._now = asyncio.get_running_loop().time
+        self._deadline_at = None if timeout_s is None else self._now() + timeout_s
         self._failing_since: float | None = None
         self._num_unanswered = 0
         self._num_failed = 0
@@ -154,7 +154,7 @@ class _Tries:
 
     def rest_s(self) -> float | None:
         """Until the deadline; None: there is none."""
-        return None if self._deadline_at is None else max(self._deadline_at - time.monotonic(), 0.001)
+        return None if self._deadline_at is None else max(self._deadline_at - self._now(), 0.001)
 
     def heard(self) -> None:
         """Something new came."""
@@ -164,7 +164,7 @@ class _Tries:
 
     def pause_after(self, error: GenerateError) -> float:
         """How long to wait before the next try. Raises the error where there is none."""
-        now = time.monotonic()
+        now = self._now()
         if self._failing_since is None:
             self._failing_since = now
         if error.status not in _BROKEN or now - self._failing_since >= self._retry_for_s:
