@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
+from dataclasses import replace
 from itertools import count
 
 from hortator.gateway.block_hashes import block_hashes, chain_salt
@@ -116,6 +117,8 @@ class Admission:
             self._check_room()
         subscriber = generation.subscribe(request.resume_from_index)
         if goes_on:
+            # Under another name: what had this one may have been followed by another gateway's request since.
+            generation.facts = replace(generation.facts, request_id=next(self._ids))
             self._driver.resume(generation, deadline_at=deadline_at)
         return generation, subscriber
 
