@@ -8,8 +8,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from live_stack import Metrics
-
 from chaos.faults import Injector
 from chaos.ledger import Ledger
 from chaos.load import Load
@@ -110,6 +108,7 @@ async def run(folder: Path, *, seed: int, seconds: float) -> Result:
         num_restarts = sum(kept.num_starts - 1 for kept in service.kept.values())
         problems += await _end(service)
     problems += [f"process {pid} is left" for pid in left_behind(folder)]
+    problems += errors_in_logs(folder)
     return Result(
         seed=seed,
         seconds=seconds,
@@ -123,6 +122,16 @@ async def run(folder: Path, *, seed: int, seconds: float) -> Result:
         num_restarts=num_restarts,
         problems=problems,
     )
+
+
+def errors_in_logs(folder: Path) -> list[str]:
+    """What processes called an error; that a group ends when a member does is none."""
+    return [
+        f"{log.name}: {line[:400]}"
+        for log in sorted(folder.glob("*.log"))
+        for line in log.read_text(errors="replace").splitlines()
+        if line.startswith("Traceback") or ('"level": "error"' in line or '"level":"error"' in line)
+    ]
 
 
 async def _left_over(service: Service) -> list[str]:
@@ -143,18 +152,12 @@ async def _held(service: Service) -> list[str]:
             found.append(f"{kept.name} does not answer")
             continue
         for name in EMPTY[kept.component]:
-            value = _total(metrics, name)
+            value = sum(sample.value for sample in metrics.samples if sample.name == name)
             if value:
                 found.append(f"{kept.name}: {name} is {value:g}")
     if await service.leader() is None:
         found.append("no scheduler leads")
     return found
-
-
-def _total(metrics: Metrics, name: str) -> float:
-    samples = [sample.value for sample in metrics.samples if sample.name == name]
-    assert samples, f"no metric {name}"
-    return sum(samples)
 
 
 async def _end(service: Service) -> list[str]:

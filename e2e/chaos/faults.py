@@ -11,13 +11,13 @@ import random
 import signal
 from dataclasses import dataclass
 
-from hortator.cli.admin.client import AdminClient
-from hortator.cli.errors import CommandError
 from live_stack import Metrics
 
 from chaos.ledger import Ledger
 from chaos.load import Load
 from chaos.service import Kept, Service
+from hortator.cli.admin.client import AdminClient
+from hortator.cli.errors import CommandError
 
 PATIENCE_S = 0.8
 """How long a wanted state is waited for."""
@@ -120,9 +120,7 @@ class Injector:
         kept = victim.kept
         if victim.link is not None and victim.link[0] != "client":
             return not kept.is_whole
-        others = [
-            one for one in self._service.kept.values() if one.role == kept.role and one is not kept
-        ]
+        others = [one for one in self._service.kept.values() if one.role == kept.role and one is not kept]
         alive = [one for one in others if one.is_whole and one.name not in self._acting]
         return not kept.is_whole or not alive
 
@@ -179,7 +177,7 @@ class Injector:
         kept = victim.kept
         if kept.terminated_at is not None and not ignore_drain:
             return "draining"
-        if victim.what not in {"leader"} and await self._service.leader() is None:
+        if victim.what != "leader" and await self._service.leader() is None:
             return "leader change"
         metrics = await kept.metrics()
         if metrics is None:
@@ -196,7 +194,10 @@ class Injector:
         if leader is None:
             return False
         try:
-            async with asyncio.timeout(0.5), AdminClient(self._service.scheduler_address(leader.name)) as admin:
+            async with (
+                asyncio.timeout(0.5),
+                AdminClient(self._service.scheduler_address(leader.name)) as admin,
+            ):
                 snapshot = await admin.snapshot(num_recent_placements=NUM_PLACEMENTS)
         except (CommandError, TimeoutError):
             return False
@@ -234,4 +235,3 @@ def gateway_state(metrics: Metrics) -> str:
     if _value(metrics, "hortator_gateway_waiting"):
         return "waiting"
     return "streaming" if _value(metrics, "hortator_gateway_streams") else "idle"
-

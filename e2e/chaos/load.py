@@ -12,10 +12,9 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from chaos.service import FIRST_TOKEN, VOCAB_SIZE
 from hortator.client import Client, Completion, Delta, GenerateError, Sampling
 from hortator.worker.engines.simulated.tokens import TokenSource
-
-from chaos.service import FIRST_TOKEN, VOCAB_SIZE
 
 TOKENS = TokenSource(VOCAB_SIZE, FIRST_TOKEN)
 STUCK_AFTER_S = 60.0
@@ -103,7 +102,9 @@ class Asked:
 
     def named(self) -> list[str]:
         """The problems, each with what it takes to know the request."""
-        who = f"{'/'.join(self.request_ids) or 'unnamed'} (prompt {len(self.prompt)}, {self.max_tokens} tokens)"
+        who = (
+            f"{'/'.join(self.request_ids) or 'unnamed'} (prompt {len(self.prompt)}, {self.max_tokens} tokens)"
+        )
         return [f"{who}: {problem}" for problem in self.problems]
 
 

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from chaos import experiment
 
 SECONDS = float(os.environ.get("HORTATOR_CHAOS_S", "35"))

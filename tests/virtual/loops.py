@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -154,16 +155,18 @@ class World:
 
     def run(self, *, until: float, done: Callable[[], bool] = lambda: False) -> bool:
         """Turn the loops until then, or until `done`; whether it is."""
-        while not done():
-            self._turn_all()
-            next_at = self._next_at()
-            if next_at is None or next_at > until:
+        while True:
+            next_at = self._turn_all()
+            if done():
+                return True
+            if self._coming:
+                next_at = min(next_at, self._coming[0][0])
+            if next_at > until:
                 self.now = max(self.now, until)
-                return done()
+                return False
             self.now = max(self.now, next_at)
             while self._coming and self._coming[0][0] <= self.now:
                 heapq.heappop(self._coming)[2]()
-        return True
 
     def close(self) -> None:
         """Nobody lives on."""
@@ -173,25 +176,21 @@ class World:
             process.loop.bury()
         self.buried.clear()
 
-    def _turn_all(self) -> None:
-        is_idle = False
-        while not is_idle:
-            is_idle = True
+    def _turn_all(self) -> float:
+        """Until nobody has anything to do now; when somebody has."""
+        while True:
+            is_idle, next_at = True, math.inf
             for process in list(self.processes.values()):
                 if process.is_stopped or process.is_dead:
                     continue
-                next_at = process.loop.next_at()
-                if next_at is not None and next_at <= self.now:
+                at = process.loop.next_at()
+                if at is None:
+                    continue
+                if at <= self.now:
                     process.loop.turn()
                     self.num_turns += 1
                     is_idle = False
-
-    def _next_at(self) -> float | None:
-        times = [
-            at
-            for process in self.processes.values()
-            if not process.is_stopped and (at := process.loop.next_at()) is not None
-        ]
-        if self._coming:
-            times.append(self._coming[0][0])
-        return min(times, default=None)
+                elif at < next_at:
+                    next_at = at
+            if is_idle:
+                return next_at

@@ -17,7 +17,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from random import Random
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import grpc.aio
@@ -438,9 +438,7 @@ class _Method:
         self.deserialize_response = deserialize_response
         self._streams_requests = streams_requests
 
-    def __call__(
-        self, request: Any = None, *, timeout: float | None = None, metadata: object = None
-    ) -> Call:
+    def __call__(self, request: Any = None, *, timeout: float | None = None, metadata: object = None) -> Call:
         call = self._channel.new_call(self)
         call.begin(timeout=timeout)
         if not self._streams_requests:
@@ -489,7 +487,7 @@ class Channel:
         for call in self._calls:
             call.cancel()
 
-    async def __aenter__(self) -> Channel:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -10,7 +10,7 @@ import os
 import random
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -38,16 +38,18 @@ from virtual.network import Network
 PORT = 80
 RESTART_S = (0.05, 0.6)
 WALL_NS = 1_750_000_000_000_000_000
+_IS_LEADER = "hortator_scheduler_is_leader"
 EXPECTED_ERRORS = frozenset({"request quarantined"})
 
 Main = Callable[[Drain], Coroutine[Any, Any, Any]]
 
 
-class _Counted(Metrics):
-    """A scrape without its text."""
+class Counted(Metrics):
+    """Some metrics of a process, without a scrape."""
 
-    def __init__(self, admin: AdminServer) -> None:
-        self.samples = [sample for family in admin._registry.collect() for sample in family.samples]
+    def __init__(self, admin: AdminServer, names: Sequence[str]) -> None:
+        families = admin._registry.restricted_registry(names).collect()
+        self.samples = [sample for family in families for sample in family.samples]
 
 
 @dataclass
@@ -63,6 +65,10 @@ class Member:
     num_starts: int = 0
 
     @property
+    def component(self) -> str:
+        return self.role if self.role in {"scheduler", "gateway"} else "worker"
+
+    @property
     def is_whole(self) -> bool:
         """It lives, and nobody does anything to it."""
         process = self.process
@@ -72,10 +78,10 @@ class Member:
     def is_draining(self) -> bool:
         return self.drain is not None and self.drain.is_requested
 
-    def metrics(self) -> Metrics | None:
+    def metrics(self, *names: str) -> Metrics | None:
         """What it counts now; None: it is not there."""
         admin: AdminServer | None = getattr(self.process, "admin", None)
-        return None if admin is None else _Counted(admin)
+        return None if admin is None else Counted(admin, names)
 
 
 class Stack:
@@ -99,8 +105,8 @@ class Stack:
     def leader(self) -> Member | None:
         """The scheduler that says that it leads."""
         for scheduler in self.of("scheduler"):
-            metrics = scheduler.metrics() if scheduler.is_whole else None
-            if metrics is not None and metrics.value("hortator_scheduler_is_leader") == 1:
+            metrics = scheduler.metrics(_IS_LEADER) if scheduler.is_whole else None
+            if metrics is not None and metrics.value(_IS_LEADER) == 1:
                 return scheduler
         return None
 

@@ -25,6 +25,7 @@ HEALED_AT_S = 5.0
 END_BY_S = 40.0
 KEEP_S = 2.0
 EMPTY_BY_S = 30.0
+LOOK_AGAIN_S = 0.3
 TOKENS_PER_BLOCK = 16
 CHUNK_BUDGET_TOKENS = 512
 STOPS_S = (0.02, 0.3, 1.0, 2.5)
@@ -137,8 +138,7 @@ class _Trial:
             for _ in range(self._random.choice((1, 1, 2))):
                 world.at(at + self._random.choice((0.0, 0.001, 0.02, 0.3)), self._fault)
         world.at(FAULTS_UNTIL_S, self._no_more)
-        world.run(until=HEALED_AT_S)
-        self._heal()
+        world.run(until=HEALED_AT_S, done=lambda: client.is_dead and not self._acting)
         problems = []
         if not world.run(until=END_BY_S, done=lambda: client.is_dead):
             problems += [
@@ -147,10 +147,12 @@ class _Trial:
             ]
         ended_at = world.now
         problems += load.problems
-        world.run(until=ended_at + KEEP_S + 1.0)
         ends_at = world.now + EMPTY_BY_S
-        while (held := self._held()) and world.now < ends_at:
-            world.run(until=world.now + 1.0)
+        while True:
+            world.run(until=world.now + LOOK_AGAIN_S)
+            held = self._held()
+            if not held or world.now >= ends_at:
+                break
         problems += held
         problems += world.problems
         self._stack.is_over = True
@@ -217,7 +219,7 @@ class _Trial:
             return
         link = network.links[source, host]
         kind = rng.choice(LINK_KINDS)
-        end = self._stack.members[target if source in {"client"} else source]
+        end = self._stack.members[target if source == "client" else source]
         source_role = end.role if source != "client" else "client"
         self._count(kind, f"link {source_role} to {self._stack.members[target].role}", end)
         seconds = rng.choice(STOPS_S)
@@ -245,9 +247,6 @@ class _Trial:
 
         self._world.at(min(self._world.now + seconds, HEALED_AT_S), end)
 
-    def _heal(self) -> None:
-        assert not self._acting or self._world.now >= HEALED_AT_S
-
     def _count(self, kind: str, victim: str, member: Member) -> None:
         state = self._state(member)
         self._ledger.count(kind, victim, state)
@@ -261,7 +260,7 @@ class _Trial:
         leader = self._stack.leader()
         if leader is None:
             return "leader change"
-        metrics = member.metrics()
+        metrics = member.metrics(*EMPTY[member.component])
         if metrics is None:
             return "starting"
         if member.role == "gateway":
@@ -278,15 +277,13 @@ class _Trial:
     def _held(self) -> list[str]:
         found = []
         for member in self._stack.members.values():
-            component = member.role if member.role in EMPTY else "worker"
-            metrics = member.metrics()
+            names = EMPTY[member.component]
+            metrics = member.metrics(*names)
             if metrics is None:
                 found.append(f"{member.name} is not there")
                 continue
             found += [
-                f"{member.name}: {name} is {value:g}"
-                for name in EMPTY[component]
-                if (value := metrics.value(name))
+                f"{member.name}: {name} is {value:g}" for name in names if (value := metrics.value(name))
             ]
         if self._stack.leader() is None:
             found.append("no scheduler leads")

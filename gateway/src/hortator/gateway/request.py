@@ -335,7 +335,7 @@ class RequestMachine:
     def resumed(self) -> list[Action]:
         """A client is back for a request that `ended_early`: continue after the tokens there are.
 
-        Under another name, so attempts begin again: to the scheduler this is a newcomer under the request's key.
+        Under another name, so attempts begin again: to the scheduler it is a newcomer under its key.
         """
         if self.state is not State.FINISHED:
             return []
