@@ -24,7 +24,9 @@ PATIENCE_S = 0.8
 PAUSES_S = (0.3, 1.5, 3.0)
 DELAYS_S = (0.02, 0.1)
 PAIR_SHARE = 0.35
-CALM_S = (0.1, 1.0)
+CALM_S = (0.05, 0.5)
+NUM_TRIES = 5
+"""Victims are drawn so often until one may be hit."""
 NUM_PLACEMENTS = 40
 """How far back one looks for requests that were placed again."""
 
@@ -50,6 +52,10 @@ class Victim:
     link: tuple[str, str] | None = None
     ordinal: int = 0
 
+    @property
+    def name(self) -> str:
+        return self.kept.name if self.link is None else " to ".join(self.link)
+
 
 class Injector:
     """Injects faults until told to stop; never both gateways or both schedulers by intent."""
@@ -74,15 +80,17 @@ class Injector:
 
     async def _one(self) -> None:
         rng = random.Random(self._random.random())
-        what = rng.choice([*WANTED, "link", "link"])
-        victim = await self._victim(what, rng)
-        if victim is None or victim.kept.name in self._acting or self._would_be_the_last(victim):
+        for _ in range(NUM_TRIES):
+            victim = await self._victim(rng.choice([*WANTED, "link", "link"]), rng)
+            if victim is not None and victim.name not in self._acting and not self._would_be_the_last(victim):
+                break
+        else:
             return
         kind = rng.choice(LINK_KINDS if victim.link else list(SIGNALS))
-        if what == "group member" and kind == "terminated":
+        if victim.what == "group member" and kind == "terminated":
             kind = "killed"
         fault = f"{kind} {victim.what}"
-        self._acting[victim.kept.name] = fault
+        self._acting[victim.name] = fault
         try:
             wanted = rng.choice(WANTED.get(victim.what, WANTED.get(victim.kept.role, ("in flight",))))
             await self._lead_up_to(wanted, victim)
@@ -93,7 +101,7 @@ class Injector:
                     self._ledger.count_pair(fault, other)
             await self._inject(kind, victim, rng)
         finally:
-            del self._acting[victim.kept.name]
+            del self._acting[victim.name]
 
     async def _victim(self, what: str, rng: random.Random) -> Victim | None:
         service = self._service
@@ -121,7 +129,11 @@ class Injector:
         if victim.link is not None and victim.link[0] != "client":
             return not kept.is_whole
         others = [one for one in self._service.kept.values() if one.role == kept.role and one is not kept]
-        alive = [one for one in others if one.is_whole and one.name not in self._acting]
+        alive = [
+            one
+            for one in others
+            if one.is_whole and not {one.name, f"client to {one.name}"} & self._acting.keys()
+        ]
         return not kept.is_whole or not alive
 
     async def _lead_up_to(self, wanted: str, victim: Victim) -> None:

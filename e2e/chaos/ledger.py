@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+UNKNOWN = frozenset({"does not answer", "starting"})
+"""No state of the protocol."""
+
 
 @dataclass
 class Ledger:
@@ -24,7 +27,7 @@ class Ledger:
 
     @property
     def num_distinct(self) -> int:
-        return len(self.faults)
+        return sum(state not in UNKNOWN for _, _, state in self.faults)
 
     def rows(self) -> list[dict[str, object]]:
         """For a file."""

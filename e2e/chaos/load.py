@@ -111,10 +111,13 @@ class Asked:
 class Load:
     """As many requests at a time as there are clients, until `is_over`."""
 
-    def __init__(self, endpoints: list[str], *, seed: int, num_clients: int) -> None:
+    def __init__(
+        self, endpoints: list[str], *, seed: int, num_clients: int, longest_tokens: int = 150
+    ) -> None:
         self._endpoints = endpoints
         self._random = random.Random(seed)
         self._num_clients = num_clients
+        self._longest_tokens = longest_tokens
         self.is_over = False
         self.asked: list[Asked] = []
         self.num_ended = self.num_cancelled = self.num_tokens = self.num_replacements = self.num_moved = 0
@@ -137,7 +140,7 @@ class Load:
     async def _ask_on(self, client: Client, rng: random.Random, number: int) -> None:
         await asyncio.sleep(number * 0.05)
         while not self.is_over:
-            asked = some_request(rng)
+            asked = some_request(rng, self._longest_tokens)
             self.asked.append(asked)
             self.num_requests += 1
             try:
@@ -201,13 +204,13 @@ class Load:
             self.num_replacements += asked.completion.num_replacements
 
 
-def some_request(rng: random.Random) -> Asked:
+def some_request(rng: random.Random, longest_tokens: int) -> Asked:
     """Short and long, some with a stop text, some whose client will be gone."""
     num_prompt = rng.randint(600, 2500) if rng.random() < LONG_SHARE else rng.randint(1, 300)
     asked = Asked(
         prompt="".join(rng.choices("abcdefgh ", k=num_prompt)),
         seed=rng.getrandbits(31),
-        max_tokens=rng.choice((1, 2, rng.randint(3, 40), rng.randint(40, 150))),
+        max_tokens=rng.choice((1, 2, rng.randint(3, longest_tokens // 4), rng.randint(3, longest_tokens))),
     )
     if rng.random() < STOPPED_SHARE and asked.max_tokens > 2:
         at = rng.randrange(asked.max_tokens - 1)

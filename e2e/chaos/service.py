@@ -18,7 +18,7 @@ from live_stack import Metrics
 from relays import Relay
 
 POLL_S = 0.02
-READY_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 180.0
 RESTART_AFTER_S = 0.1
 CONTEXT = "HORTATOR_CHAOS_RUN"
 """In the environment of everything that a run starts, so that what it leaves behind is found."""
@@ -34,8 +34,8 @@ ENGINE = {
     "first_token_id": FIRST_TOKEN,
 }
 MAX_SEQUENCE_TOKENS = 4096
-ORPHAN_KEEP_S = 10.0
-KV_LEASE_S = 10.0
+ORPHAN_KEEP_S = 5.0
+KV_LEASE_S = 5.0
 
 Settings = Mapping[str, object]
 

@@ -28,8 +28,10 @@ def main() -> int:
     for outcome in outcomes(seed=options.seed, num_trials=options.trials):
         tally.add(outcome)
         if outcome.problems:
-            print("\n".join([f"seed {outcome.seed}:", *outcome.schedule, *outcome.problems]), flush=True)
-    print(tally.text())
+            lines = [f"seed {outcome.seed}: {outcome.shape}", *outcome.schedule, *outcome.problems]
+            sys.stdout.write("\n".join(lines) + "\n")
+            sys.stdout.flush()
+    sys.stdout.write(tally.text() + "\n")
     return bool(tally.broken)
 
 

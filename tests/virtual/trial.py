@@ -27,6 +27,7 @@ KEEP_S = 2.0
 EMPTY_BY_S = 30.0
 LOOK_AGAIN_S = 0.3
 TOKENS_PER_BLOCK = 16
+LONGEST_TOKENS = 40
 CHUNK_BUDGET_TOKENS = 512
 STOPS_S = (0.02, 0.3, 1.0, 2.5)
 LATENCIES_S = (0.0001, 0.0005, 0.005, 0.05)
@@ -57,7 +58,12 @@ def run(seed: int) -> Outcome:
     rng = random.Random(seed)
     with virtual_service(rng.getrandbits(32)) as stack:
         shape = _build(stack, rng)
-        load = Load(stack.endpoints, seed=rng.getrandbits(32), num_clients=rng.randint(1, 3))
+        load = Load(
+            stack.endpoints,
+            seed=rng.getrandbits(32),
+            num_clients=rng.randint(1, 4),
+            longest_tokens=LONGEST_TOKENS,
+        )
         trial = _Trial(stack, load, rng)
         return trial.run(seed, shape)
 
@@ -79,7 +85,7 @@ def _build(stack: Stack, rng: random.Random) -> str:
         "vocab_size": VOCAB_SIZE,
         "first_token_id": FIRST_TOKEN,
         "jitter": 0.1,
-        "time_scale": rng.choice((0.03, 0.1)),
+        "time_scale": rng.choice((0.05, 0.2)),
     }
     core = {"policy": policy, "expected_output_tokens": 32}
     for number in range(num_schedulers):
