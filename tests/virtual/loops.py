@@ -107,6 +107,9 @@ class Process:
         self.servers: dict[str, Any] = {}
         """What listens here, by address."""
         self.on_death: list[Callable[[], None]] = []
+        self.admin: Any = None
+        """Who answers for probes and metrics here."""
+        self.engine: Any = None
         self.main: asyncio.Task[Any]
 
     def live(self, main: Coroutine[Any, Any, Any]) -> None:

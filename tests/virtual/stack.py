@@ -41,7 +41,8 @@ PORT = 80
 RESTART_S = (0.05, 0.6)
 WALL_NS = 1_750_000_000_000_000_000
 _IS_LEADER = "hortator_scheduler_is_leader"
-EXPECTED_ERRORS = frozenset({"request quarantined"})
+RANK_LOST = "a rank was lost"
+EXPECTED_ERRORS = frozenset({f"the engine died: {RANK_LOST}"})
 
 S = TypeVar("S", bound=Settings)
 Main = Callable[[Drain], Coroutine[Any, Any, Any]]
@@ -83,7 +84,7 @@ class Member:
 
     def metrics(self, *names: str) -> Metrics | None:
         """What it counts now; None: it is not there."""
-        admin: AdminServer | None = getattr(self.process, "admin", None)
+        admin = None if self.process is None else self.process.admin
         return None if admin is None else Counted(admin, names)
 
 
@@ -166,7 +167,12 @@ def gateway(settings: Mapping[str, Any]) -> Callable[[str], Main]:
 def worker(settings: Mapping[str, Any], engine: SimulatedConfig) -> Callable[[str], Main]:
     def make(host: str) -> Main:
         read = _read(WorkerSettings, host, settings)
-        return lambda drain: worker_app.serve(read, SimulatedEngine(engine), drain, transport=Plaintext())
+
+        async def main(drain: Drain) -> None:
+            running = _process().engine = SimulatedEngine(engine)
+            await worker_app.serve(read, running, drain, transport=Plaintext())
+
+        return main
 
     return make
 
@@ -195,6 +201,7 @@ def virtual_service(seed: int) -> Iterator[Stack]:
             stack.enter_context(patch.object(target, name, value))
         stack.enter_context(patch.object(AdminServer, "port", PropertyMock(return_value=0)))
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         structlog.configure(
             processors=[lambda _, level, event: _note(world, level, event)],
             wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
@@ -214,10 +221,14 @@ def _nothing(*_: object) -> None:
 
 def _probes(admin: AdminServer) -> int:
     """Nobody asks by HTTP: whoever wants to know asks the process's admin server itself."""
+    _process().admin = admin
+    return 0
+
+
+def _process() -> Process:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
-    loop.process.admin = admin  # type: ignore[attr-defined]
-    return 0
+    return loop.process
 
 
 def _note(world: World, level: str, event: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from chaos.service import FIRST_TOKEN, VOCAB_SIZE
 
 from hortator.scheduler.core.policies.registry import POLICY_NAMES
 from hortator.worker.engines.simulated.config import SimulatedConfig
-from virtual.stack import PORT, Member, Stack, gateway, scheduler, virtual_service, worker
+from virtual.stack import PORT, RANK_LOST, Member, Stack, gateway, scheduler, virtual_service, worker
 
 FAULTS_FROM_S, FAULTS_UNTIL_S = 1.5, 3.0
 HEALED_AT_S = 5.0
@@ -201,11 +201,13 @@ class _Trial:
             return
         if member.role == "gateway" and any(name.startswith("gateway") for name in self._acting):
             return
-        kind = rng.choice(PROCESS_KINDS)
+        kind = rng.choice((*PROCESS_KINDS, "rank lost") if process.engine is not None else PROCESS_KINDS)
         self._count(kind, "leader" if what == "leader" else member.role, member)
         match kind:
             case "killed":
                 process.die()
+            case "rank lost":
+                process.loop.call_soon(process.engine.fail, RANK_LOST)
             case "terminated":
                 if member.drain is not None:
                     drain = member.drain
