@@ -11,24 +11,12 @@ from pathlib import Path
 from chaos.faults import Injector
 from chaos.ledger import Ledger
 from chaos.load import Load
-from chaos.service import KV_LEASE_S, ORPHAN_KEEP_S, Service, left_behind, running_service
+from chaos.service import EMPTY, KV_LEASE_S, ORPHAN_KEEP_S, Service, left_behind, running_service
 
 NUM_CLIENTS = 16
 WARM_UP_S = 1.0
 END_TIMEOUT_S = 90.0
 EMPTY_TIMEOUT_S = max(ORPHAN_KEEP_S, KV_LEASE_S) + 20.0
-EMPTY = {
-    "gateway": ("hortator_gateway_in_flight", "hortator_gateway_waiting", "hortator_gateway_streams"),
-    "worker": (
-        "hortator_worker_running_requests",
-        "hortator_worker_orphans",
-        "hortator_worker_kv_leases",
-        "hortator_worker_prefill_load_tokens",
-        "hortator_worker_kv_blocks_used",
-        "hortator_worker_batch_size",
-    ),
-    "scheduler": ("hortator_scheduler_waiting_requests", "hortator_scheduler_in_flight_requests"),
-}
 
 
 @dataclass(kw_only=True)

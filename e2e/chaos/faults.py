@@ -7,6 +7,7 @@ state is wanted is drawn as well: the injector waits a little for it, and counts
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import signal
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from chaos.service import Kept, Service
 from hortator.cli.admin.client import AdminClient
 from hortator.cli.errors import CommandError
 
+POLL_S = 0.05
 PATIENCE_S = 0.8
 """How long a wanted state is waited for."""
 PAUSES_S = (0.3, 1.5, 3.0)
@@ -65,13 +67,17 @@ class Injector:
         self._load = load
         self._ledger = ledger
         self._random = random.Random(seed)
+        self._admins: dict[str, AdminClient] = {}
         self._acting: dict[str, str] = {}
         """Faults that are there now: whose, and what."""
         self.is_over = False
 
     async def run(self) -> None:
         """One fault, or two at once, then a little calm."""
-        async with asyncio.TaskGroup() as tasks:
+        async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+            for scheduler in self._service.schedulers:
+                admin = AdminClient(self._service.scheduler_address(scheduler.name))
+                self._admins[scheduler.name] = await stack.enter_async_context(admin)
             while not self.is_over:
                 tasks.create_task(self._one())
                 if self._random.random() < PAIR_SHARE:
@@ -154,7 +160,7 @@ class Injector:
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + PATIENCE_S
         while state not in {wanted, "leader change", "draining"} and loop.time() < ends_at:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(POLL_S)
             state = await self._state(victim)
         return state
 
@@ -189,27 +195,23 @@ class Injector:
         kept = victim.kept
         if kept.terminated_at is not None and not ignore_drain:
             return "draining"
-        if victim.what != "leader" and await self._service.leader() is None:
+        leader = await self._service.leader()
+        if leader is None:
             return "leader change"
+        if kept.role == "scheduler":
+            return await self._scheduler_state(leader)
         metrics = await kept.metrics()
         if metrics is None:
             return "does not answer"
-        if kept.role == "scheduler":
-            return await self._scheduler_state()
-        if await self._is_resuming(kept):
+        if await self._is_resuming(kept, leader):
             return "resuming"
         return gateway_state(metrics) if kept.role == "gateway" else worker_state(metrics)
 
-    async def _is_resuming(self, kept: Kept) -> bool:
+    async def _is_resuming(self, kept: Kept, leader: Kept) -> bool:
         """Whether it has a request that was somewhere else before and is not over."""
-        leader = await self._service.leader()
-        if leader is None:
-            return False
+        admin = self._admins[leader.name]
         try:
-            async with (
-                asyncio.timeout(0.5),
-                AdminClient(self._service.scheduler_address(leader.name)) as admin,
-            ):
+            async with asyncio.timeout(0.5):
                 snapshot = await admin.snapshot(num_recent_placements=NUM_PLACEMENTS)
         except (CommandError, TimeoutError):
             return False
@@ -219,9 +221,8 @@ class Injector:
             return any(one.request_id.startswith(kept.name) for one in again)
         return any(one.worker_id == kept.name for one in again)
 
-    async def _scheduler_state(self) -> str:
-        leader = await self._service.leader()
-        metrics = None if leader is None else await leader.metrics()
+    async def _scheduler_state(self, leader: Kept) -> str:
+        metrics = await leader.metrics()
         if metrics is None:
             return "leader change"
         if _value(metrics, "hortator_scheduler_waiting_requests"):

@@ -37,6 +37,22 @@ MAX_SEQUENCE_TOKENS = 4096
 ORPHAN_KEEP_S = 5.0
 KV_LEASE_S = 5.0
 
+EMPTY = {
+    "gateway": ("hortator_gateway_in_flight", "hortator_gateway_waiting", "hortator_gateway_streams"),
+    "worker": (
+        "hortator_worker_running_requests",
+        "hortator_worker_orphans",
+        "hortator_worker_kv_leases",
+        "hortator_worker_prefill_load_tokens",
+        "hortator_worker_kv_blocks_used",
+        "hortator_worker_batch_size",
+    ),
+    "scheduler": ("hortator_scheduler_waiting_requests", "hortator_scheduler_in_flight_requests"),
+}
+"""What is zero when nothing is held anywhere, by component."""
+IS_LEADER = "hortator_scheduler_is_leader"
+WATCHED = (IS_LEADER, *(name for names in EMPTY.values() for name in names))
+
 Settings = Mapping[str, object]
 
 
@@ -125,12 +141,13 @@ class Kept:
 
     async def metrics(self) -> Metrics | None:
         """What it counts now; None: it does not answer."""
-        if not self.is_ready or self.stopped:
+        if not self.is_ready or 0 in self.stopped:
             return None
         try:
-            return Metrics(await asyncio.to_thread(self.first.metrics))
+            text = await asyncio.to_thread(self.first.metrics)
         except (urllib.error.URLError, OSError):
             return None
+        return Metrics("".join(f"{line}\n" for line in text.splitlines() if line.startswith(WATCHED)))
 
 
 class Service:
@@ -200,7 +217,7 @@ class Service:
         """The scheduler that says that it leads."""
         for scheduler in self.schedulers:
             metrics = await scheduler.metrics()
-            if metrics is not None and metrics.value("hortator_scheduler_is_leader") == 1:
+            if metrics is not None and metrics.value(IS_LEADER) == 1:
                 return scheduler
         return None
 

@@ -8,13 +8,13 @@ import pytest
 
 from chaos import experiment
 
-SECONDS = float(os.environ.get("HORTATOR_CHAOS_S", "35"))
+SECONDS = float(os.environ.get("HORTATOR_CHAOS_S", "25"))
 SEED = int(os.environ.get("HORTATOR_CHAOS_SEED", "1"))
 JSON_FILE = os.environ.get("HORTATOR_CHAOS_JSON", "")
 
 
 @pytest.mark.safety
-@pytest.mark.timeout(SECONDS + 240)
+@pytest.mark.timeout(SECONDS + 400)
 async def test_nothing_is_lost_whatever_dies(tmp_path):
     result = await experiment.run(tmp_path, seed=SEED, seconds=SECONDS)
     print(result.text())

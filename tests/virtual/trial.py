@@ -10,11 +10,10 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from chaos.experiment import EMPTY
 from chaos.faults import gateway_state, worker_state
 from chaos.ledger import Ledger
 from chaos.load import Load
-from chaos.service import FIRST_TOKEN, VOCAB_SIZE
+from chaos.service import EMPTY, FIRST_TOKEN, VOCAB_SIZE
 
 from hortator.scheduler.core.policies.registry import POLICY_NAMES
 from hortator.worker.engines.simulated.config import SimulatedConfig
