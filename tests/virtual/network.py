@@ -51,10 +51,11 @@ class Link:
         at = self._last_at[direction] = max(at, self._last_at[direction])
         self._world.at(at, deliver)
 
-    def cut(self, *, for_good: bool) -> None:
+    def cut(self, *, for_good: bool, unnoticed_s: float = 0.0) -> None:
+        """`unnoticed_s`: the server's end hears of it so much later, as when its peer's last words were lost."""
         self.is_open = not for_good
         for call in list(self.calls):
-            call.break_off("the connection was reset")
+            call.break_off("the connection was reset", unnoticed_s=unnoticed_s)
 
     def speak(self) -> None:
         self.is_silent = False
@@ -288,25 +289,23 @@ class Call:
         if not self._is_broken and not self._process.is_dead:
             self._process.loop.call_soon(what, *arguments)
 
-    def break_off(self, why: str) -> None:
-        """The link was cut: nothing more comes through, and both ends know."""
+    def break_off(self, why: str, *, unnoticed_s: float = 0.0) -> None:
+        """The link was cut: nothing more comes through, and both ends know, sooner or later."""
         if self._is_broken:
             return
         self._is_broken = True
         self._link.calls.pop(self, None)
         if not self._process.is_dead:
             self._process.loop.call_soon(self._finish, (grpc.StatusCode.UNAVAILABLE, why, ()))
+        self._network.world.at(self._network.world.now + unnoticed_s, self._tell_server)
+
+    def _tell_server(self) -> None:
         context = self._context
         if context is not None and not context.process.is_dead:
             context.process.loop.call_soon(context.break_off)
 
     def _client_died(self) -> None:
-        def deliver() -> None:
-            context = self._context
-            if context is not None and not context.process.is_dead:
-                context.process.loop.call_soon(context.break_off)
-
-        self._link.send(0, deliver)
+        self._link.send(0, self._tell_server)
         self._link.calls.pop(self, None)
 
     def server_died(self) -> None:

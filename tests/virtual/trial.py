@@ -31,7 +31,7 @@ CHUNK_BUDGET_TOKENS = 512
 STOPS_S = (0.02, 0.3, 1.0, 2.5)
 LATENCIES_S = (0.0001, 0.0005, 0.005, 0.05)
 PROCESS_KINDS = ("killed", "killed", "terminated", "stopped")
-LINK_KINDS = ("cut", "cut", "slow", "silent")
+LINK_KINDS = ("cut", "cut", "half open", "slow", "silent")
 
 
 @dataclass(kw_only=True)
@@ -233,6 +233,8 @@ class _Trial:
         match kind:
             case "cut":
                 link.cut(for_good=rng.random() < 0.5)
+            case "half open":
+                link.cut(for_good=rng.random() < 0.5, unnoticed_s=seconds)
             case "slow":
                 link.latency_s = rng.choice(LATENCIES_S) * 10
             case "silent":
