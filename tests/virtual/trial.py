@@ -194,7 +194,11 @@ class _Trial:
         else:
             roles = ("prefill", "decode", "aggregated") if what == "worker" else (what,)
             member = rng.choice(self._stack.of(*roles))
-        others = [one for one in self._stack.of("gateway") if one is not member and one.is_whole]
+        others = [
+            one
+            for one in self._stack.of("gateway")
+            if one is not member and one.is_whole and f"client to {one.name}" not in self._acting
+        ]
         process = member.process
         if process is None or process.is_stopped or (member.role == "gateway" and not others):
             return
