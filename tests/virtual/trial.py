@@ -60,7 +60,7 @@ def run(seed: int) -> Outcome:
         load = Load(
             stack.endpoints,
             seed=rng.getrandbits(32),
-            num_clients=rng.randint(1, 4),
+            num_clients=rng.randint(3, 6),
             longest_tokens=LONGEST_TOKENS,
         )
         trial = _Trial(stack, load, rng)
