@@ -29,6 +29,7 @@ COUNTS = {
     "placed_again": "placements again",
     "tokens_compared": "tokens compared",
     "process_restarts": "processes started again",
+    "slowest_recovery_s": "s from the last fault, or its end, to the end of the last request, at most",
     "distinct_faults": "distinct faults (kind x victim x state)",
     "distinct_pairs": "distinct pairs of faults at once",
 }

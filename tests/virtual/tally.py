@@ -19,6 +19,7 @@ class Tally:
     num_cancelled: int = 0
     num_tokens: int = 0
     num_restarts: int = 0
+    slowest_recovery_s: float = 0.0
     ledger: Ledger = field(default_factory=Ledger)
     broken: list[int] = field(default_factory=list)
 
@@ -29,6 +30,7 @@ class Tally:
         self.num_cancelled += outcome.num_cancelled
         self.num_tokens += outcome.num_tokens
         self.num_restarts += outcome.num_restarts
+        self.slowest_recovery_s = max(self.slowest_recovery_s, outcome.recovery_s)
         self.ledger.faults += outcome.ledger.faults
         self.ledger.pairs += outcome.ledger.pairs
         if outcome.problems:
@@ -43,6 +45,7 @@ class Tally:
             "cancelled": self.num_cancelled,
             "tokens_compared": self.num_tokens,
             "process_restarts": self.num_restarts,
+            "slowest_recovery_s": round(self.slowest_recovery_s, 3),
             "faults": self.ledger.rows(),
             "distinct_faults": self.ledger.num_distinct,
             "pairs": sum(self.ledger.pairs.values()),
@@ -55,6 +58,7 @@ class Tally:
         return (
             f"{self.num_trials} schedules: {self.num_requests} requests, {self.num_ended} ended, "
             f"{self.num_cancelled} cancelled by their clients, {self.num_tokens} tokens compared, "
-            f"{self.num_restarts} processes started again; {len(self.broken)} schedules broke a promise"
+            f"{self.num_restarts} processes started again, all ended {self.slowest_recovery_s:.1f} s after the last "
+            f"fault at the latest; {len(self.broken)} schedules broke a promise"
             f"{': ' + ', '.join(map(str, self.broken)) if self.broken else ''}\n{self.ledger.table()}"
         )

@@ -46,6 +46,8 @@ class Outcome:
     num_tokens: int
     num_restarts: int
     ended_at: float
+    recovery_s: float
+    """From the last fault, or the end of it, to the end of the last request."""
     ledger: Ledger
     problems: list[str] = field(default_factory=list)
     schedule: list[str] = field(default_factory=list)
@@ -132,6 +134,7 @@ class _Trial:
         self._ledger = Ledger()
         self._schedule: list[str] = []
         self._acting: dict[str, str] = {}
+        self._disturbed_at = 0.0
         load.on_cancel = lambda state: self._ledger.count("cancelled", "client", state)
 
     def run(self, seed: int, shape: str) -> Outcome:
@@ -170,6 +173,7 @@ class _Trial:
             num_tokens=load.num_tokens,
             num_restarts=self._stack.num_restarts,
             ended_at=ended_at,
+            recovery_s=max(ended_at - self._disturbed_at, 0.0),
             ledger=self._ledger,
             problems=problems,
             schedule=self._schedule,
@@ -256,12 +260,14 @@ class _Trial:
         def end() -> None:
             if self._acting.pop(name, None) is not None:
                 self._schedule.append(f"{self._world.now:.4f} {name} no more {fault}")
+                self._disturbed_at = self._world.now
                 undo()
 
         self._world.at(min(self._world.now + seconds, HEALED_AT_S), end)
 
     def _count(self, kind: str, victim: str, member: Member) -> None:
         state = self._state(member)
+        self._disturbed_at = self._world.now
         self._ledger.count(kind, victim, state)
         for other in self._acting.values():
             self._ledger.count_pair(f"{kind} {victim}", other)
