@@ -58,7 +58,7 @@ def run(seed: int) -> Outcome:
     """Everything that follows from a seed."""
     rng = random.Random(seed)
     with virtual_service(rng.getrandbits(32)) as stack:
-        shape = _build(stack, rng)
+        shape = build(stack, rng)
         load = Load(
             stack.endpoints,
             seed=rng.getrandbits(32),
@@ -69,7 +69,7 @@ def run(seed: int) -> Outcome:
         return trial.run(seed, shape)
 
 
-def _build(stack: Stack, rng: random.Random) -> str:
+def build(stack: Stack, rng: random.Random) -> str:
     topology = rng.choice(("aggregated", "prefill_decode", "prefill_decode"))
     if topology == "aggregated":
         roles = {"aggregated": rng.randint(2, 3)}
@@ -209,6 +209,8 @@ class _Trial:
         if member.role == "gateway" and any(name.startswith("gateway") for name in self._acting):
             return
         kind = rng.choice((*PROCESS_KINDS, "rank lost") if process.engine is not None else PROCESS_KINDS)
+        if kind == "terminated" and member.role == "scheduler" and len(self._stack.of("scheduler")) == 1:
+            kind = "killed"  # the only one refuses arrivals while it drains, and says so
         self._count(kind, "leader" if what == "leader" else member.role, member)
         match kind:
             case "killed":
