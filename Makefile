@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PYTHON ?= $(shell hack/find-python)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check generate bench study peers lab soak lab-shell scan lock clean
+.PHONY: help setup run test check generate bench study peers chaos lab soak lab-shell scan lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ study: setup  ## the studies in virtual time (TRACES=DIR adds the public traces)
 
 peers: setup  ## other routers on the same engines, half an hour; writes benchmarks/peers/results.* (ARGS="--quick", "--help")
 	@PYTHONPATH=benchmarks $(BIN)/python -m peers $(ARGS)
+
+chaos: setup  ## kill, stop and cut everything under load, half an hour, from a clean checkout; writes benchmarks/reliability/chaos.* (ARGS="--seed 7")
+	@PYTHONPATH=e2e:tests $(BIN)/python -m chaos --json benchmarks/reliability/chaos.json $(ARGS)
 
 lab: setup  ## install the Kubernetes lab for the cluster tests (Debian 12, root; asks first; about 10 min once)
 	@PYTHONPATH=e2e $(BIN)/python -m cluster install

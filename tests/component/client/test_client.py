@@ -104,6 +104,25 @@ async def test_a_stream_that_breaks_goes_on_at_the_next_gateway(gateways, status
         assert other == first
 
 
+async def test_who_is_taken_over_by_an_older_call_of_its_own_asks_again(gateways):
+    """Two gateways announce both calls to a new scheduler, which cannot know the order in which they began."""
+    for gateway in gateways:
+        gateway.ends = [(5, grpc.StatusCode.ABORTED, {"reason": "TAKEN_OVER"})]
+    async with client_of(*gateways) as client:
+        assert await read(client) == OUTPUT
+    assert [request.resume_from_index for request in requests_of(gateways)] == [0, 5, 5]
+
+
+async def test_who_brings_a_key_may_be_taken_over_by_somebody_else_who_has_it(gateways):
+    for gateway in gateways:
+        gateway.ends = [(5, grpc.StatusCode.ABORTED, {"reason": "TAKEN_OVER"})]
+    async with client_of(*gateways) as client:
+        with pytest.raises(GenerateError) as caught:
+            await read(client, idempotency_key="k")
+    assert caught.value.reason == "TAKEN_OVER"
+    assert len(requests_of(gateways)) == 1
+
+
 async def test_a_gateway_that_is_killed_in_the_middle(gateways):
     for gateway in gateways:
         gateway.pause_s = 0.01
@@ -155,7 +174,6 @@ async def test_a_service_of_which_nobody_answers_is_an_error_at_once():
         (grpc.StatusCode.RESOURCE_EXHAUSTED, {"reason": "QUEUE_FULL", "retry_after_s": 1.0}),
         (grpc.StatusCode.INVALID_ARGUMENT, {"reason": "INVALID"}),
         (grpc.StatusCode.INTERNAL, {"reason": "QUARANTINED"}),
-        (grpc.StatusCode.ABORTED, {"reason": "TAKEN_OVER"}),
         (grpc.StatusCode.DEADLINE_EXCEEDED, {"reason": "DEADLINE"}),
         (grpc.StatusCode.UNAVAILABLE, {"reason": "UNAVAILABLE", "retry_after_s": 1.0}),  # no worker, say
     ],

@@ -315,11 +315,11 @@ def test_leaving_frees_whatever_is_held_in_each_state():
     assert decoding.ended_early(error) == []
 
 
-def test_a_client_that_comes_back_goes_on_under_the_next_attempt():
+def test_a_client_that_comes_back_goes_on_as_a_newcomer_with_its_tokens():
     machine = a_running_machine()
     machine.accept_tokens(0, 0, [1, 2])
     machine.ended_early(GatewayError(ErrorKind.CANCELLED, "gone"))
-    assert machine.resumed() == [Announce(1, 12, 3, Replacement.CLIENT_BACK)]
+    assert machine.resumed() == [Announce(0, 12, 3, Replacement.CLIENT_BACK)]
     assert machine.resumed() == []
 
 

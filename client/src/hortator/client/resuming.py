@@ -6,15 +6,16 @@ missing. The gateway there goes on with what runs, or starts it again once that 
 token position comes once, in order.
 
 What is tried again: calls that broke (UNAVAILABLE, CANCELLED), for `retry_for_s` from the first failure to
-the next token. What is not: a refusal (wrong input, a full queue, a quarantined request), a deadline that has
-passed, a service of which no gateway answers, or that says before the first token that it has no worker.
+the next token; and, with a key that was made here, a call that another one has taken over (ABORTED): nobody
+else has the key, so that was an older call of ours. What is not: a refusal (wrong input, a full queue, a
+quarantined request), a deadline that has passed, a service of which no gateway answers, or that says before
+the first token that it has no worker.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections.abc import AsyncGenerator, Sequence
 from itertools import count
 from types import TracebackType
@@ -29,6 +30,7 @@ FIRST_PAUSE_S = 0.05
 MAX_PAUSE_S = 1.0
 
 _BROKEN = frozenset({"UNAVAILABLE", "CANCELLED"})
+_OWN_KEY_TAKEN_OVER = frozenset({"ABORTED"})
 
 
 class Client:
@@ -92,7 +94,8 @@ class Client:
         Raises:
             GenerateError: the request was refused, or could not be carried through.
         """
-        tries = _Tries(self._retry_for_s, len(self._gateways), timeout_s)
+        again = _BROKEN if idempotency_key else _BROKEN | _OWN_KEY_TAKEN_OVER
+        tries = _Tries(self._retry_for_s, len(self._gateways), timeout_s, again)
         key = idempotency_key or secrets.token_hex(16)
         num_tokens = 0
         first = next(self._calls)
@@ -142,10 +145,14 @@ class Client:
 class _Tries:
     """How often one generation is tried, and how long is waited in between."""
 
-    def __init__(self, retry_for_s: float, num_gateways: int, timeout_s: float | None) -> None:
+    def __init__(
+        self, retry_for_s: float, num_gateways: int, timeout_s: float | None, again: frozenset[str]
+    ) -> None:
         self._retry_for_s = retry_for_s
+        self._again = again
         self._num_gateways = num_gateways
-        self._deadline_at = None if timeout_s is None else time.monotonic() + timeout_s
+        self._now = asyncio.get_running_loop().time
+        self._deadline_at = None if timeout_s is None else self._now() + timeout_s
         self._failing_since: float | None = None
         self._num_unanswered = 0
         self._num_failed = 0
@@ -154,7 +161,7 @@ class _Tries:
 
     def rest_s(self) -> float | None:
         """Until the deadline; None: there is none."""
-        return None if self._deadline_at is None else max(self._deadline_at - time.monotonic(), 0.001)
+        return None if self._deadline_at is None else max(self._deadline_at - self._now(), 0.001)
 
     def heard(self) -> None:
         """Something new came."""
@@ -164,10 +171,10 @@ class _Tries:
 
     def pause_after(self, error: GenerateError) -> float:
         """How long to wait before the next try. Raises the error where there is none."""
-        now = time.monotonic()
+        now = self._now()
         if self._failing_since is None:
             self._failing_since = now
-        if error.status not in _BROKEN or now - self._failing_since >= self._retry_for_s:
+        if error.status not in self._again or now - self._failing_since >= self._retry_for_s:
             raise error
         if error.reason and error.retry_after_s and not self._has_begun:
             raise error  # told by a gateway, which has waited already: no worker, no scheduler

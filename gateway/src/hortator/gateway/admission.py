@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
+from dataclasses import replace
 from itertools import count
 
 from hortator.gateway.block_hashes import block_hashes, chain_salt
@@ -106,14 +107,18 @@ class Admission:
             return None
         if generation.facts.fingerprint != fingerprint:
             raise invalid("idempotency_key", "was used with another request")
-        num_seen = max(len(generation.machine.output_ids), generation.resumed_from_index)
-        check_resume(request.resume_from_index, num_seen)
         error = None if generation.end is None else generation.end.error
         goes_on = error is not None and not error.is_final
+        is_over = generation.end is not None and not goes_on
+        # While more is to come, the client may have got more of it at another gateway than is here.
+        num_tokens = len(generation.machine.output_ids) if is_over else generation.facts.sampling.max_tokens
+        check_resume(request.resume_from_index, num_tokens)
         if goes_on:
             self._check_room()
         subscriber = generation.subscribe(request.resume_from_index)
         if goes_on:
+            # Under another name: what had this one may have been followed by another gateway's request since.
+            generation.facts = replace(generation.facts, request_id=next(self._ids))
             self._driver.resume(generation, deadline_at=deadline_at)
         return generation, subscriber
 

@@ -333,10 +333,13 @@ class RequestMachine:
         return self._failed(error, is_known=True)
 
     def resumed(self) -> list[Action]:
-        """A client is back for a request that `ended_early`: continue after the tokens there are."""
+        """A client is back for a request that `ended_early`: continue after the tokens there are.
+
+        Under another name, so attempts begin again: to the scheduler it is a newcomer under its key.
+        """
         if self.state is not State.FINISHED:
             return []
-        self.state = State.WAITING
+        self.attempt = -1
         self._refusals = 0
         return self._replaced(Replacement.CLIENT_BACK)
 

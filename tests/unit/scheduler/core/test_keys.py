@@ -343,3 +343,26 @@ def test_a_prefilled_request_that_was_taken_over_is_not_placed_for_decode(pd):
     event = PrefillFinished(request_id="old", gateway_id="g1", num_prompt_tokens=9, **KEYED)
     (command,) = pd.at(2.5, event)
     assert (command.request_id, command.reason) == ("old", RejectReason.TAKEN_OVER)
+
+
+@pytest.fixture
+def prefilled_elsewhere(pd):
+    """A new leader hears from its gateway that `old` has been prefilled, nobody knows where, and holds it for decode."""
+    pd.at(1.1, WorkerLost(group_id="p0"))
+    pd.at(1.2, WorkerLost(group_id="d0"))
+    pd.at(2.0, PrefillFinished(request_id="old", gateway_id="g1", num_prompt_tokens=9, **KEYED))
+    assert status(pd, "old") is RequestStatus.DECODE_WAITING
+    return pd
+
+
+def test_what_a_new_leader_holds_for_decode_may_begin_again(prefilled_elsewhere):
+    retry(prefilled_elsewhere, "old", gateway="g1", attempt=1)
+    assert status(prefilled_elsewhere, "old") is RequestStatus.WAITING
+    assert prefilled_elsewhere.machine.requests["old"].attempt == 1
+
+
+def test_what_a_new_leader_holds_for_decode_may_be_taken_over(prefilled_elsewhere):
+    """Nothing of it runs, so nothing is waited for; its gateway gives its KV back."""
+    (command,) = retry(prefilled_elsewhere)
+    assert (command.request_id, command.gateway_id, command.reason) == ("old", "g1", AbortReason.TAKEN_OVER)
+    assert status(prefilled_elsewhere, "new") is RequestStatus.WAITING

@@ -522,7 +522,7 @@ class SchedulerMachine:
         if group is not None:
             group.disturb_pass()
         if placed:
-            key = "" if reason is AbortReason.WORKER_LOST else request.key
+            key = "" if reason is AbortReason.WORKER_LOST or group is None else request.key
             if key:
                 self.keys.leave(left_by(request, is_ending=True))
             self._out.append(
@@ -651,7 +651,7 @@ class SchedulerMachine:
         """A newer attempt is announced: end the older one, if its worker might think that it still counts."""
         placed = request.status not in {RequestStatus.WAITING, RequestStatus.FENCED}
         self._forget(request)
-        if placed and request.key:
+        if placed and request.key and request.group_id in self.fleet.groups:
             leftover = left_by(request)
             self.keys.leave(leftover)
             self._end_leftover(leftover)
