@@ -493,7 +493,7 @@ def assert_the_doctor_reaches_all_members(lab, namespace: str, pods: Sequence[st
     assert any(pods[1] in name for name in members)
     assert checks["tensorrt_llm"]["verdict"] == "ok"
     assert checks["tensorrt_llm"]["found"].endswith("(all 2 members)")
-    print(f"MPI: {checks['MPI']}")
+    assert checks["MPI"]["verdict"] == "ok", checks["MPI"]
 
 
 def rank_processes_on(node: TrueNode) -> list[str]:
