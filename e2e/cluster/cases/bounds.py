@@ -39,6 +39,7 @@ COMPANY: Mapping[str, Obj] = {
     f"{_SPLIT}.tensor maximum": TENSORRT_LLM | _group(8, 8, 1, 64, tensor=64),
     f"{_SPLIT}.pipeline maximum": TENSORRT_LLM | _group(8, 8, 1, 1, pipeline=64),
     f"{_SPLIT}.expertTensor maximum": TENSORRT_LLM | _group(8, 8, 64, 1, expertTensor=64),
+    "spec.roles[].tensorrtLLM.cudaGraph.batchSizes[] maximum": {"spec.roles[0].maxBatchSize": 65536},
     "spec.replicas maximum": {"spec.roles[0].replicas": 1},
     "spec.engine.backend enum": {"spec.engine.simulated": {}},
     "spec.topology enum": {},

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
+LOCKS = ("dev", "runtime", "checkov")
 
 
 @pytest.fixture
 def checkout(tmp_path):
     """What the verification reads."""
-    for name in ("pyproject.toml", "hack/lock", "requirements/dev.lock", "requirements/runtime.lock"):
+    for name in ("pyproject.toml", "hack/lock", *(f"requirements/{lock}.lock" for lock in LOCKS)):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path

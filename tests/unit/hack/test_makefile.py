@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-STAMPS = (".stamp-lock", ".stamp-package", ".stamp-torch", ".stamp-helm")
+STAMPS = (".stamp-lock", ".stamp-package", ".stamp-torch", ".stamp-helm", ".stamp-promtool")
 
 
 @pytest.fixture
@@ -20,6 +20,7 @@ def checkout(tmp_path):
         "Makefile",
         "pyproject.toml",
         "hack/install-helm",
+        "hack/install-promtool",
         "hack/install-torch",
         "hack/find-python",
         "requirements/dev.lock",
@@ -48,11 +49,14 @@ def _has(what):
         "package": "--no-deps" in what,
         "torch": "hack/install-torch" in what,
         "helm": "hack/install-helm" in what,
+        "promtool": "hack/install-promtool" in what,
     }
 
 
 def test_a_checkout_that_is_set_up_needs_nothing(checkout):
-    assert _has(_would_run(checkout)) == dict.fromkeys(["lock", "package", "torch", "helm"], False)
+    assert _has(_would_run(checkout)) == dict.fromkeys(
+        ["lock", "package", "torch", "helm", "promtool"], False
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,6 +65,7 @@ def test_a_checkout_that_is_set_up_needs_nothing(checkout):
         pytest.param("pyproject.toml", {"package", "torch"}, id="the pin of PyTorch is in pyproject.toml"),
         pytest.param("hack/install-torch", {"torch"}, id="how it is installed"),
         pytest.param("requirements/helm.lock", {"helm"}, id="another helm"),
+        pytest.param("hack/install-promtool", {"promtool"}, id="another promtool"),
         pytest.param("requirements/dev.lock", {"lock", "package", "torch"}, id="other pins"),
     ],
 )
