@@ -199,7 +199,12 @@ class Kubelet:
             return
         async with player.writing:
             self._dirty.pop(player.uid, None)
-            body = {"metadata": {"uid": player.uid}, "status": player.status()}
+            status = player.status()
+            order = [{"type": condition["type"]} for condition in status["conditions"]]
+            body = {
+                "metadata": {"uid": player.uid},
+                "status": status | {"$setElementOrder/conditions": order},
+            }
             self.num_writes += 1
             path = f"{player.path}/status"
             written = await self.api.request_until_done("PATCH", path, body, content_type=STRATEGIC)

@@ -126,7 +126,7 @@ class TensorRTLLMSpec(Model):
     kv_cache_dtype: KvCacheDtype = "auto"
     """Of a KV element; auto: the model's own (BF16 for DeepSeek-V3). fp8 halves KV and its transfers. Equal
     in all roles."""
-    memory_fraction: Annotated[float, Field(ge=0.1, le=0.95)] = 0.8
+    memory_fraction: Annotated[float, Field(gt=0, le=0.95)] = 0.8
     """Share for KV of the GPU memory that weights leave free. Not heeded where the role says kvBlocks."""
     moe_backend: MoeBackend | None = None
     """Kernels of the experts. Absent: the library's choice, which is right on H800 (CUTLASS)."""
