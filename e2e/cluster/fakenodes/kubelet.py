@@ -200,11 +200,8 @@ class Kubelet:
         async with player.writing:
             self._dirty.pop(player.uid, None)
             status = player.status()
-            order = [{"type": condition["type"]} for condition in status["conditions"]]
-            body = {
-                "metadata": {"uid": player.uid},
-                "status": status | {"$setElementOrder/conditions": order},
-            }
+            conditions = [{"reason": None, "message": None} | mine for mine in status["conditions"]]
+            body = {"metadata": {"uid": player.uid}, "status": status | {"conditions": conditions}}
             self.num_writes += 1
             path = f"{player.path}/status"
             written = await self.api.request_until_done("PATCH", path, body, content_type=STRATEGIC)
