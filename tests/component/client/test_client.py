@@ -47,11 +47,11 @@ class Gateway(inference_pb2_grpc.InferenceServiceServicer):
 async def a_gateway():
     async with AsyncExitStack() as stack:
 
-        async def start() -> Gateway:
+        async def start(address: str = "127.0.0.1:0") -> Gateway:
             server = grpc.aio.server()
             gateway = Gateway()
             inference_pb2_grpc.add_InferenceServiceServicer_to_server(gateway, server)
-            gateway.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+            gateway.address = f"127.0.0.1:{server.add_insecure_port(address)}"
             gateway.server = server
             await server.start()
             stack.push_async_callback(server.stop, None)
@@ -166,6 +166,19 @@ async def test_a_service_of_which_nobody_answers_is_an_error_at_once():
             await read(client)
     assert caught.value.is_unreachable
     assert time.monotonic() - started_at < 3
+
+
+async def test_a_service_that_has_answered_before_may_be_away_for_a_moment(a_gateway):
+    """One name stands for all gateways: it leads to one that has just died until that is noticed."""
+    gateway = await a_gateway()
+    async with client_of(gateway) as client:
+        assert await read(client) == OUTPUT
+        await gateway.server.stop(None)
+        reading = asyncio.ensure_future(read(client))
+        await asyncio.sleep(0.3)
+        assert not reading.done()
+        await a_gateway(gateway.address)
+        assert await reading == OUTPUT
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ token position comes once, in order.
 What is tried again: calls that broke (UNAVAILABLE, CANCELLED), for `retry_for_s` from the first failure to
 the next token; and, with a key that was made here, a call that another one has taken over (ABORTED): nobody
 else has the key, so that was an older call of ours. What is not: a refusal (wrong input, a full queue, a
-quarantined request), a deadline that has passed, a service of which no gateway answers, or that says before
-the first token that it has no worker.
+quarantined request), a deadline that has passed, a service of which no gateway has ever answered, or that
+says before the first token that it has no worker.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class Client:
         self._retry_for_s = retry_for_s
         self._gateways = [GatewayClient(address, access) for address in self.addresses]
         self._calls = count(secrets.randbelow(len(self._gateways)))
+        self._was_answered = False  # ever, by any gateway
 
     async def __aenter__(self) -> Self:
         return self
@@ -95,7 +96,9 @@ class Client:
             GenerateError: the request was refused, or could not be carried through.
         """
         again = _BROKEN if idempotency_key else _BROKEN | _OWN_KEY_TAKEN_OVER
-        tries = _Tries(self._retry_for_s, len(self._gateways), timeout_s, again)
+        tries = _Tries(
+            self._retry_for_s, len(self._gateways), timeout_s, again, was_answered=self._was_answered
+        )
         key = idempotency_key or secrets.token_hex(16)
         num_tokens = 0
         first = next(self._calls)
@@ -115,6 +118,7 @@ class Client:
             try:
                 async for event in events:
                     tries.heard()
+                    self._was_answered = True
                     if isinstance(event, Completion):
                         yield event
                         return
@@ -146,7 +150,13 @@ class _Tries:
     """How often one generation is tried, and how long is waited in between."""
 
     def __init__(
-        self, retry_for_s: float, num_gateways: int, timeout_s: float | None, again: frozenset[str]
+        self,
+        retry_for_s: float,
+        num_gateways: int,
+        timeout_s: float | None,
+        again: frozenset[str],
+        *,
+        was_answered: bool,
     ) -> None:
         self._retry_for_s = retry_for_s
         self._again = again
@@ -156,7 +166,7 @@ class _Tries:
         self._failing_since: float | None = None
         self._num_unanswered = 0
         self._num_failed = 0
-        self._was_answered = False
+        self._was_answered = was_answered
         self._has_begun = False
 
     def rest_s(self) -> float | None:
