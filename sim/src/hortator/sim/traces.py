@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from hortator.api.quoting import quoted
 from hortator.sim.workload import TraceRequest
 
 MOONCAKE_BLOCK_TOKENS = 512
@@ -36,9 +37,6 @@ _BUCKET_SLACK_S = 0.005
 """Published timestamps miss their bucket by up to 3 ms."""
 MAX_TOKENS = 1 << 24
 """A line with more tokens than this is a misread column, not a request."""
-
-MAX_QUOTED_CHARS = 200
-"""Of a bad line, in the error that names it."""
 
 
 class TraceError(Exception):
@@ -216,7 +214,7 @@ def _parse_azure(cells: Sequence[str]) -> _Row:
     try:
         moment = datetime.fromisoformat(stamp.strip())
     except ValueError:
-        raise _BadLineError(f"TIMESTAMP {_quoted(stamp)} is no date and time") from None
+        raise _BadLineError(f"TIMESTAMP {quoted(stamp)} is no date and time") from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return moment.timestamp(), *_tokens("ContextTokens", prompt, "GeneratedTokens", output), ()
@@ -229,7 +227,7 @@ def _parse_burstgpt(cells: Sequence[str]) -> _Row:
     except ValueError:
         moment = float("nan")
     if not abs(moment) < 1e12:
-        raise _BadLineError(f"Timestamp {_quoted(stamp)} is no number of seconds")
+        raise _BadLineError(f"Timestamp {quoted(stamp)} is no number of seconds")
     return moment, *_tokens("Request tokens", prompt, "Response tokens", output), ()
 
 
@@ -241,7 +239,7 @@ def _parse_mooncake(value: Any) -> _Row:
             raise _BadLineError(f"{key} is missing")
     stamp = value["timestamp"]
     if isinstance(stamp, bool) or not isinstance(stamp, int | float) or not abs(stamp) < 1e15:
-        raise _BadLineError(f"timestamp {_quoted(stamp)} is no number of milliseconds")
+        raise _BadLineError(f"timestamp {quoted(stamp)} is no number of milliseconds")
     prompt, output = _tokens("input_length", value["input_length"], "output_length", value["output_length"])
     ids = value.get("hash_ids", [])
     if not isinstance(ids, list) or not all(type(item) is int and item >= 0 for item in ids):
@@ -267,13 +265,8 @@ def _count(name: str, value: object, *, least: int) -> int:
     elif isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
         count = int(value) if len(value) < 20 else MAX_TOKENS + 1
     if not least <= count <= MAX_TOKENS:
-        raise _BadLineError(f"{name} {_quoted(value)} (allowed: {least} to {MAX_TOKENS})")
+        raise _BadLineError(f"{name} {quoted(value)} (allowed: {least} to {MAX_TOKENS})")
     return count
-
-
-def _quoted(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= MAX_QUOTED_CHARS else f"{text[:MAX_QUOTED_CHARS]}..."
 
 
 def _spread_buckets(times: np.ndarray, seed: int) -> np.ndarray:
