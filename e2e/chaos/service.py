@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import os
 import signal
 import time
-import urllib.error
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -145,7 +145,7 @@ class Kept:
             return None
         try:
             text = await asyncio.to_thread(self.first.metrics)
-        except (urllib.error.URLError, OSError):
+        except (http.client.HTTPException, OSError):  # it may die in the middle of its answer
             return None
         return Metrics("".join(f"{line}\n" for line in text.splitlines() if line.startswith(WATCHED)))
 

@@ -84,15 +84,13 @@ async def test_a_drain_places_what_waits_and_refuses_what_arrives(tmp_path):
         while (await admin.Snapshot(pb.SnapshotRequest())).snapshot.num_waiting == 0:
             await asyncio.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        refused = None
-        number = 0
-        while refused is None:  # until the signal has arrived, requests still wait
-            late = pb.Announcement(request_id=f"late{number}", num_prompt_tokens=10, timeout_s=0.05)
+        reasons: dict[str, int] = {}
+        while pb.REJECT_REASON_DRAINING not in reasons.values():  # until the signal arrives, requests still wait
+            late = pb.Announcement(request_id=f"late{len(reasons)}", num_prompt_tokens=10, timeout_s=0.05)
             await gateway.write(pb.PlaceRequest(events=[pb.GatewayEvent(announcement=late)]))
-            for rejection in (await gateway.read()).rejections:
-                if rejection.reason == pb.REJECT_REASON_DRAINING:
-                    refused = rejection
-            number += 1
+            while late.request_id not in reasons:
+                for rejection in (await gateway.read()).rejections:
+                    reasons[rejection.request_id] = rejection.reason
         worker = stub.Report()
         states = pb.RankStates(prefill_load_tokens=[0], batch_size=[0], kv_blocks_used=[0])
         hello = pb.WorkerHello(
