@@ -1,7 +1,11 @@
 import asyncio
+import socket
+import struct
+import threading
 import time
 import urllib.error
 import urllib.request
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 from prometheus_client import Counter
@@ -85,8 +89,6 @@ async def test_it_answers_while_the_event_loop_is_blocked():
     def get_off_loop(port, out):
         out.append(_get(port, "/healthz"))
 
-    import threading
-
     with AdminServer(new_registry(with_process=False)) as admin:
         out: list = []
         thread = threading.Thread(target=get_off_loop, args=(admin.port, out))
@@ -104,3 +106,26 @@ def test_close_frees_the_port_at_once():
     assert time.monotonic() - started_at < 0.5
     with AdminServer(new_registry(with_process=False), port=port) as second:
         assert second.port == port
+
+
+@pytest.mark.parametrize("is_our_fault", [False, True], ids=["left before the answer", "a fault of ours"])
+def test_only_our_own_faults_are_written_to_the_log(is_our_fault, monkeypatch, capfd):
+    asked, left = threading.Event(), threading.Event()
+
+    def is_live() -> bool:
+        asked.set()
+        return left.wait(5)
+
+    if is_our_fault:
+        monkeypatch.setattr(BaseHTTPRequestHandler, "send_response", lambda *_: 1 / 0)
+    with AdminServer(new_registry(with_process=False), is_live=is_live) as admin:
+        before = set(threading.enumerate())
+        client = socket.create_connection(("127.0.0.1", admin.port))
+        client.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert asked.wait(5)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()  # a reset, as of a process that was killed
+        left.set()
+        for thread in set(threading.enumerate()) - before:
+            thread.join(5)
+    assert ("Traceback" in capfd.readouterr().err) is is_our_fault
