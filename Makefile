@@ -31,7 +31,7 @@ generate: setup  ## write the generated files again: proto/gen, docs/reference, 
 	@$(BIN)/python hack/render-manifests
 
 bench: setup  ## measure this machine; writes benchmarks/results/*.json
-	@for name in core service stream failover policies simulator; do \
+	@for name in core service stream failover simulator; do \
 	  $(BIN)/hortator bench $$name --json benchmarks/results/$$name.json || exit 1; done
 	@$(BIN)/python benchmarks/micro/trtllm_adapter.py --json benchmarks/results/trtllm-adapter.json
 

@@ -62,18 +62,6 @@ def bench_failover(
     command.run(seed=seed, quick=quick, json_file=json)
 
 
-@bench_app.command("policies")
-def bench_policies(
-    *,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds per point.")] = 5,
-    json: JsonFileOption = None,
-) -> None:
-    """Every policy in virtual time at three loads."""
-    from hortator.cli.bench import policies as command
-
-    command.run(num_seeds=seeds, json_file=json)
-
-
 @bench_app.command("simulator")
 def bench_simulator(
     *,

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from hortator.runtime.checks import Check
 from hortator.worker.engines.trtllm.doctor.group import joined
-from hortator.worker.launch.visit import SSH_CONFIG, Visit, hosts_of, launch_folder, visit
+from hortator.worker.launch.visit import SSH_CONFIG, Visit, answer_of, hosts_of, launch_folder, visit
 
 COMMAND = (sys.executable, "-m", "hortator.cli.main", "doctor", "--json")
 _CHECKS = TypeAdapter(list[Check])
@@ -36,7 +36,7 @@ async def group_checks(*, patience_s: float) -> AsyncIterator[Check]:
         return
     own = socket.gethostname()
     visits = await asyncio.gather(
-        _here(own, patience_s),
+        answer_of(COMMAND, own, timeout_s=patience_s),
         *(
             visit(folder, host, shlex.join(COMMAND), timeout_s=patience_s)
             for host in hosts_of((folder / SSH_CONFIG).read_text())
@@ -59,23 +59,6 @@ async def group_checks(*, patience_s: float) -> AsyncIterator[Check]:
         reports[one.host] = checks
     for check in joined(reports):
         yield check
-
-
-async def _here(own: str, timeout_s: float) -> Visit:
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        async with asyncio.timeout(timeout_s):
-            output, _ = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        return Visit(host=own, output="", problem=f"no answer within {timeout_s:g} s")
-    return Visit(host=own, output=output.decode(errors="replace"), problem="")
 
 
 def _read(one: Visit) -> Sequence[Check] | str:

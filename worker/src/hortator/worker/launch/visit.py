@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +41,14 @@ def hosts_of(ssh_config: str) -> tuple[str, ...]:
 
 async def visit(folder: Path, host: str, command: str, *, timeout_s: float) -> Visit:
     """Run a command there."""
+    ssh = (program("ssh") or "ssh", "-F", str(folder / SSH_CONFIG), host, command)
+    return await answer_of(ssh, host, timeout_s=timeout_s)
+
+
+async def answer_of(command: Sequence[str], host: str, *, timeout_s: float) -> Visit:
+    """Run a command of this machine that answers for a host."""
     process = await asyncio.create_subprocess_exec(
-        *(program("ssh") or "ssh", "-F", str(folder / SSH_CONFIG), host, command),
+        *command,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
