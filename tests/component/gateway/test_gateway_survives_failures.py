@@ -48,9 +48,21 @@ async def cut(cluster, call, *, num_tokens):
     victim = next(worker for worker in cluster.workers if worker.runs)
     cluster.scheduler.workers.remove(victim)
     await victim.kill()
+    for worker in cluster.workers:
+        worker.is_running = True
     rest = await cluster.read(call)
     assert rest.completion.timings.num_replacements == 1
     return first, rest
+
+
+async def passes(cluster, number):
+    """So many forward passes of the worker that runs the request, and none more before it dies."""
+    async with asyncio.timeout(10):
+        while not any(worker.runs for worker in cluster.workers):
+            await asyncio.sleep(0.005)
+    for _ in range(number):
+        for worker in cluster.workers:
+            worker.step()
 
 
 async def test_a_stop_string_is_found_across_the_cut(cluster):
@@ -58,14 +70,8 @@ async def test_a_stop_string_is_found_across_the_cut(cluster):
     for worker in cluster.workers:
         worker.is_running = False
     call = cluster.call(max_tokens=60, sampling={"stop": ["ghi"]})
-    reading = asyncio.ensure_future(cut(cluster, call, num_tokens=7))
-    for _ in range(7):
-        await asyncio.sleep(0.02)
-        for worker in cluster.workers:
-            worker.step()
-    for worker in cluster.workers:
-        worker.is_running = True
-    first, rest = await reading
+    await passes(cluster, 7)
+    first, rest = await cut(cluster, call, num_tokens=7)
     assert (first.text, rest.text) == ("abcdef", "")
     assert rest.completion.finish_reason == inference_pb2.FINISH_REASON_STOP
     assert rest.completion.usage.num_output_tokens == 9
@@ -77,14 +83,8 @@ async def test_a_character_whose_bytes_are_cut_comes_out_whole(cluster):
     for worker in cluster.workers:
         worker.output, worker.is_running = text.encode(), False
     call = cluster.call(max_tokens=10)
-    reading = asyncio.ensure_future(cut(cluster, call, num_tokens=3))
-    for _ in range(3):
-        await asyncio.sleep(0.02)
-        for worker in cluster.workers:
-            worker.step()
-    for worker in cluster.workers:
-        worker.is_running = True
-    first, rest = await reading
+    await passes(cluster, 3)
+    first, rest = await cut(cluster, call, num_tokens=3)
     assert first.text == "a"
     assert first.text + rest.text == 2 * text
 
