@@ -1,6 +1,7 @@
 """Benchmark results carry their circumstances."""
 
 import json
+import subprocess
 
 import pytest
 
@@ -27,3 +28,23 @@ def test_an_unwritable_file_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CommandError, match="--json"):
         result.write({}, tmp_path / "file" / "x.json")
+
+
+def test_results_that_were_just_written_do_not_make_a_checkout_modified(tmp_path, monkeypatch):
+    def git(*arguments):
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.invalid"]
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    source = tmp_path / "cli" / "result.py"
+    for file in (source, tmp_path / "benchmarks/sim/study.json", tmp_path / "benchmarks/results/core.json"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("1\n")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    monkeypatch.setattr(result, "__file__", str(source))
+    for file in tmp_path.glob("benchmarks/*/*.json"):
+        file.write_text("2\n")
+    assert not result.commit()[1]
+    source.write_text("2\n")
+    assert result.commit()[1]

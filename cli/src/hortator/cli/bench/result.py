@@ -96,7 +96,10 @@ def _cpu_model() -> str:
 
 
 def commit() -> tuple[str, bool]:
-    """The commit of the source tree and whether files differ from it; empty outside a checkout."""
+    """The commit of the source tree and whether files differ from it; empty outside a checkout.
+
+    Results do not count: `make study` and `make bench` write one after the other.
+    """
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -111,4 +114,6 @@ def commit() -> tuple[str, bool]:
         except (OSError, subprocess.CalledProcessError):
             return ""
 
-    return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    results = [f":(top,exclude)benchmarks/{what}" for what in ("**/*.json", "**/*.md")]
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", *results)
+    return git("rev-parse", "HEAD"), bool(changed)
