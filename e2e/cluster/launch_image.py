@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from doubles.trtllm import SITE
+from hortator.worker.engines.torch_moe.assets import builtin_tokenizer_path
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "docker.io/hortator-lab/launch:1"
@@ -59,6 +60,7 @@ def _lay_own(root: Path) -> None:
     (root / MODEL / "config.json").write_text(
         '{"vocab_size": 2048, "max_position_embeddings": 1024, "eos_token_id": 1}'
     )
+    shutil.copy2(builtin_tokenizer_path(), root / MODEL)
 
 
 def _lay_package(root: Path, package: str) -> None:

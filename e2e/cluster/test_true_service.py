@@ -163,7 +163,7 @@ class Service:
         return tokens_in(json.loads(line) for line in result.stdout.splitlines())
 
     def tokens_of(self, prompt: Sequence[int], num: int) -> list[int]:
-        """The same for a prompt of token ids, where the gateway has no tokenizer."""
+        """The same for a prompt of token ids."""
 
         async def ask() -> list[int]:
             found: list[int] = []
@@ -440,6 +440,8 @@ def test_ranks_are_started_over_two_pods_and_a_killed_one_ends_them_all(lab, app
     assert_the_library_was_told(lab, namespace, pods[0])
     assert_the_doctor_reaches_all_members(lab, namespace, pods)
 
+    token_ids, _ = service.tokens("To be, or not to be", 32)  # read with the tokenizer that the worker has
+    assert len(token_ids) == 32
     assert len(service.tokens_of([5, 6, 7, 8], 32)) == 32
 
     killed = launched_ranks(lab, namespace, pods[1])[1]
@@ -456,7 +458,7 @@ def test_ranks_are_started_over_two_pods_and_a_killed_one_ends_them_all(lab, app
     assert [len(launched_ranks(lab, namespace, pod)) for pod in pods] == [2, 2]
     of_the_double = [rank_processes_on(node) for node in gpu_nodes]
     assert [len(pids) for pids in of_the_double] == [2, 2], "a rank of the first epoch survives"
-    assert len(service.tokens_of([5, 6, 7, 8], 32)) == 32
+    assert service.tokens("To be, or not to be", 32)[0] == token_ids
 
 
 def assert_nobody_is_root(lab, namespace: str, pod: str) -> None:

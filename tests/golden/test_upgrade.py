@@ -64,13 +64,19 @@ def test_there_is_a_cluster_of_an_earlier_version():
 
 
 @pytest.mark.parametrize("recorded", CLUSTERS)
-def test_of_an_earlier_cluster_the_scheduler_alone_is_to_be_otherwise(recorded):
-    """With the options that it was recorded with: since then schedulers have learned to stand by."""
+def test_of_an_earlier_cluster_no_engine_is_to_be_otherwise(recorded):
+    """With the options that it was recorded with: since then schedulers have learned to stand by.
+
+    And gateways of TensorRT-LLM to ask workers for the tokenizer.
+    """
     step = planned(recorded, OPTIONS)
-    (action,) = step.actions
-    assert isinstance(action, Apply)
-    assert action.obj["metadata"]["name"] == "demo-scheduler"
-    assert action.obj["spec"]["strategy"]["type"] == "RollingUpdate"
+    *others, scheduler = sorted(step.actions, key=lambda action: action.obj["metadata"]["name"])
+    assert isinstance(scheduler, Apply)
+    assert scheduler.obj["metadata"]["name"] == "demo-scheduler"
+    assert scheduler.obj["spec"]["strategy"]["type"] == "RollingUpdate"
+    spec = next(one for one in recorded["objects"] if one["kind"] == "LLMService")["spec"]
+    has_learned = spec["engine"]["backend"] == "TensorRTLLM"
+    assert [action.obj["metadata"]["name"] for action in others] == ["demo-gateway"] * has_learned
     ready = next(one for one in step.status["conditions"] if one["type"] == "Ready")
     assert (ready["status"], ready["reason"]) == ("True", "AllGroupsReady")
     assert step.status["rollout"]["phase"] == "Complete"

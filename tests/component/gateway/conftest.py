@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
+import grpc
 import grpc.aio
 import pytest
 
@@ -18,6 +19,7 @@ from hortator.rpc.inference.v1 import inference_pb2, inference_pb2_grpc
 from hortator.rpc.scheduling.v1 import scheduling_pb2, scheduling_pb2_grpc
 from hortator.rpc.worker.v1 import worker_pb2, worker_pb2_grpc
 from hortator.runtime.grpc_server import GrpcServer, open_channel
+from hortator.runtime.tokenizer_files import digest_of
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 
@@ -77,6 +79,9 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.leases: set[str] = set()
         self.runs: dict[tuple[str, int], Run] = {}
         self.num_streams = 0
+        self.tokenizer: dict[str, bytes] | None = None
+        self.no_tokenizer = grpc.StatusCode.NOT_FOUND
+        self.num_pulls = 0
         self._server: GrpcServer | None = None
         self._loop_task: asyncio.Task[None] | None = None
 
@@ -114,6 +119,15 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
 
     async def PullKv(self, request, context):
         raise NotImplementedError
+
+    async def PullTokenizer(self, request, context):
+        if self.tokenizer is None:
+            await context.abort(self.no_tokenizer, "no tokenizer.json")
+        self.num_pulls += 1
+        if digest_of(self.tokenizer) != request.known_digest:
+            for name, content in self.tokenizer.items():
+                for start in range(0, len(content), 1000):
+                    yield worker_pb2.PullTokenizerResponse(file=name, chunk=content[start : start + 1000])
 
     async def Submit(self, request_iterator, context):
         stream = FakeStream()
@@ -263,6 +277,9 @@ class FakeScheduler(scheduling_pb2_grpc.SchedulingServiceServicer):
     async def Report(self, request_iterator, context):
         raise NotImplementedError
         yield
+
+    async def Workers(self, request, context):
+        return scheduling_pb2.WorkersResponse(addresses=[worker.address for worker in self.workers])
 
     async def Place(self, request_iterator, context):
         """Leads, and says so as often as a scheduler does."""

@@ -6,6 +6,7 @@ import math
 import grpc
 
 from hortator.rpc.scheduling.v1 import scheduling_pb2 as pb
+from hortator.rpc.scheduling.v1 import scheduling_pb2_grpc as pb_grpc
 
 
 async def test_an_announced_request_is_placed_and_the_worker_gets_the_manifest(bench):
@@ -209,3 +210,14 @@ async def test_two_gateways_hear_only_of_their_own_requests(bench):
     await bench.until(lambda: bench.app.shell.tally.num_finished == 2)
     assert [placement.request_id for placement in one.placements] == ["r1"]
     assert [placement.request_id for placement in two.placements] == ["r2"]
+
+
+async def test_gateways_are_told_where_workers_are(bench):
+    stub = pb_grpc.SchedulingServiceStub(await bench.channel())
+    assert not (await stub.Workers(pb.WorkersRequest())).addresses
+    await bench.worker("w")
+    worker = await bench.worker("other")
+    assert len((await stub.Workers(pb.WorkersRequest())).addresses) == 2
+    await worker.call.done_writing()  # it leaves
+    await bench.until(lambda: len(bench.app.shell.workers) == 1)
+    assert list((await stub.Workers(pb.WorkersRequest())).addresses) == ["127.0.0.1:4001"]

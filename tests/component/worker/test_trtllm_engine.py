@@ -179,6 +179,14 @@ async def test_a_model_says_its_own_sizes(tmp_path):
     )
     async with opened(model=str(tmp_path), vocab_size=None, max_seq_len=None, end_id=None) as bench:
         assert (bench.info.vocab_size, bench.info.max_sequence_tokens) == (777, 512)
+        assert not bench.info.tokenizer_files
+
+
+async def test_a_model_brings_its_tokenizer(tmp_path):
+    for name in ("config.json", "tokenizer.json", "chat_template.jinja"):
+        (tmp_path / name).write_text("{}")
+    async with opened(model=str(tmp_path)) as bench:
+        assert [file.name for file in bench.info.tokenizer_files] == ["tokenizer.json", "chat_template.jinja"]
 
 
 # Placement

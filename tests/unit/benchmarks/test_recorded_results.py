@@ -217,7 +217,9 @@ class TestTheStudy:
     @pytest.mark.parametrize(("figure", "words"), [("mean", "of the mean TTFT"), ("p99", "of its p99")])
     def test_what_the_readme_says_against_the_rival(self, figure, words):
         ratios = [
-            next(row for row in _rows_of("staggered-plus", load) if row["is_best_budget"])[f"{figure}_to_rival"]
+            next(row for row in _rows_of("staggered-plus", load) if row["is_best_budget"])[
+                f"{figure}_to_rival"
+            ]
             for load in LOADS
         ]
         text = " / ".join(f"{ratio['mean']:.2f}" for ratio in ratios)

@@ -41,6 +41,8 @@ CACHE_FOLDER = "/models"
 """Where pods see the volume with the weights."""
 ASCII_FIRST, ASCII_END = 32, 127
 BYTES_TOKENIZER = "bytes"
+WORKERS_TOKENIZER = "workers"
+"""The gateway asks workers for the model's own."""
 
 _ENGINES: dict[Backend, str] = {
     "Simulated": "simulated",
@@ -90,7 +92,7 @@ def engine(
 
 
 def gateway(service: LLMService, *, model_sequence_tokens: int, tokenizer: str) -> Values:
-    """What a gateway checks requests against; `tokenizer` is a path, `bytes`, or empty for none."""
+    """What a gateway checks requests against; `tokenizer` is a path, `bytes`, or `workers`."""
     first = service.spec.roles[0]
     return {
         "model": service.model_name,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 
@@ -24,6 +25,7 @@ from hortator.gateway.settings import GatewaySettings
 from hortator.gateway.tokenization import Tokenizer
 from hortator.gateway.validation import Limits, check_prompt, check_request, check_resume, invalid
 
+_TOKENIZER_RETRY_S = 1.0
 _LONG_TEXT_CHARS = 4096
 """Longer texts are tokenized in a thread: a millisecond of everybody's stream is too much."""
 
@@ -41,20 +43,26 @@ class Admission:
         keyed: KeyedGenerations,
     ) -> None:
         self._settings = settings
-        self._tokenizer = tokenizer
         self._driver = driver
         self._keyed = keyed
         self._template = ChatTemplate(message=settings.chat_message, reply=settings.chat_reply)
         self._ids = (f"{gateway_id}-{number:x}" for number in count(1))
         self._salts: dict[str, bytes] = {}
-        self.limits: Limits = settings.limits(
-            tokenizer_vocab_size=None if tokenizer is None else tokenizer.vocab_size
-        )
+        self.use_tokenizer(tokenizer)
+        self.tokenizer_pending: Callable[[], str] = lambda: ""
+        """Why there is no tokenizer though one may still come; empty: none will."""
         self.is_draining = False
         """New requests are refused."""
         self.is_leaving = False
         """New requests are still taken, but none should be sent here."""
         """Nothing new is let in; who comes back for a running request still is."""
+
+    def use_tokenizer(self, tokenizer: Tokenizer | None) -> None:
+        """From now on; None: only token ids are taken."""
+        self._tokenizer = tokenizer
+        self.limits: Limits = self._settings.limits(
+            tokenizer_vocab_size=None if tokenizer is None else tokenizer.vocab_size
+        )
 
     async def admit(
         self, request: ClientRequest, *, fingerprint: bytes, accepted_at: float, deadline_at: float | None
@@ -70,6 +78,7 @@ class Admission:
         Raises:
             GatewayError: the request is refused.
         """
+        self._check_text(request)
         check_request(request, self.limits)
         if request.idempotency_key:
             known = self._find(request, fingerprint, deadline_at)
@@ -88,6 +97,14 @@ class Admission:
         subscriber = generation.subscribe(request.resume_from_index)
         self._driver.start(generation)
         return generation, subscriber
+
+    def _check_text(self, request: ClientRequest) -> None:
+        if self._tokenizer is not None or not request.needs_tokenizer:
+            return
+        pending = self.tokenizer_pending()
+        if pending:
+            message = f"the model's tokenizer is not here yet ({pending}): only token ids are taken so long"
+            raise GatewayError(ErrorKind.UNAVAILABLE, message, retry_after_s=_TOKENIZER_RETRY_S)
 
     def _check_room(self) -> None:
         if self.is_draining:

@@ -15,6 +15,7 @@ import structlog
 from hortator.gateway.admission import Admission
 from hortator.gateway.api_keys import ApiKeyFile
 from hortator.gateway.client.scheduler import SchedulerClient
+from hortator.gateway.client.tokenizer_source import TokenizerSource
 from hortator.gateway.client.worker import WorkerClient
 from hortator.gateway.coalescing import Coalescer
 from hortator.gateway.driver import Driver
@@ -23,7 +24,7 @@ from hortator.gateway.idempotency import KeyedGenerations
 from hortator.gateway.metrics import GatewayMetrics
 from hortator.gateway.service import CALLERS, SERVICE_NAME, InferenceService
 from hortator.gateway.settings import ClientAuth, GatewaySettings
-from hortator.gateway.tokenization import load_tokenizer
+from hortator.gateway.tokenization import WORKERS, load_tokenizer
 from hortator.runtime.endpoints import Endpoints
 from hortator.runtime.garbage import settle
 from hortator.runtime.grpc_server import GrpcServer
@@ -121,6 +122,10 @@ async def run_gateway(
         transport=transport,
         leader_timeout_s=settings.leader_timeout_s,
     )
+    source = None
+    if settings.tokenizer == WORKERS:
+        source = TokenizerSource(endpoints, transport=transport, on_found=admission.use_tokenizer)
+        admission.tokenizer_pending = lambda: source.pending
     loop = asyncio.get_running_loop()
 
     def not_ready() -> Sequence[str]:
@@ -131,6 +136,8 @@ async def run_gateway(
         is_new = scheduler.num_connects == 0
         if is_new or (since is not None and loop.time() - since > settings.ready_without_scheduler_s):
             reasons.append("no scheduler")
+        if source is not None and not source.is_settled:
+            reasons.append("workers have not been asked for the tokenizer yet")
         return reasons
 
     asks_for_certificates = settings.client_auth is ClientAuth.CERTIFICATE
@@ -171,7 +178,9 @@ async def run_gateway(
     with admin:
         async with server, workers, asyncio.TaskGroup() as group:
             group.create_task(scheduler.run())
-            sweep = group.create_task(driver.sweep())
+            beside = [group.create_task(driver.sweep())]
+            if source is not None:
+                beside.append(group.create_task(source.run()))
             try:
                 await server.set_serving(serving=True)
                 yield gateway
@@ -180,7 +189,8 @@ async def run_gateway(
             finally:
                 pulse.close()
                 scheduler.close()
-                sweep.cancel()
+                for task in beside:
+                    task.cancel()
 
 
 def _stopped() -> GatewayError:

@@ -65,3 +65,8 @@ class ClientRequest:
     latency_critical: bool = False
     idempotency_key: str = ""
     resume_from_index: int = 0
+
+    @property
+    def needs_tokenizer(self) -> bool:
+        """Text goes in, or is looked for in what comes out."""
+        return isinstance(self.prompt, TextPrompt | ChatPrompt) or bool(self.sampling.stop)

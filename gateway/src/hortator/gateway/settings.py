@@ -80,7 +80,8 @@ class GatewaySettings(Settings):
         default=256, ge=1, description="Output tokens of a request that names no number."
     )
     tokenizer: str = Field(
-        default="", description="Path of a tokenizer file, `bytes`, or empty: token ids only, no text."
+        default="",
+        description="Path of a tokenizer file, `workers` (they have one), `bytes`, or empty: no text.",
     )
     chat_message: str = Field(
         default=DEFAULT_MESSAGE, description="One chat message as text; {role} and {content} are replaced."

@@ -4,6 +4,7 @@ Settings name one of:
 
 - a path: JSON of the `tokenizers` library;
 - `bytes`: the 256 bytes are the vocabulary (for simulated engines and tests);
+- `workers`: the model's own, which workers have (`client.tokenizer_source` asks them);
 - nothing: clients give token ids and get token ids; there is no text.
 """
 
@@ -17,6 +18,7 @@ from hortator.gateway.detokenization import ByteDetokenizer, Detokenizer, Window
 from hortator.gateway.errors import TokenizerError
 
 BYTES = "bytes"
+WORKERS = "workers"
 
 
 class Tokenizer(Protocol):
@@ -58,11 +60,11 @@ class ByteTokenizer:
 class JsonTokenizer:
     """A tokenizer of the `tokenizers` library."""
 
-    def __init__(self, path: Path) -> None:
-        """Load it.
+    def __init__(self, content: bytes, name: str) -> None:
+        """From JSON; `name` says in messages what it is.
 
         Raises:
-            TokenizerError: no such file, not a tokenizer, or the library is missing.
+            TokenizerError: not a tokenizer, or the library is missing.
         """
         try:
             import tokenizers  # noqa: PLC0415  # an extra: a gateway for token ids runs without
@@ -70,12 +72,10 @@ class JsonTokenizer:
             raise TokenizerError(
                 "a tokenizer file needs the package `tokenizers` (extra `gateway`)"
             ) from error
-        if not path.is_file():
-            raise TokenizerError(f"no tokenizer file {path}")
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
         except Exception as error:  # the library raises bare Exception
-            raise TokenizerError(f"{path} is not a tokenizer of the `tokenizers` library: {error}") from error
+            raise TokenizerError(f"{name} is not a tokenizer of the `tokenizers` library: {error}") from error
         self._table = (
             _byte_table(self._tokenizer)
             if isinstance(self._tokenizer.decoder, tokenizers.decoders.ByteLevel)
@@ -102,16 +102,22 @@ class JsonTokenizer:
 
 
 def load_tokenizer(name: str) -> Tokenizer | None:
-    """The tokenizer that settings name; None for the empty name.
+    """The tokenizer that settings name; None for the empty name, and while workers have not been asked.
 
     Raises:
         TokenizerError: it cannot be loaded; the message says why.
     """
-    if not name:
+    if name in {"", WORKERS}:
         return None
     if name == BYTES:
         return ByteTokenizer()
-    return JsonTokenizer(Path(name))
+    path = Path(name)
+    if not path.is_file():
+        raise TokenizerError(f"no tokenizer file {path}")
+    try:
+        return JsonTokenizer(path.read_bytes(), str(path))
+    except OSError as error:
+        raise TokenizerError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _byte_table(tokenizer: object) -> Sequence[bytes]:

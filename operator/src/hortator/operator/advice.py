@@ -37,7 +37,7 @@ def _model(service: LLMService) -> Iterator[Problem]:
         folder = processes.model_folder(service)
         yield Problem(
             path="spec.model.uri",
-            message=f"{folder} is a folder in the images of workers and gateways, and must be there",
+            message=f"{folder} is a folder in the image of workers, and must be there",
         )
     if model.cache is not None and model.cache.prefetch and processes.cached_model(service) is None:
         yield Problem(
@@ -51,10 +51,6 @@ def _engine(service: LLMService) -> Iterator[Problem]:
         yield Problem(
             path="spec.engine.backend",
             message="TensorRTLLM was proven on a double, not on GPUs yet (docs/how-to/tensorrt-llm.md)",
-        )
-        yield Problem(
-            path="spec.gateway",
-            message="gateways have no tokenizer for TensorRTLLM yet: requests must bring token ids",
         )
     if _is_length_assumed(service):
         yield Problem(

@@ -178,6 +178,10 @@ class WorkerRegistry:
         """The newest stream of a worker that is not lost."""
         return self._streams.get(worker_id)
 
+    def addresses(self) -> list[str]:
+        """Of those that are not lost, in the order in which they came."""
+        return [stream.group.address for stream in self._streams.values()]
+
     def tell_all(self, item: Heartbeat | Resignation) -> None:
         """Something that every worker should hear."""
         for stream in self._streams.values():

@@ -50,6 +50,7 @@ _LOOK_AFTER = frozenset({"operator", "administrator"})
 CALLERS = {
     f"/{_SCHEDULING}/Place": frozenset({"gateway"}),
     f"/{_SCHEDULING}/Report": frozenset({"worker"}),
+    f"/{_SCHEDULING}/Workers": frozenset({"gateway"}),
     **{f"/{_ADMIN}/{method}": _LOOK_AFTER for method in ("Snapshot", "Watch", "Drain")},
     f"/{_ADMIN}/ChangePolicy": frozenset({"administrator"}),
 }
@@ -91,15 +92,15 @@ def register(
 
 
 class SchedulingService(pb_grpc.SchedulingServiceServicer):
-    """Place for gateways, Report for workers."""
+    """Place and Workers for gateways, Report for workers."""
 
     def __init__(self, shell: Shell, *, heartbeat_interval_s: float) -> None:
         self._shell = shell
         self._heartbeat_interval_s = heartbeat_interval_s
         self._dropped = _DroppedMessages(shell)
 
-    # Both methods read and write the context instead of being generators: a read costs one await less, and
-    # the reader and the writer may end independently.
+    # Place and Report read and write the context instead of being generators: a read costs one await less,
+    # and the reader and the writer may end independently.
     async def Place(  # type: ignore[override]  # noqa: N802
         self,
         request_iterator: object,  # noqa: ARG002
@@ -172,6 +173,14 @@ class SchedulingService(pb_grpc.SchedulingServiceServicer):
         await self._run(
             read, write, lambda has_left: shell.disconnect_worker(stream, has_left=has_left), context
         )
+
+    async def Workers(  # noqa: N802
+        self,
+        request: pb.WorkersRequest,  # noqa: ARG002
+        context: _Context,  # noqa: ARG002
+    ) -> pb.WorkersResponse:
+        """Addresses of the workers that are here."""
+        return pb.WorkersResponse(addresses=self._shell.workers.addresses())
 
     def _take_gateway_events(self, stream: GatewayStream, messages: Sequence[pb.GatewayEvent]) -> None:
         now = self._shell.now()

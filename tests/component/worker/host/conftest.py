@@ -60,6 +60,7 @@ class FakeEngine:
         self._work = asyncio.Event()
         self._task = None
         self.error: Exception | None = None
+        self.tokenizer_files = ()
 
     async def start(self) -> EngineInfo:
         if self.auto:
@@ -75,6 +76,7 @@ class FakeEngine:
             tokens_per_block=BLOCK,
             max_sequence_tokens=200,
             vocab_size=1000,
+            tokenizer_files=self.tokenizer_files,
         )
 
     async def submit(self, batch) -> None:

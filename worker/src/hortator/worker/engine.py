@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Protocol
 
 
@@ -139,6 +140,8 @@ class EngineInfo:
     admission_lead_passes: int = 0
     """1 when the next batch is fetched as the current pass starts (overlap scheduler)."""
     prefix_cache: bool = False
+    tokenizer_files: Sequence[Path] = ()
+    """What turns text into this model's tokens (`runtime.tokenizer_files`). Empty: there is nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

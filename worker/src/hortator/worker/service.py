@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 
 from hortator.rpc.worker.v1 import worker_pb2, worker_pb2_grpc
+from hortator.runtime.tokenizer_files import digest_of, read_tokenizer_files
 from hortator.worker.codec import decode_submission, encode_info, encode_outbox
 from hortator.worker.errors import UnknownLeaseError
 from hortator.worker.gateway_link import GatewayLink
@@ -22,8 +23,11 @@ CALLERS = {
     f"/{SERVICE_NAME}/Submit": frozenset({"gateway"}),
     f"/{SERVICE_NAME}/PullKv": frozenset({"worker"}),
     f"/{SERVICE_NAME}/ReleaseKv": frozenset({"gateway", "worker"}),
+    f"/{SERVICE_NAME}/PullTokenizer": frozenset({"gateway"}),
 }
 """Which components may call what, where they have certificates."""
+
+_PIECE_BYTES = 2**20
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -90,6 +94,24 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         host = await self._served_by(context, boot_id=request.boot_id)
         host.kv.release(request.lease_id)
         return worker_pb2.ReleaseKvResponse()
+
+    async def PullTokenizer(  # noqa: N802
+        self, request: worker_pb2.PullTokenizerRequest, context: _Context
+    ) -> AsyncIterator[worker_pb2.PullTokenizerResponse]:
+        """The tokenizer of the model; nothing if the caller has it. NOT_FOUND when it has none."""
+        host = await self._served_by(context)
+        try:
+            files = await asyncio.to_thread(read_tokenizer_files, host.info.tokenizer_files)
+        except OSError as error:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"the tokenizer cannot be read: {error.strerror}")
+        if not files:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "the model has no tokenizer.json")
+        if digest_of(files) == request.known_digest:
+            return
+        for name, content in files.items():
+            for start in range(0, len(content), _PIECE_BYTES):
+                piece = content[start : start + _PIECE_BYTES]
+                yield worker_pb2.PullTokenizerResponse(file=name, chunk=piece)
 
     async def _served_by(self, context: _Context, *, boot_id: str | None = None) -> WorkerHost:
         if self.host is None:

@@ -105,12 +105,12 @@ def client_service(service: LLMService, *, owner: Owner) -> Obj:
 
 
 def _tokenizer(service: LLMService, options: Options) -> str:
-    """A file in the gateway's image, the tokenizer of made-up tokens, or none: only token ids are taken."""
+    """A file in the gateway's image, the tokenizer of made-up tokens, or the one that workers have."""
     match service.spec.engine.backend:
         case "Simulated":
             return processes.BYTES_TOKENIZER
         case "TorchMoE":
-            folder = processes.model_folder(service)
-            return str(folder / "tokenizer.json") if folder else options.builtin_tokenizer
+            is_builtin = service.spec.model.uri == processes.BUILTIN_MODEL
+            return options.builtin_tokenizer if is_builtin else processes.WORKERS_TOKENIZER
         case "TensorRTLLM":
-            return ""
+            return processes.WORKERS_TOKENIZER

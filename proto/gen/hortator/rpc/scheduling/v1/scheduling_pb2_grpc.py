@@ -44,6 +44,11 @@ class SchedulingServiceStub:
                 request_serializer=hortator_dot_rpc_dot_scheduling_dot_v1_dot_scheduling__pb2.ReportRequest.SerializeToString,
                 response_deserializer=hortator_dot_rpc_dot_scheduling_dot_v1_dot_scheduling__pb2.ReportResponse.FromString,
                 _registered_method=True)
+        self.Workers = channel.unary_unary(
+                '/hortator.rpc.scheduling.v1.SchedulingService/Workers',
+                request_serializer=hortator_dot_rpc_dot_scheduling_dot_v1_dot_scheduling__pb2.WorkersRequest.SerializeToString,
+                response_deserializer=hortator_dot_rpc_dot_scheduling_dot_v1_dot_scheduling__pb2.WorkersResponse.FromString,
+                _registered_method=True)
 
 
 class SchedulingServiceServicer:
@@ -63,6 +68,13 @@ class SchedulingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Workers(self, request, context):
+        """Where workers are, for what a gateway asks them beside its requests. Standbys answer too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SchedulingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -75,6 +87,11 @@ def add_SchedulingServiceServicer_to_server(servicer, server):
                     servicer.Report,
                     request_deserializer=hortator_dot_rpc_dot_scheduling_dot_v1_dot_scheduling__pb2.ReportRequest.FromString,
                     response_serializer=hortator_dot_rpc_dot_scheduling_dot_v1_dot_scheduling__pb2.ReportResponse.SerializeToString,
+            ),
+            'Workers': grpc.unary_unary_rpc_method_handler(
+                    servicer.Workers,
+                    request_deserializer=hortator_dot_rpc_dot_scheduling_dot_v1_dot_scheduling__pb2.WorkersRequest.FromString,
+                    response_serializer=hortator_dot_rpc_dot_scheduling_dot_v1_dot_scheduling__pb2.WorkersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -131,6 +148,33 @@ class SchedulingService:
             '/hortator.rpc.scheduling.v1.SchedulingService/Report',
             hortator_dot_rpc_dot_scheduling_dot_v1_dot_scheduling__pb2.ReportRequest.SerializeToString,
             hortator_dot_rpc_dot_scheduling_dot_v1_dot_scheduling__pb2.ReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Workers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hortator.rpc.scheduling.v1.SchedulingService/Workers',
+            hortator_dot_rpc_dot_scheduling_dot_v1_dot_scheduling__pb2.WorkersRequest.SerializeToString,
+            hortator_dot_rpc_dot_scheduling_dot_v1_dot_scheduling__pb2.WorkersResponse.FromString,
             options,
             channel_credentials,
             insecure,

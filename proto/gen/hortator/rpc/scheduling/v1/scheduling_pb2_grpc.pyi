@@ -18,6 +18,8 @@ class SchedulingServiceStub:
     """One long-lived stream per gateway: announcements and outcomes up, placements down."""
     Report: _aio.StreamStreamMultiCallable[_scheduling_pb2.ReportRequest, _scheduling_pb2.ReportResponse]
     """One long-lived stream per worker: load up, manifests and corrections down."""
+    Workers: _aio.UnaryUnaryMultiCallable[_scheduling_pb2.WorkersRequest, _scheduling_pb2.WorkersResponse]
+    """Where workers are, for what a gateway asks them beside its requests. Standbys answer too."""
 
 class SchedulingServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -35,6 +37,14 @@ class SchedulingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_abc.AsyncIterator[_scheduling_pb2.ReportRequest], _abc.AsyncIterator[_scheduling_pb2.ReportResponse]],
     ) -> _abc.AsyncIterator[_scheduling_pb2.ReportResponse]:
         """One long-lived stream per worker: load up, manifests and corrections down."""
+
+    @_abc_1.abstractmethod
+    def Workers(
+        self,
+        request: _scheduling_pb2.WorkersRequest,
+        context: _aio.ServicerContext[_scheduling_pb2.WorkersRequest, _abc.Awaitable[_scheduling_pb2.WorkersResponse]],
+    ) -> _abc.Awaitable[_scheduling_pb2.WorkersResponse]:
+        """Where workers are, for what a gateway asks them beside its requests. Standbys answer too."""
 
 def add_SchedulingServiceServicer_to_server(servicer: SchedulingServiceServicer, server: _aio.Server) -> None: ...
 

@@ -54,6 +54,11 @@ class WorkerServiceStub:
                 request_serializer=hortator_dot_rpc_dot_worker_dot_v1_dot_worker__pb2.ReleaseKvRequest.SerializeToString,
                 response_deserializer=hortator_dot_rpc_dot_worker_dot_v1_dot_worker__pb2.ReleaseKvResponse.FromString,
                 _registered_method=True)
+        self.PullTokenizer = channel.unary_stream(
+                '/hortator.rpc.worker.v1.WorkerService/PullTokenizer',
+                request_serializer=hortator_dot_rpc_dot_worker_dot_v1_dot_worker__pb2.PullTokenizerRequest.SerializeToString,
+                response_deserializer=hortator_dot_rpc_dot_worker_dot_v1_dot_worker__pb2.PullTokenizerResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServiceServicer:
@@ -85,6 +90,13 @@ class WorkerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PullTokenizer(self, request, context):
+        """What turns text into tokens of this engine's model: files, one after the other, each in pieces.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -107,6 +119,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.ReleaseKv,
                     request_deserializer=hortator_dot_rpc_dot_worker_dot_v1_dot_worker__pb2.ReleaseKvRequest.FromString,
                     response_serializer=hortator_dot_rpc_dot_worker_dot_v1_dot_worker__pb2.ReleaseKvResponse.SerializeToString,
+            ),
+            'PullTokenizer': grpc.unary_stream_rpc_method_handler(
+                    servicer.PullTokenizer,
+                    request_deserializer=hortator_dot_rpc_dot_worker_dot_v1_dot_worker__pb2.PullTokenizerRequest.FromString,
+                    response_serializer=hortator_dot_rpc_dot_worker_dot_v1_dot_worker__pb2.PullTokenizerResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -217,6 +234,33 @@ class WorkerService:
             '/hortator.rpc.worker.v1.WorkerService/ReleaseKv',
             hortator_dot_rpc_dot_worker_dot_v1_dot_worker__pb2.ReleaseKvRequest.SerializeToString,
             hortator_dot_rpc_dot_worker_dot_v1_dot_worker__pb2.ReleaseKvResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PullTokenizer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/hortator.rpc.worker.v1.WorkerService/PullTokenizer',
+            hortator_dot_rpc_dot_worker_dot_v1_dot_worker__pb2.PullTokenizerRequest.SerializeToString,
+            hortator_dot_rpc_dot_worker_dot_v1_dot_worker__pb2.PullTokenizerResponse.FromString,
             options,
             channel_credentials,
             insecure,

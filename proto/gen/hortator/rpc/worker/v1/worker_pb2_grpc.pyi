@@ -20,6 +20,8 @@ class WorkerServiceStub:
     PullKv: _aio.UnaryStreamMultiCallable[_worker_pb2.PullKvRequest, _worker_pb2.PullKvResponse]
     """KV hand-over: a decode worker pulls what a prefill worker keeps under a lease."""
     ReleaseKv: _aio.UnaryUnaryMultiCallable[_worker_pb2.ReleaseKvRequest, _worker_pb2.ReleaseKvResponse]
+    PullTokenizer: _aio.UnaryStreamMultiCallable[_worker_pb2.PullTokenizerRequest, _worker_pb2.PullTokenizerResponse]
+    """What turns text into tokens of this engine's model: files, one after the other, each in pieces."""
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -51,5 +53,13 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.ReleaseKvRequest,
         context: _aio.ServicerContext[_worker_pb2.ReleaseKvRequest, _abc.Awaitable[_worker_pb2.ReleaseKvResponse]],
     ) -> _abc.Awaitable[_worker_pb2.ReleaseKvResponse]: ...
+
+    @_abc_1.abstractmethod
+    def PullTokenizer(
+        self,
+        request: _worker_pb2.PullTokenizerRequest,
+        context: _aio.ServicerContext[_worker_pb2.PullTokenizerRequest, _abc.AsyncIterator[_worker_pb2.PullTokenizerResponse]],
+    ) -> _abc.AsyncIterator[_worker_pb2.PullTokenizerResponse]:
+        """What turns text into tokens of this engine's model: files, one after the other, each in pieces."""
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _aio.Server) -> None: ...

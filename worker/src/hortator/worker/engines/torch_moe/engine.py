@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator
 from collections.abc import Sequence as Row
 
+from hortator.runtime.tokenizer_files import tokenizer_files_in
 from hortator.worker.engine import (
     EngineDeadError,
     EngineInfo,
@@ -95,6 +96,7 @@ class TorchMoEEngine:
             max_sequence_tokens=shape.max_sequence_tokens,
             vocab_size=shape.vocab_size,
             prefix_cache=config.prefix_cache,
+            tokenizer_files=tokenizer_files_in(config.weights_path.parent),
         )
 
     async def submit(self, batch: Row[EngineRequest]) -> None:

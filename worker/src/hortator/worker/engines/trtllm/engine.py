@@ -43,7 +43,12 @@ from hortator.worker.engines.trtllm.config import TensorRTLLMConfig
 from hortator.worker.engines.trtllm.explain import explained
 from hortator.worker.engines.trtllm.group_books import GroupBooks
 from hortator.worker.engines.trtllm.live import Lease, Live
-from hortator.worker.engines.trtllm.model_facts import ModelFacts, missing_folder, model_facts
+from hortator.worker.engines.trtllm.model_facts import (
+    ModelFacts,
+    missing_folder,
+    model_facts,
+    tokenizer_files,
+)
 from hortator.worker.engines.trtllm.pass_tracker import PassTracker
 from hortator.worker.engines.trtllm.rank_books import Entry, RankLimits, State
 from hortator.worker.engines.trtllm.requests import Prepared, Translator, blocks_for
@@ -306,6 +311,7 @@ class TensorRTLLMEngine:
             admission=admitting.admission,
             admission_lead_passes=admitting.lead_passes,
             prefix_cache=limits.prefix_cache,
+            tokenizer_files=await in_thread(lambda: tokenizer_files(config), name="trtllm-tokenizer"),
         )
 
     # Requests

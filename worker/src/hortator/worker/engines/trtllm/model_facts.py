@@ -1,4 +1,4 @@
-"""What a model's own `config.json` says: vocabulary, longest sequence, end token, kind of attention."""
+"""What a model says of itself: vocabulary, longest sequence, end token, kind of attention, tokenizer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hortator.runtime.tokenizer_files import NAMES, TOKENIZER, tokenizer_files_in
 from hortator.worker.engine import EngineDeadError
 from hortator.worker.engines.trtllm.config import TensorRTLLMConfig
 
@@ -55,10 +56,25 @@ def missing_folder(config: TensorRTLLMConfig) -> str:
     return ""
 
 
+def tokenizer_files(config: TensorRTLLMConfig) -> tuple[Path, ...]:
+    """What the model has of them; none where there is no tokenizer, or it cannot be had."""
+    source = Path(config.model_source)
+    if source.is_dir():
+        return tokenizer_files_in(source)
+    found = []
+    for name in NAMES:
+        try:
+            found.append(_from_hub(config, name))
+        except EngineDeadError:
+            if name == TOKENIZER:
+                return ()
+    return tuple(found)
+
+
 def _read(config: TensorRTLLMConfig, folder: Path) -> Mapping[str, Any]:
     file = folder / "config.json"
     if not folder.is_dir():
-        file = _from_hub(config)
+        file = _from_hub(config, "config.json")
     try:
         values = json.loads(file.read_text())
     except (OSError, ValueError) as error:
@@ -66,7 +82,7 @@ def _read(config: TensorRTLLMConfig, folder: Path) -> Mapping[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _from_hub(config: TensorRTLLMConfig) -> Path:
+def _from_hub(config: TensorRTLLMConfig, file: str) -> Path:
     """The library brings its own client of the hub."""
     try:
         from huggingface_hub import hf_hub_download  # noqa: PLC0415
@@ -75,7 +91,7 @@ def _from_hub(config: TensorRTLLMConfig) -> Path:
             f"model: {config.model_source} is not a folder, and huggingface_hub is not installed"
         ) from None
     try:
-        return Path(hf_hub_download(config.model_source, "config.json", revision=config.revision))
+        return Path(hf_hub_download(config.model_source, file, revision=config.revision))
     except Exception as error:
         raise EngineDeadError(f"model: {config.model_source} cannot be fetched: {error}") from error
 
