@@ -451,6 +451,15 @@ class Cluster:
             reply.take(message)
         return reply
 
+    async def chat(self, *messages: tuple[str, str]) -> Reply:
+        """One token in answer to messages: role and content."""
+        said = [inference_pb2.ChatMessage(role=role, content=content) for role, content in messages]
+        request = inference_pb2.GenerateRequest(
+            chat=inference_pb2.ChatPrompt(messages=said),
+            sampling=inference_pb2.SamplingParameters(max_tokens=1),
+        )
+        return await self.read(self.stub.Generate(request))
+
     async def generate(self, text: str = "go", **fields) -> Reply:
         return await self.read(self.call(text, **fields))
 

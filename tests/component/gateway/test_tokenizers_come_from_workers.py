@@ -2,12 +2,16 @@
 
 import asyncio
 import contextlib
+import json
 
 import grpc
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from hortator.gateway.client.tokenizer_source import TokenizerSource
+from hortator.gateway.client_request import ChatMessage
+from hortator.gateway.errors import ChatError, TokenizerError
+from hortator.gateway.model_chat import model_chat_template
 from hortator.rpc.inference.v1 import inference_pb2
 from hortator.runtime.endpoints import Endpoints
 from hortator.runtime.transport import Plaintext
@@ -107,7 +111,11 @@ async def test_the_gateway_is_ready_once_workers_were_asked(empty_cluster, wait_
 async def a_source(cluster, found):
     endpoints = Endpoints([cluster.scheduler.address])
     source = TokenizerSource(
-        endpoints, transport=Plaintext(), on_found=found.append, retry_s=0.01, refresh_s=0.01
+        endpoints,
+        transport=Plaintext(),
+        on_found=lambda tokenizer, _: found.append(tokenizer),
+        retry_s=0.01,
+        refresh_s=0.01,
     )
     task = asyncio.create_task(source.run())
     yield source
@@ -139,3 +147,59 @@ async def test_a_worker_that_dies_is_not_the_last_that_is_asked(empty_cluster, w
     async with a_source(empty_cluster, found) as source:
         await wait_until(lambda: len(found) == 1)
         assert not source.pending
+
+
+CHAT = "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system here') }}{% endif %} {{ m.content }}{% endfor %}{% if add_generation_prompt %} word9{% endif %}"
+CONFIGURED = b'{"bos_token": {"content": "word1"}, "chat_template": %s}'
+
+
+@pytest.mark.parametrize("where", ["tokenizer_config.json", "a list there", "chat_template.jinja"])
+async def test_a_chat_is_rendered_with_the_models_own_template(empty_cluster, wait_until, where):
+    """And nothing is added to what it gives: it has the special tokens in it."""
+    worker = await empty_cluster.add_worker("w0")
+    found = json.dumps(CHAT).encode()
+    if where == "a list there":
+        found = json.dumps(
+            [{"name": "tool_use", "template": "x"}, {"name": "default", "template": CHAT}]
+        ).encode()
+    worker.tokenizer = WORDS | {"tokenizer_config.json": CONFIGURED % found}
+    if where == "chat_template.jinja":
+        worker.tokenizer |= {"tokenizer_config.json": CONFIGURED % b'"x"', where: CHAT.encode()}
+    gateway = await empty_cluster.start_gateway(tokenizer="workers")
+    await wait_until(lambda: gateway.admission.limits.has_tokenizer)
+    await empty_cluster.chat(("user", "word4"), ("assistant", "word5"))
+    assert prompts(empty_cluster) == [[2, 5, 6, 10]]
+    with pytest.raises(grpc.aio.AioRpcError, match=r"prompt.chat: .* refuses them: no system here"):
+        await empty_cluster.chat(("system", "word4"))
+
+
+async def test_a_model_without_a_template_gets_the_plain_one(empty_cluster, wait_until):
+    worker = await empty_cluster.add_worker("w0")
+    worker.tokenizer = a_tokenizer(["?", "user:", "word1", "assistant:"])
+    gateway = await empty_cluster.start_gateway(tokenizer="workers")
+    await wait_until(lambda: gateway.admission.limits.has_tokenizer)
+    await empty_cluster.chat(("user", "word1"))
+    assert prompts(empty_cluster) == [[1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"chat_template.jinja": b"{% if %}"}, "the model's chat template cannot be used"),
+        ({"tokenizer_config.json": b"["}, "tokenizer_config.json of the model is no JSON"),
+        ({"tokenizer_config.json": b"[]"}, "tokenizer_config.json of the model is no JSON object"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_named(files, says):
+    with pytest.raises(TokenizerError, match=says):
+        model_chat_template(WORDS | files)
+
+
+@pytest.mark.parametrize(
+    "program",
+    ["{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}", "{{ nothing.there }}", "{{ 1 / 0 }}"],
+)
+def test_a_template_reaches_nothing_and_its_faults_are_refusals(program):
+    template = model_chat_template(WORDS | {"chat_template.jinja": program.encode()})
+    with pytest.raises(ChatError, match="refuses them"):
+        template.render([ChatMessage(role="user", content="x")])

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import count
 
 from hortator.gateway.block_hashes import block_hashes, chain_salt
-from hortator.gateway.chat import ChatTemplate
-from hortator.gateway.client_request import ChatPrompt, ClientRequest, TextPrompt, TokenPrompt
+from hortator.gateway.chat import Chat, ChatTemplate
+from hortator.gateway.client_request import ChatMessage, ChatPrompt, ClientRequest, TextPrompt, TokenPrompt
 from hortator.gateway.detokenization import OutputText
 from hortator.gateway.driver import Driver
-from hortator.gateway.errors import ErrorKind, GatewayError
+from hortator.gateway.errors import ChatError, ErrorKind, GatewayError
 from hortator.gateway.generation import Generation, RequestFacts, Subscriber
 from hortator.gateway.idempotency import KeyedGenerations, key_hash
 from hortator.gateway.placement import NO_CLAIM, Claim, WorkerSampling
@@ -45,7 +46,6 @@ class Admission:
         self._settings = settings
         self._driver = driver
         self._keyed = keyed
-        self._template = ChatTemplate(message=settings.chat_message, reply=settings.chat_reply)
         self._ids = (f"{gateway_id}-{number:x}" for number in count(1))
         self._salts: dict[str, bytes] = {}
         self.use_tokenizer(tokenizer)
@@ -57,9 +57,11 @@ class Admission:
         """New requests are still taken, but none should be sent here."""
         """Nothing new is let in; who comes back for a running request still is."""
 
-    def use_tokenizer(self, tokenizer: Tokenizer | None) -> None:
-        """From now on; None: only token ids are taken."""
+    def use_tokenizer(self, tokenizer: Tokenizer | None, chat: Chat | None = None) -> None:
+        """From now on; no tokenizer: only token ids are taken; no chat of the model: the plain one."""
+        settings = self._settings
         self._tokenizer = tokenizer
+        self._chat = chat or ChatTemplate(message=settings.chat_message, reply=settings.chat_reply)
         self.limits: Limits = self._settings.limits(
             tokenizer_vocab_size=None if tokenizer is None else tokenizer.vocab_size
         )
@@ -144,17 +146,22 @@ class Admission:
             case TokenPrompt(token_ids=token_ids):
                 return array("I", token_ids)
             case ChatPrompt(messages=messages):
-                text = self._template.render(messages)
+                text, is_whole = self._render(messages), not self._chat.adds_special_tokens
             case TextPrompt(text=text):
-                pass
+                is_whole = False
             case None:
                 raise invalid("prompt", "must be given: text, chat or tokens")
         tokenizer = self._tokenizer
         if tokenizer is None:
             raise invalid("prompt", "no tokenizer here: give token ids")
-        if len(text) > _LONG_TEXT_CHARS:
-            return array("I", await asyncio.to_thread(tokenizer.encode, text))
-        return array("I", tokenizer.encode(text))
+        encode = partial(tokenizer.encode, text, with_special_tokens=not is_whole)
+        return array("I", await asyncio.to_thread(encode) if len(text) > _LONG_TEXT_CHARS else encode())
+
+    def _render(self, messages: Sequence[ChatMessage]) -> str:
+        try:
+            return self._chat.render(messages)
+        except ChatError as error:
+            raise invalid("prompt.chat", str(error)) from None
 
     def _generation(
         self,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 from hortator.gateway.client_request import ChatMessage
 
@@ -21,12 +22,26 @@ DEFAULT_REPLY = "assistant:"
 _PLACEHOLDER = re.compile(r"\{(role|content)\}")
 
 
+class Chat(Protocol):
+    """Makes a conversation one text."""
+
+    @property
+    def adds_special_tokens(self) -> bool:
+        """Whether the tokenizer is to add those that begin a text."""
+        ...
+
+    def render(self, messages: Iterable[ChatMessage]) -> str:
+        """The whole conversation and the beginning of the answer. Raises ChatError."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatTemplate:
     """How a conversation reads as text; `{role}` and `{content}` are replaced once, never inside contents."""
 
     message: str = DEFAULT_MESSAGE
     reply: str = DEFAULT_REPLY
+    adds_special_tokens: ClassVar[bool] = True
 
     def render(self, messages: Iterable[ChatMessage]) -> str:
         """The whole conversation and the beginning of the answer."""

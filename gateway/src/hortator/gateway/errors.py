@@ -66,5 +66,9 @@ class GatewayError(Exception):
         return self.kind in _FINAL
 
 
+class ChatError(Exception):
+    """A chat cannot be made one text; the message says why."""
+
+
 class TokenizerError(Exception):
     """The tokenizer that settings name cannot be used; the message names it."""

@@ -29,8 +29,8 @@ class Tokenizer(Protocol):
         """Number of token ids."""
         ...
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a prompt, special tokens included."""
+    def encode(self, text: str, *, with_special_tokens: bool = True) -> list[int]:
+        """Token ids of a prompt, and the special tokens that begin one where they are wanted."""
         ...
 
     def new_detokenizer(self) -> Detokenizer:
@@ -48,8 +48,8 @@ class ByteTokenizer:
         """256."""
         return len(self._TABLE)
 
-    def encode(self, text: str) -> list[int]:
-        """The bytes of `text`."""
+    def encode(self, text: str, *, with_special_tokens: bool = True) -> list[int]:  # noqa: ARG002
+        """The bytes of `text`; there are no special tokens."""
         return list(text.encode())
 
     def new_detokenizer(self) -> Detokenizer:
@@ -87,9 +87,9 @@ class JsonTokenizer:
         """Number of token ids, added tokens included."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, with_special_tokens: bool = True) -> list[int]:
         """Token ids of a prompt, with the special tokens that the tokenizer adds. Releases the GIL."""
-        return list(self._tokenizer.encode(text).ids)
+        return list(self._tokenizer.encode(text, add_special_tokens=with_special_tokens).ids)
 
     def new_detokenizer(self) -> Detokenizer:
         """A detokenizer for one request."""

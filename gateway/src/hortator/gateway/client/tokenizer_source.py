@@ -21,7 +21,9 @@ import grpc
 import grpc.aio
 import structlog
 
+from hortator.gateway.chat import Chat
 from hortator.gateway.errors import TokenizerError
+from hortator.gateway.model_chat import model_chat_template
 from hortator.gateway.tokenization import JsonTokenizer, Tokenizer
 from hortator.rpc.scheduling.v1 import scheduling_pb2, scheduling_pb2_grpc
 from hortator.rpc.worker.v1 import worker_pb2, worker_pb2_grpc
@@ -47,7 +49,7 @@ class TokenizerSource:
         endpoints: Endpoints,
         *,
         transport: Transport,
-        on_found: Callable[[Tokenizer], None],
+        on_found: Callable[[Tokenizer, Chat | None], None],
         retry_s: float = RETRY_S,
         refresh_s: float = REFRESH_S,
     ) -> None:
@@ -56,7 +58,7 @@ class TokenizerSource:
         Args:
             endpoints: of every scheduler.
             transport: how to connect.
-            on_found: called in the event loop with each tokenizer that is new.
+            on_found: called in the event loop with each tokenizer that is new, and the model's chat template.
             retry_s: pause while there is none.
             refresh_s: pause once there is one, or it is known that there is none.
         """
@@ -129,10 +131,16 @@ class TokenizerSource:
         content = files.get(TOKENIZER)
         if content is None:
             raise TokenizerError(f"no {TOKENIZER} was sent")
+        chat = model_chat_template(files)
         tokenizer = await asyncio.to_thread(JsonTokenizer, content, "the worker's tokenizer.json")
         self._digest, self.pending = digest_of(files), ""
-        self._log.info("tokenizer", digest=self._digest.hex()[:12], vocab_size=tokenizer.vocab_size)
-        self._on_found(tokenizer)
+        self._log.info(
+            "tokenizer",
+            digest=self._digest.hex()[:12],
+            vocab_size=tokenizer.vocab_size,
+            has_chat_template=chat is not None,
+        )
+        self._on_found(tokenizer, chat)
 
     def _note(self, why: str, *, is_final: bool) -> None:
         if self._digest:
