@@ -14,7 +14,8 @@ def a_hub(tmp_path, monkeypatch):
     """A hub, at the border of the library that speaks to it: what it has, and what was asked of it."""
     asked = []
 
-    def hf_hub_download(repository, file, *, revision):
+    def hf_hub_download(repository, file, *, revision, local_files_only):
+        assert local_files_only, "asks the hub"
         asked.append((repository, file, revision))
         if not (tmp_path / file).is_file():
             raise FileNotFoundError(file)
@@ -29,7 +30,7 @@ def test_a_folder_has_its_tokenizer_in_it(tmp_path):
     assert tokenizer_files(TensorRTLLMConfig(model=f"file://{tmp_path}")) == (tmp_path / "tokenizer.json",)
 
 
-def test_of_a_model_on_the_hub_the_files_of_its_revision_are_fetched(a_hub):
+def test_of_a_model_on_the_hub_the_files_of_its_revision_are_taken_from_what_was_fetched(a_hub):
     folder, asked = a_hub
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_text("{}")

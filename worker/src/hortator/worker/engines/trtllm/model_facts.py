@@ -57,14 +57,17 @@ def missing_folder(config: TensorRTLLMConfig) -> str:
 
 
 def tokenizer_files(config: TensorRTLLMConfig) -> tuple[Path, ...]:
-    """What the model has of them; none where there is no tokenizer, or it cannot be had."""
+    """What the model has of them; none where there is no tokenizer.
+
+    Of a model on the hub the library has fetched a whole revision when the engine is up: nothing more is fetched.
+    """
     source = Path(config.model_source)
     if source.is_dir():
         return tokenizer_files_in(source)
     found = []
     for name in NAMES:
         try:
-            found.append(_from_hub(config, name))
+            found.append(_from_hub(config, name, fetched_already=True))
         except EngineDeadError:
             if name == TOKENIZER:
                 return ()
@@ -82,7 +85,7 @@ def _read(config: TensorRTLLMConfig, folder: Path) -> Mapping[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _from_hub(config: TensorRTLLMConfig, file: str) -> Path:
+def _from_hub(config: TensorRTLLMConfig, file: str, *, fetched_already: bool = False) -> Path:
     """The library brings its own client of the hub."""
     try:
         from huggingface_hub import hf_hub_download  # noqa: PLC0415
@@ -91,9 +94,12 @@ def _from_hub(config: TensorRTLLMConfig, file: str) -> Path:
             f"model: {config.model_source} is not a folder, and huggingface_hub is not installed"
         ) from None
     try:
-        return Path(hf_hub_download(config.model_source, file, revision=config.revision))
+        found = hf_hub_download(
+            config.model_source, file, revision=config.revision, local_files_only=fetched_already
+        )
     except Exception as error:
         raise EngineDeadError(f"model: {config.model_source} cannot be fetched: {error}") from error
+    return Path(found)
 
 
 def _number(name: str, told: int | None, found: Any) -> int:
