@@ -31,7 +31,7 @@ CALLERS = {
 _NO_DEADLINE_S = 1e8
 """gRPC shows the absence of a deadline as a very distant one."""
 
-_STATUS = {
+STATUS_CODES = {
     ErrorKind.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
     ErrorKind.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
     ErrorKind.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
@@ -45,6 +45,7 @@ _STATUS = {
     ErrorKind.TAKEN_OVER: grpc.StatusCode.ABORTED,
     ErrorKind.SLOW_CLIENT: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
+"""What a caller sees of each; docs/how-to/troubleshoot.md explains them."""
 _RETRYABLE = frozenset({ErrorKind.QUEUE_FULL, ErrorKind.QUEUE_TIMEOUT})
 
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -208,7 +209,7 @@ async def _abort(context: _Context, error: GatewayError) -> NoReturn:
         retry_after_s = 1.0
     await abort(
         context,
-        _STATUS[error.kind],
+        STATUS_CODES[error.kind],
         error.message,
         violations=error.violations,
         retry_after_s=retry_after_s,
