@@ -7,6 +7,7 @@ from hortator.gateway.errors import ErrorKind
 from hortator.gateway.service import STATUS_CODES
 
 ROOT = Path(__file__).resolve().parents[3]
+PAGES = re.compile(r"[a-z0-9/-]+\.md")
 PAGE = (ROOT / "docs/how-to/troubleshoot.md").read_text()
 
 
@@ -25,9 +26,11 @@ def test_every_metric_that_it_names_is_in_the_reference():
 
 
 def test_every_page_that_it_leads_to_is_there():
-    targets = re.findall(r"\]\(([^)#]+)", PAGE) + re.findall(r"\b([a-z0-9-]+\.md)\b", PAGE)
     folder = ROOT / "docs/how-to"
-    missing = [
-        one for one in targets if not any((base / one).exists() for base in (folder, ROOT / "docs/reference"))
+    linked = re.findall(r"\]\(([^)#]+)", PAGE)
+    in_the_tree = [
+        name for block in re.findall(r"```\n(.*?)```", PAGE, re.DOTALL) for name in PAGES.findall(block)
     ]
-    assert missing == []
+    assert len(in_the_tree) > 3
+    assert [one for one in linked if not (folder / one).exists()] == []
+    assert [one for one in in_the_tree if not ((ROOT / one).exists() or (folder / one).exists())] == []
