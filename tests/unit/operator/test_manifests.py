@@ -505,6 +505,7 @@ def test_a_made_cache_is_filled_by_a_job_and_read_by_engines(sample, changed, wa
             "spec.model.revision": "abc/1",
             "spec.model.authSecretRef": {"name": "hf"},
             "spec.model.cache": {"create": {"size": "1Ti", "storageClassName": "fast"}},
+            "spec.engine.env": [{"name": "HF_ENDPOINT", "value": "https://mirror.example"}],
         },
     )
     result = wanted(service)
@@ -528,8 +529,10 @@ def test_a_made_cache_is_filled_by_a_job_and_read_by_engines(sample, changed, wa
     assert {"name": "models", "mountPath": "/models", "readOnly": True} in pod["volumeMounts"]
     assert json.loads(environment(engine_pod(result))["HORTATOR_WORKER_ENGINE_OPTIONS"])["model"] == target
     secret = {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hf", "key": "HF_TOKEN"}}}
-    assert secret in job["env"]
-    assert secret in pod["env"]
+    mirror = {"name": "HF_ENDPOINT", "value": "https://mirror.example"}
+    for container in (job, pod):
+        assert secret in container["env"]
+        assert mirror in container["env"]
 
 
 def test_a_job_for_another_download_has_another_label(sample, changed, wanted):

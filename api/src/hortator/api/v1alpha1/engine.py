@@ -51,7 +51,7 @@ class EnvVar(Model):
     """One environment variable."""
 
     name: EnvName
-    """Variables that Hortator itself sets win."""
+    """Of engines and of downloads of weights; variables that Hortator itself sets win."""
     value: Annotated[str, Field(max_length=4096)] = ""
     """As it is: nothing is expanded."""
 

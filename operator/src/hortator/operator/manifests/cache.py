@@ -96,7 +96,9 @@ def prefetch(service: LLMService, *, owner: Owner, options: Options) -> Obj | No
         image=engine.image or options.images.workers[engine.backend],
         engine=engine,
         command=command,
-        env=[{"name": "HOME", "value": pods.TMP}, *token(service)],
+        env=environment.merged(
+            [{"name": "HOME", "value": pods.TMP}, *token(service)], environment.of_engine(engine)
+        ),
         resources={"requests": {"cpu": "1", "memory": "4Gi"}, "limits": {"memory": "4Gi"}},
         ports={},
         mounts=[mounted.as_mount(read_only=False)],

@@ -134,7 +134,7 @@ def _environment(
         *cache.token(service),
         *(_METRICS if service.spec.engine.backend == "TensorRTLLM" else []),
     ]
-    theirs = [{"name": entry.name, "value": entry.value} for entry in service.spec.engine.env]
+    theirs = environment.of_engine(service.spec.engine)
     return environment.merged(ours, theirs)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 
+from hortator.api.v1alpha1 import EngineSpec
 from hortator.operator.objects import Obj
 
 NESTED = "__"
@@ -40,6 +41,11 @@ def from_secret(name: str, secret: str, key: str) -> Obj:
 def listen(name: str, address: str) -> Obj:
     """The address that a process listens on: a literal, or the pod's own for `PodIP`."""
     return from_field(name, "status.podIP") if address == POD_IP else {"name": name, "value": address}
+
+
+def of_engine(engine: EngineSpec) -> list[Obj]:
+    """What the manifest adds for engines and what downloads their weights: proxies, mirrors, fabrics."""
+    return [{"name": entry.name, "value": entry.value} for entry in engine.env]
 
 
 def merged(ours: Iterable[Obj], theirs: Iterable[Obj]) -> list[Obj]:
