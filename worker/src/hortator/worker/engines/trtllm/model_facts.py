@@ -59,7 +59,7 @@ def missing_folder(config: TensorRTLLMConfig) -> str:
 def tokenizer_files(config: TensorRTLLMConfig) -> tuple[Path, ...]:
     """What the model has of them; none where there is no tokenizer.
 
-    Of a model on the hub the library has fetched a whole revision when the engine is up: nothing more is fetched.
+    Of a model on the hub the library has fetched a whole revision by then: nothing more is fetched.
     """
     source = Path(config.model_source)
     if source.is_dir():
