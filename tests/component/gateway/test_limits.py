@@ -10,11 +10,11 @@ import grpc
 import grpc.aio
 import pytest
 
+from doubles.http2 import PREFACE, a_call_without_a_message
 from hortator.cli import api_key
 from hortator.rpc.inference.v1 import inference_pb2, inference_pb2_grpc
 from hortator.runtime.grpc_server import open_channel
 from hortator.runtime.rpc_errors import details_of
-from tests.component.gateway.test_hostile_clients import PREFACE, a_call_without_a_message
 
 
 @pytest.fixture
@@ -267,3 +267,18 @@ async def test_a_connection_without_a_call_is_closed_and_made_again_by_the_next_
             pass
     writer.close()
     assert (await cluster.generate(max_tokens=3)).token_ids
+
+
+async def test_a_request_that_is_wrong_in_thousands_of_places_is_told_so_in_few_words(limited):
+    """What is said of it travels as metadata, of which a client takes little."""
+    cluster = await limited()
+    request = inference_pb2.GenerateRequest()
+    for _ in range(5000):
+        request.chat.messages.add(role="nobody " * 50, content="go")
+    request.sampling.stop.extend(["x" * 1000] * 5000)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await cluster.read(cluster.stub.Generate(request))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    violations = details_of(caught.value).violations
+    assert "chat.messages[0].role" in {violation.field for violation in violations}
+    assert len(violations) < 100

@@ -19,7 +19,7 @@ from hortator.gateway.generation import Generation, News, Subscriber
 from hortator.gateway.metrics import GatewayMetrics
 from hortator.gateway.open_calls import CallLimits, OpenCall, OpenCalls, client_at
 from hortator.rpc.inference.v1 import inference_pb2, inference_pb2_grpc
-from hortator.runtime.rpc_errors import abort
+from hortator.runtime.rpc_errors import FieldViolation, abort
 
 SERVICE_NAME = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 
@@ -31,6 +31,7 @@ CALLERS = {
 
 _NO_DEADLINE_S = 1e8
 """gRPC shows the absence of a deadline as a very distant one."""
+_MAX_ERROR_CHARS = 1000
 _ENTRY_BYTES = 32
 """What HTTP/2 counts for an entry of metadata beside its name and value."""
 
@@ -260,6 +261,11 @@ def _why_gone(deadline_at: float | None) -> GatewayError:
     return GatewayError(ErrorKind.CANCELLED, "the client went away")
 
 
+def _cut(text: str) -> str:
+    """What a client says or a worker: errors travel as metadata, of which clients take 8 KiB."""
+    return text if len(text) <= _MAX_ERROR_CHARS else f"{text[: _MAX_ERROR_CHARS - 3]}..."
+
+
 async def _abort(context: _Context, error: GatewayError) -> NoReturn:
     retry_after_s = error.retry_after_s
     if retry_after_s is None and error.kind in _RETRYABLE:
@@ -267,8 +273,11 @@ async def _abort(context: _Context, error: GatewayError) -> NoReturn:
     await abort(
         context,
         _STATUS[error.kind],
-        error.message,
-        violations=error.violations,
+        _cut(error.message),
+        violations=[
+            FieldViolation(field=_cut(one.field), description=_cut(one.description))
+            for one in error.violations
+        ],
         retry_after_s=retry_after_s,
         reason=error.kind.value,
         metadata={"limit": error.limit} if error.limit else None,
