@@ -14,7 +14,7 @@ from hortator.gateway import api_keys, codec, validation
 from hortator.gateway.client import scheduler as gateway_scheduler
 from hortator.gateway.settings import GatewaySettings
 from hortator.operator.settings import OperatorSettings
-from hortator.runtime import grpc_server
+from hortator.runtime import grpc_server, metrics
 from hortator.scheduler import codec as scheduler_codec
 from hortator.scheduler import registry
 from hortator.scheduler.core import machine, prefix_index
@@ -223,6 +223,10 @@ LIMITS: dict[str, tuple[Limit, ...]] = {
         _setting(_WORKER, "max_orphans", "requests without a gateway", "the oldest are ended"),
         _setting(_WORKER, "max_orphan_tokens", "output tokens of all of them", "the oldest are ended"),
         _fixed(keyed_requests.MAX_CLOSED_KEYS, "closed keys remembered", "the oldest are forgotten"),
+    ),
+    "monitoring to admin ports": (
+        _fixed(metrics.MAX_CONNECTIONS, "connections", "the oldest is closed"),
+        _fixed(metrics.READ_TIMEOUT_S, "silence of a connection", "closed", unit="s"),
     ),
     "operator to API server": (
         _setting(_OPERATOR, "call_timeout_s", "time of a call", "tried again", unit="s"),

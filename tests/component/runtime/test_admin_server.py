@@ -1,12 +1,15 @@
 import asyncio
+import socket
+import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 
 import pytest
 from prometheus_client import Counter
 
-from hortator.runtime.metrics import AdminServer, new_registry
+from hortator.runtime.metrics import MAX_CONNECTIONS, AdminServer, new_registry
 
 
 def _get(port, path, accept=""):
@@ -85,8 +88,6 @@ async def test_it_answers_while_the_event_loop_is_blocked():
     def get_off_loop(port, out):
         out.append(_get(port, "/healthz"))
 
-    import threading
-
     with AdminServer(new_registry(with_process=False)) as admin:
         out: list = []
         thread = threading.Thread(target=get_off_loop, args=(admin.port, out))
@@ -104,3 +105,19 @@ def test_close_frees_the_port_at_once():
     assert time.monotonic() - started_at < 0.5
     with AdminServer(new_registry(with_process=False), port=port) as second:
         assert second.port == port
+
+
+def test_connections_that_never_ask_keep_nobody_waiting_and_few_threads():
+    """Half a request holds a thread; of too many the oldest goes."""
+    before = threading.active_count()
+    with AdminServer(new_registry(with_process=False)) as admin, ExitStack() as stack:
+        for _ in range(3 * MAX_CONNECTIONS):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", admin.port), timeout=5))
+            connection.sendall(b"GET /heal")
+        assert _get(admin.port, "/healthz") == (200, "ok\n")
+        deadline = time.monotonic() + 5
+        while threading.active_count() > before + MAX_CONNECTIONS + 2:
+            assert time.monotonic() < deadline, f"{threading.active_count()} threads"
+            time.sleep(0.01)
+        connection.sendall(b"thz HTTP/1.0\r\n\r\n")  # one of the newest, which is still heard
+        assert connection.recv(100).startswith(b"HTTP/1.0 200")
