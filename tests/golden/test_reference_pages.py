@@ -16,7 +16,7 @@ def fresh(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", ["settings.md", "metrics.md", "llmservice.md"])
+@pytest.mark.parametrize("name", ["settings.md", "metrics.md", "llmservice.md", "limits.md"])
 def test_a_page_is_up_to_date(fresh, name):
     assert (fresh / name).read_text() == (ROOT / "docs/reference" / name).read_text(), "run: make generate"
 

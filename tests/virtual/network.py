@@ -312,6 +312,10 @@ class Call:
         self.reply_status((grpc.StatusCode.UNAVAILABLE, "Socket closed", ()))
 
     @property
+    def client_name(self) -> str:
+        return self._process.name
+
+    @property
     def time_left_s(self) -> float:
         return NO_DEADLINE_S if self._timeout_at is None else self._timeout_at - self._network.world.now
 
@@ -408,6 +412,9 @@ class Context:
 
     def time_remaining(self) -> float:
         return self._call.time_left_s
+
+    def peer(self) -> str:
+        return f"unix:{self._call.client_name}"
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         return ()

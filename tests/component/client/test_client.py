@@ -26,9 +26,14 @@ class Gateway(inference_pb2_grpc.InferenceServiceServicer):
         self.requests: list[inference_pb2.GenerateRequest] = []
         self.ends: list[tuple[int, grpc.StatusCode, dict]] = []
         self.pause_s = 0.0
+        self.damage = b""
+        """Each call is refused, with this as details."""
 
     async def Generate(self, request, context):
         self.requests.append(request)
+        if self.damage:
+            trailers = (("grpc-status-details-bin", self.damage),)
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "not today", trailing_metadata=trailers)
         last, status, details = self.ends.pop(0) if self.ends else (len(OUTPUT), None, {})
         for index in range(request.resume_from_index, last):
             await asyncio.sleep(self.pause_s)
@@ -199,6 +204,19 @@ async def test_a_refusal_is_told_and_not_asked_again(gateways, status, details):
             await read(client)
     assert caught.value.reason == details["reason"]
     assert len(requests_of(gateways)) == 1
+
+
+@pytest.mark.parametrize(
+    "details", [b"\xff\xff", b"\x08\x05\x12\x05hello"], ids=["noise", "of-another-status"]
+)
+async def test_a_refusal_whose_details_are_damaged_is_the_plain_one(gateways, details):
+    """Proxies may cut long trailers, or answer by themselves."""
+    for gateway in gateways:
+        gateway.damage = details
+    async with client_of(*gateways) as client:
+        with pytest.raises(GenerateError, match="RESOURCE_EXHAUSTED: not today") as caught:
+            await read(client)
+    assert (caught.value.reason, caught.value.retry_after_s) == ("", None)
 
 
 async def test_a_gateway_that_leaves_sends_its_clients_to_another(gateways):

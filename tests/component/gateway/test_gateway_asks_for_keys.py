@@ -63,6 +63,14 @@ async def test_without_a_key_nothing_is_announced(guarded):
     assert cluster.scheduler.of("announcement") == []
 
 
+async def test_a_tenant_of_any_length_is_refused_in_few_words(guarded):
+    """What is said travels as metadata, of which a client takes little."""
+    cluster, key = guarded
+    code, details = await _refusal(cluster, _call(cluster, key, tenant="x" * 100_000))
+    assert code is grpc.StatusCode.PERMISSION_DENIED
+    assert details.startswith("tenant: API key 'evaluation' may not be used for 'xxx")
+
+
 async def test_models_are_listed_for_holders_of_a_key_only(guarded):
     cluster, key = guarded
     with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 
 import grpc
@@ -323,6 +324,40 @@ async def test_a_full_queue_says_when_to_come_back(cluster):
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     details = details_of(caught.value)
     assert (details.retry_after_s, details.reason) == (2.5, "QUEUE_FULL")
+
+
+@pytest.mark.parametrize("delay_s", [math.nan, math.inf, -math.inf, -3.0, 1e300, 1e12])
+async def test_a_refusal_with_an_impossible_delay_says_one_that_can_be(cluster, expected_text, delay_s):
+    cluster.scheduler.reject = scheduling_pb2.Rejection(
+        reason=scheduling_pb2.REJECT_REASON_QUEUE_FULL_TOKENS, retry_after_s=delay_s, message="full"
+    )
+    with pytest.raises(grpc.aio.AioRpcError, match="full") as caught:
+        await cluster.generate()
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    retry_after_s = details_of(caught.value).retry_after_s
+    assert retry_after_s is not None
+    assert 0 < retry_after_s <= 60
+    cluster.scheduler.reject = None
+    assert (await cluster.generate(max_tokens=5)).text == expected_text(5)
+
+
+@pytest.mark.parametrize("delay_s", [math.nan, math.inf])
+async def test_what_has_begun_is_carried_through_a_refusal_with_an_impossible_delay(
+    cluster, expected_text, wait_until, delay_s
+):
+    slow(cluster)
+    call = cluster.call(max_tokens=30)
+    first = await cluster.read(call, num_tokens=3)
+    cluster.scheduler.reject = scheduling_pb2.Rejection(
+        reason=scheduling_pb2.REJECT_REASON_QUEUE_FULL_REQUESTS, retry_after_s=delay_s
+    )
+    dead = next(worker for worker in cluster.workers if worker.runs)
+    cluster.scheduler.workers.remove(dead)
+    await dead.kill()
+    await wait_until(lambda: len(cluster.scheduler.of("announcement")) >= 3)
+    cluster.scheduler.reject = None
+    rest = await cluster.read(call)
+    assert first.text + rest.text == expected_text(30)
 
 
 @pytest.mark.parametrize(

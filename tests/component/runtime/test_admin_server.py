@@ -5,12 +5,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler
 
 import pytest
 from prometheus_client import Counter
 
-from hortator.runtime.metrics import AdminServer, new_registry
+from hortator.runtime.metrics import MAX_CONNECTIONS, AdminServer, new_registry
 
 
 def _get(port, path, accept=""):
@@ -129,3 +130,19 @@ def test_only_our_own_faults_are_written_to_the_log(is_our_fault, monkeypatch, c
         for thread in set(threading.enumerate()) - before:
             thread.join(5)
     assert ("Traceback" in capfd.readouterr().err) is is_our_fault
+
+
+def test_connections_that_never_ask_keep_nobody_waiting_and_few_threads():
+    """Half a request holds a thread; of too many the oldest goes."""
+    before = threading.active_count()
+    with AdminServer(new_registry(with_process=False)) as admin, ExitStack() as stack:
+        for _ in range(3 * MAX_CONNECTIONS):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", admin.port), timeout=5))
+            connection.sendall(b"GET /heal")
+        assert _get(admin.port, "/healthz") == (200, "ok\n")
+        deadline = time.monotonic() + 5
+        while threading.active_count() > before + MAX_CONNECTIONS + 2:
+            assert time.monotonic() < deadline, f"{threading.active_count()} threads"
+            time.sleep(0.01)
+        connection.sendall(b"thz HTTP/1.0\r\n\r\n")  # one of the newest, which is still heard
+        assert connection.recv(100).startswith(b"HTTP/1.0 200")

@@ -1,10 +1,12 @@
+import asyncio
+
 import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from hortator.runtime.grpc_server import BindError, GrpcServer, open_channel
+from hortator.runtime.grpc_server import BindError, GrpcServer, ServerLimits, open_channel
 from hortator.runtime.rpc_errors import FieldViolation, abort, abort_invalid, details_of
 
 ECHO = "/demo.Echo/Say"
@@ -71,8 +73,6 @@ async def test_messages_beyond_the_grpc_default_of_4_mib_pass():
 
 
 async def test_closing_lets_a_running_call_finish_within_its_grace():
-    import asyncio
-
     entered, release = asyncio.Event(), asyncio.Event()
 
     async def slow(request, context):
@@ -145,3 +145,42 @@ async def test_an_error_without_details_reads_as_empty():
             await _call(server)
     details = details_of(caught.value)
     assert (details.violations, details.retry_after_s, details.reason) == ((), None, "")
+
+
+async def test_an_option_of_a_channel_counts_and_not_the_usual_one():
+    """gRPC takes the first of two of one name."""
+    async with _server(_echo) as server:
+        options = (("grpc.max_receive_message_length", 10),)
+        async with open_channel(server.address, options=options) as channel:
+            assert await channel.unary_unary(ECHO)(b"x" * 10, timeout=10)
+            with pytest.raises(grpc.aio.AioRpcError, match="larger than max") as caught:
+                await channel.unary_unary(ECHO)(b"x" * 11, timeout=10)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_server_takes_no_more_calls_than_its_limit():
+    entered, release = asyncio.Event(), asyncio.Event()
+
+    async def slow(request, context):
+        entered.set()
+        await release.wait()
+        return request
+
+    limits = ServerLimits(
+        max_message_bytes=1000,
+        max_metadata_bytes=1000,
+        max_calls=1,
+        max_calls_per_connection=10,
+        max_connections=10,
+        connection_idle_timeout_s=60,
+    )
+    async with _server(slow, limits=limits) as server, asyncio.TaskGroup() as group:
+        first = group.create_task(_call(server))
+        await entered.wait()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await _call(server)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        release.set()
+        assert await first == b"hi"
+        with pytest.raises(grpc.aio.AioRpcError, match="larger than max"):
+            await _call(server, b"x" * 1001)

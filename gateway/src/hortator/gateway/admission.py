@@ -113,8 +113,8 @@ class Admission:
             raise GatewayError(ErrorKind.UNAVAILABLE, "this gateway is draining", retry_after_s=0.0)
         limit = self._settings.max_requests
         if self._driver.num_in_flight >= limit:
-            message = f"this gateway holds {limit} requests, its limit"
-            raise GatewayError(ErrorKind.QUEUE_FULL, message, retry_after_s=1.0)
+            message = f"this gateway holds {limit} requests, its limit (max_requests)"
+            raise GatewayError(ErrorKind.QUEUE_FULL, message, retry_after_s=1.0, limit="max_requests")
 
     def _find(
         self, request: ClientRequest, fingerprint: bytes, deadline_at: float | None

@@ -50,7 +50,8 @@ class Grant:
         if not tenant and len(self.tenants) == 1:
             return next(iter(self.tenants))
         allowed = ", ".join(sorted(self.tenants))
-        message = f"tenant: API key {self.name!r} may not be used for {tenant!r} (allowed: {allowed})"
+        named = tenant[:MAX_NAME_CHARS]
+        message = f"tenant: API key {self.name!r} may not be used for {named!r} (allowed: {allowed})"
         raise GatewayError(ErrorKind.FORBIDDEN, message)
 
 

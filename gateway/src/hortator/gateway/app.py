@@ -112,7 +112,9 @@ async def run_gateway(
         driver=driver,
         metrics=metrics,
         api_keys=api_keys,
-        slow_client_timeout_s=settings.slow_client_timeout_s,
+        call_limits=settings.call_limits,
+        max_message_bytes=settings.max_message_bytes,
+        max_metadata_bytes=settings.max_metadata_bytes,
     )
     endpoints = Endpoints(settings.scheduler_addresses, interval_s=settings.scheduler_resolve_interval_s)
     scheduler = SchedulerClient(
@@ -150,6 +152,7 @@ async def run_gateway(
         if asks_for_certificates
         else transport.public_credentials(),
         interceptors=transport.interceptors(CALLERS) if asks_for_certificates else (),
+        limits=settings.server_limits,
     )
     pulse = LoopPulse()
     admin = AdminServer(

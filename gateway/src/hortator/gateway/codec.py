@@ -33,6 +33,11 @@ from hortator.rpc.inference.v1 import inference_pb2
 from hortator.rpc.scheduling.v1 import scheduling_pb2
 from hortator.rpc.worker.v1 import worker_pb2
 
+MAX_RETRY_AFTER_S = 60.0
+"""Longer waits are none that a scheduler asks for."""
+_RETRY_AFTER_S = 1.0
+"""In place of what is no time at all."""
+
 _PHASES = {
     scheduling_pb2.PHASE_PREFILL: Phase.PREFILL,
     scheduling_pb2.PHASE_DECODE: Phase.DECODE,
@@ -178,9 +183,14 @@ def rejection(message: scheduling_pb2.Rejection) -> Rejection:
         request_id=message.request_id,
         attempt=message.attempt,
         reason=_REJECT_REASONS.get(message.reason, RejectReason.OTHER),
-        retry_after_s=message.retry_after_s,
+        retry_after_s=_delay(message.retry_after_s),
         message=message.message,
     )
+
+
+def _delay(seconds: float) -> float:
+    """A time to wait, whatever a scheduler makes of it: NaN and less than none are no times."""
+    return min(seconds, MAX_RETRY_AFTER_S) if seconds >= 0.0 else _RETRY_AFTER_S
 
 
 def retraction(message: scheduling_pb2.Retraction) -> Retraction:

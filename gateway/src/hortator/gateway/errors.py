@@ -29,7 +29,9 @@ class ErrorKind(Enum):
     TAKEN_OVER = "TAKEN_OVER"
     """The client came back at another gateway, where the request goes on."""
     SLOW_CLIENT = "SLOW_CLIENT"
-    """The client took no message for too long."""
+    """The client took no message for too long, or sent no request."""
+    LIMIT = "LIMIT"
+    """More than a limit of this gateway allows; the message names its setting."""
 
 
 _FINAL = frozenset(
@@ -53,12 +55,15 @@ class GatewayError(Exception):
         *,
         retry_after_s: float | None = None,
         violations: tuple[FieldViolation, ...] = (),
+        limit: str = "",
     ) -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message
         self.retry_after_s = retry_after_s
         self.violations = violations
+        self.limit = limit
+        """The setting that allows no more, where it is one."""
 
     @property
     def is_final(self) -> bool:
@@ -68,6 +73,11 @@ class GatewayError(Exception):
 
 class ChatError(Exception):
     """A chat cannot be made one text; the message says why."""
+
+
+def over_limit(setting: str, message: str, *, retry_after_s: float | None = None) -> GatewayError:
+    """More than a setting of this gateway allows; without `retry_after_s` it is of no use to come back."""
+    return GatewayError(ErrorKind.LIMIT, f"{message} ({setting})", retry_after_s=retry_after_s, limit=setting)
 
 
 class TokenizerError(Exception):

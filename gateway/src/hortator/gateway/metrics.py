@@ -94,6 +94,9 @@ class GatewayMetrics:
         self.output_tokens = counter("output_tokens", "Output tokens of ended requests.")
         self.replacements = counter("replacements", "Requests announced again, by reason.", "reason")
         self.refusals = counter("refusals", "Placements that workers refused.")
+        self.limit_refusals = counter(
+            "limit_refusals", "Calls refused or ended by a limit of this gateway, by its setting.", "limit"
+        )
         self.messages = counter("messages", "Messages sent to clients.")
         self.stale_placements = counter("stale_placements", "Placements of older epochs, ignored.")
 

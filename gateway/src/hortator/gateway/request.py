@@ -426,7 +426,7 @@ def _taken_over() -> GatewayError:
 
 def _rejection_error(rejection: Rejection) -> GatewayError:
     message = rejection.message
-    retry_after_s = max(0.0, rejection.retry_after_s)
+    retry_after_s = rejection.retry_after_s
     match rejection.reason:
         case RejectReason.QUEUE_FULL:
             kind, fallback = ErrorKind.QUEUE_FULL, "the queue is full"

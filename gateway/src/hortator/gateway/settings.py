@@ -11,8 +11,10 @@ from pydantic_settings import SettingsConfigDict
 
 from hortator.gateway.chat import DEFAULT_MESSAGE, DEFAULT_REPLY
 from hortator.gateway.coalescing import MAX_WINDOW_S
+from hortator.gateway.open_calls import CallLimits
 from hortator.gateway.validation import Limits
 from hortator.runtime.certificates import TlsSettings
+from hortator.runtime.grpc_server import MAX_MESSAGE_BYTES, ServerLimits
 from hortator.runtime.leader_follower import DEFAULT_TIMEOUT_S
 from hortator.runtime.logs import LogFormat
 from hortator.runtime.settings import Settings
@@ -97,8 +99,44 @@ class GatewaySettings(Settings):
     slow_client_timeout_s: float = Field(
         default=300.0,
         gt=0,
-        description="Seconds for which a message may wait for a client that does not read, before its call "
-        "is ended with RESOURCE_EXHAUSTED.",
+        description="Seconds for which a message may wait for a client that does not read, or a call for its "
+        "request, before the call is ended with RESOURCE_EXHAUSTED.",
+    )
+    max_calls: int = Field(
+        default=40_000, ge=1, description="Open calls; more are refused with RESOURCE_EXHAUSTED."
+    )
+    max_calls_per_client: int = Field(
+        default=10_000,
+        ge=1,
+        description="Open calls of one API key, or of one address where no key is wanted; more are refused "
+        "with RESOURCE_EXHAUSTED.",
+    )
+    max_call_s: float = Field(
+        default=14_400.0,
+        gt=0,
+        description="Seconds after which a call is ended with RESOURCE_EXHAUSTED, whatever it still has to "
+        "say.",
+    )
+    max_message_bytes: int = Field(
+        default=16 * 1024 * 1024,
+        ge=1024,
+        le=MAX_MESSAGE_BYTES // 2,
+        description="Size of a request; larger ones are refused with RESOURCE_EXHAUSTED.",
+    )
+    max_metadata_bytes: int = Field(
+        default=8 * 1024,
+        ge=1024,
+        le=1024 * 1024,
+        description="Size of a call's metadata, with 32 bytes for each entry; calls with more are refused "
+        "with RESOURCE_EXHAUSTED.",
+    )
+    max_connections: int = Field(
+        default=10_000, ge=1, description="Connections of clients; more are closed as soon as they are made."
+    )
+    connection_idle_timeout_s: float = Field(
+        default=900.0,
+        ge=1,
+        description="Seconds after which a connection without a call is closed.",
     )
     max_worker_failures: int = Field(
         default=2, ge=1, description="Worker failures with the same request after which it is quarantined."
@@ -154,6 +192,28 @@ class GatewaySettings(Settings):
         """Other machines can reach the public port, and nobody asks them who they are."""
         asks = self.client_auth is not ClientAuth.NONE or bool(self.api_keys_file)
         return not asks and not _is_loopback(self.host)
+
+    @property
+    def call_limits(self) -> CallLimits:
+        """What open calls may take."""
+        return CallLimits(
+            max_calls=self.max_calls,
+            max_calls_per_client=self.max_calls_per_client,
+            max_call_s=self.max_call_s,
+            slow_client_timeout_s=self.slow_client_timeout_s,
+        )
+
+    @property
+    def server_limits(self) -> ServerLimits:
+        """What gRPC itself refuses. It gives no reason, so its sizes and numbers are twice ours."""
+        return ServerLimits(
+            max_message_bytes=2 * self.max_message_bytes,
+            max_metadata_bytes=2 * self.max_metadata_bytes,
+            max_calls=2 * self.max_calls,
+            max_calls_per_connection=2 * self.max_calls_per_client,
+            max_connections=self.max_connections,
+            connection_idle_timeout_s=self.connection_idle_timeout_s,
+        )
 
     def limits(self, *, tokenizer_vocab_size: int | None) -> Limits:
         """What requests are checked against; the tokenizer's size is None without one."""

@@ -1,7 +1,7 @@
 """Is this request one that we can run? Pure checks; every violation names its field.
 
-Two steps: `check_request` before the prompt is tokenized, `check_prompt` after. Each reports all problems
-it sees at once. Field names are paths in the words of GenerateRequest; everything about the prompt as a
+Two steps: `check_request` before the prompt is tokenized, `check_prompt` after. Each reports the problems
+that it sees at once. Field names are paths in the words of GenerateRequest; everything about the prompt as a
 whole is `prompt`, whichever kind it is.
 """
 
@@ -20,6 +20,8 @@ MAX_TEMPERATURE = 2.0
 MAX_STOPS = 8
 MAX_STOP_TOKEN_IDS = 64
 MAX_NAME_CHARS = 256
+MAX_VIOLATIONS = 8
+"""That are told: errors travel as metadata, of which clients take 8 KiB."""
 ROLES = ("system", "user", "assistant")
 
 
@@ -112,8 +114,11 @@ def invalid(field: str, description: str) -> GatewayError:
 
 def _raise_if_any(violations: Sequence[FieldViolation]) -> None:
     if violations:
-        message = "; ".join(f"{v.field}: {v.description}" for v in violations)
-        raise GatewayError(ErrorKind.INVALID, message, violations=tuple(violations))
+        told, more = violations[:MAX_VIOLATIONS], len(violations) - MAX_VIOLATIONS
+        message = "; ".join(f"{v.field}: {v.description}" for v in told)
+        if more > 0:
+            message += f"; and {more} more"
+        raise GatewayError(ErrorKind.INVALID, message, violations=tuple(told))
 
 
 def _prompt_violations(request: ClientRequest, limits: Limits) -> Iterator[FieldViolation]:

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -52,6 +53,33 @@ _CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerLimits:
+    """What a server that strangers reach takes of them; gRPC refuses what is beyond."""
+
+    max_message_bytes: int
+    max_metadata_bytes: int
+    max_calls: int
+    """At a time, of all services; more are refused with RESOURCE_EXHAUSTED."""
+    max_calls_per_connection: int
+    """More wait at the client."""
+    max_connections: int
+    """More are closed as soon as they are made."""
+    connection_idle_timeout_s: float
+    """A connection without a call is closed after this."""
+
+    def options(self) -> tuple[tuple[str, int], ...]:
+        """In gRPC's words. Between its two limits of metadata it refuses by chance, so they are one."""
+        return (
+            ("grpc.max_receive_message_length", self.max_message_bytes),
+            ("grpc.max_metadata_size", self.max_metadata_bytes),
+            ("grpc.absolute_max_metadata_size", self.max_metadata_bytes),
+            ("grpc.max_concurrent_streams", self.max_calls_per_connection),
+            ("grpc.max_allowed_incoming_connections", self.max_connections),
+            ("grpc.max_connection_idle_ms", int(1000 * self.connection_idle_timeout_s)),
+        )
+
+
 class BindError(Exception):
     """The server cannot listen where it was told to; the message names the address."""
 
@@ -68,7 +96,7 @@ class GrpcServer:
         port: int = 0,
         credentials: grpc.ServerCredentials | None = None,
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
-        max_concurrent_rpcs: int | None = None,
+        limits: ServerLimits | None = None,
     ) -> None:
         """Declare a server; nothing happens before `start`.
 
@@ -80,7 +108,7 @@ class GrpcServer:
             port: 0 picks a free one.
             credentials: TLS; None is plaintext.
             interceptors: outermost first.
-            max_concurrent_rpcs: calls beyond it are refused with RESOURCE_EXHAUSTED; None is no limit.
+            limits: what it takes of its clients; None where all of them are ours.
         """
         self._register = register
         self._service_names = tuple(service_names)
@@ -88,7 +116,7 @@ class GrpcServer:
         self._wanted_port = port
         self._credentials = credentials
         self._interceptors = tuple(interceptors)
-        self._max_concurrent_rpcs = max_concurrent_rpcs
+        self._limits = limits
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
         self._port = 0
@@ -109,10 +137,12 @@ class GrpcServer:
         Raises:
             BindError: the port is taken or the host is not ours.
         """
+        limits = self._limits
+        options = dict(_SERVER_OPTIONS) | dict(() if limits is None else limits.options())
         server = grpc.aio.server(
-            options=_SERVER_OPTIONS,
+            options=tuple(options.items()),
             interceptors=self._interceptors,
-            maximum_concurrent_rpcs=self._max_concurrent_rpcs,
+            maximum_concurrent_rpcs=None if limits is None else limits.max_calls,
         )
         self._register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -166,7 +196,7 @@ def open_channel(
     options: Sequence[tuple[str, Any]] = (),
 ) -> grpc.aio.Channel:
     """A channel to `host:port` with the options that our servers expect. It connects lazily; close it."""
-    merged = (*_CHANNEL_OPTIONS, *options)
+    merged = tuple((dict(_CHANNEL_OPTIONS) | dict(options)).items())  # of two of a name gRPC takes the first
     if credentials is None:
         return grpc.aio.insecure_channel(address, options=merged, interceptors=interceptors)
     return grpc.aio.secure_channel(address, credentials, options=merged, interceptors=interceptors)

@@ -37,6 +37,12 @@ RATIO_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 """Default histogram buckets for shares of a whole."""
 
 
+MAX_CONNECTIONS = 64
+"""Of an admin port; each has a thread."""
+READ_TIMEOUT_S = 10.0
+"""For each piece of what is asked."""
+
+
 def new_registry(*, with_process: bool = True) -> CollectorRegistry:
     """Make a registry of one app's own; `with_process` adds memory, CPU, file handles and GC."""
     registry = CollectorRegistry(auto_describe=True)
@@ -156,7 +162,7 @@ class AdminServer:
         answer = self.answer
 
         class Handler(BaseHTTPRequestHandler):
-            timeout = 10.0
+            timeout = READ_TIMEOUT_S
 
             def do_GET(self) -> None:
                 try:
@@ -177,9 +183,39 @@ class AdminServer:
 
 
 class _Server(ThreadingHTTPServer):
+    """Of so many connections the oldest goes when another comes: who asks a thing has asked it by then."""
+
     daemon_threads = True
     block_on_close = False
     allow_reuse_address = True
+    request_queue_size = MAX_CONNECTIONS
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._connections: dict[Any, None] = {}
+        self._lock = threading.Lock()
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Handle it in a thread of its own."""
+        oldest = None
+        with self._lock:
+            self._connections[request] = None
+            if len(self._connections) > MAX_CONNECTIONS:
+                oldest = next(iter(self._connections))
+                del self._connections[oldest]
+        if oldest is not None:
+            with suppress(OSError):
+                oldest.shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """It is over."""
+        with self._lock:
+            self._connections.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Who asks and leaves is not news."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Nothing about those who ask and leave before the answer; anything else is a fault of ours."""

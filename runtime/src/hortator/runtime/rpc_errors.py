@@ -10,6 +10,7 @@ the standard ones, so that any gRPC client can read them:
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +19,14 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 
 ERROR_DOMAIN = "hortator.dev"
+
+_MAX_DURATION_S = 315_576_000_000
+_NANOS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,8 +121,14 @@ async def abort_invalid(
 
 
 def details_of(error: grpc.aio.AioRpcError) -> RpcErrorDetails:
-    """Read the details back. An error without any, or with ones we do not know, gives an empty result."""
-    status = rpc_status.from_call(error)
+    """Read the details back. Without any, or with ones that are damaged or unknown, the result is empty.
+
+    They come from whoever answered, which may be a proxy; the code and the message are there all the same.
+    """
+    try:
+        status = rpc_status.from_call(error)
+    except (DecodeError, ValueError):  # no status, or one that belongs to another error
+        return RpcErrorDetails()
     if status is None:
         return RpcErrorDetails()
     violations: list[FieldViolation] = []
@@ -128,17 +139,26 @@ def details_of(error: grpc.aio.AioRpcError) -> RpcErrorDetails:
         bad_request = error_details_pb2.BadRequest()
         retry_info = error_details_pb2.RetryInfo()
         info = error_details_pb2.ErrorInfo()
-        if detail.Unpack(bad_request):
-            violations.extend(
-                FieldViolation(field=v.field, description=v.description) for v in bad_request.field_violations
-            )
-        elif detail.Unpack(retry_info):
-            retry_after_s = retry_info.retry_delay.seconds + retry_info.retry_delay.nanos / 1e9
-        elif detail.Unpack(info):
-            reason, metadata = info.reason, dict(info.metadata)
+        with contextlib.suppress(DecodeError):
+            if detail.Unpack(bad_request):
+                violations.extend(
+                    FieldViolation(field=v.field, description=v.description)
+                    for v in bad_request.field_violations
+                )
+            elif detail.Unpack(retry_info):
+                retry_after_s = _delay_s(retry_info.retry_delay)
+            elif detail.Unpack(info):
+                reason, metadata = info.reason, dict(info.metadata)
     return RpcErrorDetails(
         violations=tuple(violations), retry_after_s=retry_after_s, reason=reason, metadata=metadata
     )
+
+
+def _delay_s(delay: duration_pb2.Duration) -> float | None:
+    """A delay in seconds; None for what google.protobuf.Duration does not allow, or what lies in the past."""
+    if 0 <= delay.seconds <= _MAX_DURATION_S and 0 <= delay.nanos < _NANOS:
+        return float(delay.seconds + delay.nanos / _NANOS)
+    return None
 
 
 def _packed(message: Any) -> any_pb2.Any:

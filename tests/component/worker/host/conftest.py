@@ -264,6 +264,7 @@ class FakeScheduler(scheduling_pb2_grpc.SchedulingServiceServicer):
     def __init__(self) -> None:
         self.epoch = 1
         """That it says it leads in; 0: it stands by."""
+        self.heartbeat_interval_s = 0.05
         self.reports = []
         self.num_streams = 0
         self.has_left = False
@@ -329,9 +330,8 @@ class FakeScheduler(scheduling_pb2_grpc.SchedulingServiceServicer):
             answering.cancel()
 
     async def _answer(self, context) -> None:
-        await context.write(
-            sched.ReportResponse(epoch=self.epoch, welcome=sched.Welcome(heartbeat_interval_s=0.05))
-        )
+        welcome = sched.Welcome(heartbeat_interval_s=self.heartbeat_interval_s)
+        await context.write(sched.ReportResponse(epoch=self.epoch, welcome=welcome))
         while True:
             try:
                 async with asyncio.timeout(0.5):

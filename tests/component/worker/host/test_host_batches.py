@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 from hortator.rpc.scheduling.v1 import scheduling_pb2 as sched
 from hortator.rpc.worker.v1 import worker_pb2 as pb
+from hortator.worker.client.report import DEFAULT_HEARTBEAT_S
 
 
 async def until(condition) -> None:
@@ -209,6 +211,23 @@ class TestReports:
         engine.run_pass()
         await scheduler.report("forward_pass_ended")
         assert [report.sequence for report in scheduler.reports] == list(range(1, len(scheduler.reports) + 1))
+
+    async def test_an_impossible_heartbeat_interval_makes_no_worker_silent_or_loud(
+        self, an_engine, a_worker, scheduler
+    ):
+        """Each stream has its own: one of them reports all the time, the others never, if it is believed."""
+        told = (math.nan, math.inf, -math.inf, -1.0, 1e300, 1e-9)
+        schedulers = [type(scheduler)() for _ in told]
+        for fake, interval_s in zip(schedulers, told, strict=True):
+            fake.epoch, fake.heartbeat_interval_s = 0, interval_s
+            await fake.start()
+        worker = await a_worker(an_engine(), scheduler_addresses=[fake.address for fake in schedulers])
+        await until(lambda: worker.links.num_up == len(told))
+        await asyncio.sleep(2.5 * DEFAULT_HEARTBEAT_S)
+        for fake, interval_s in zip(schedulers, told, strict=True):
+            assert 1 <= len(fake.of("rank_states")) <= 5, f"told {interval_s}"
+            assert fake.num_streams == 1, f"told {interval_s}"
+            await fake.stop()
 
     async def test_a_probe_is_answered_at_once(self, an_engine, a_worker, scheduler):
         await a_worker(an_engine(), scheduler_addresses=(scheduler.address,))

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
+import pytest
+
+from hortator.rpc.worker.v1 import group_pb2
 from hortator.worker.group.assembly import SayStarted, Welcome
 from hortator.worker.group.codec import decode_hello, decode_response, encode_command, encode_hello
 from hortator.worker.group.member import GroupLimits, GroupPlace, Member, Shell
@@ -45,3 +49,11 @@ def test_a_welcome_brings_the_key_that_ordinal_0_will_log_in_with():
 
 def test_members_hear_that_the_engine_has_started():
     assert decode_response(encode_command(SayStarted(links=(1,)), GroupLimits())) == EngineStarted()
+
+
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -math.inf, -1.0, 0.0, 1e300])
+def test_an_impossible_time_in_a_welcome_counts_as_none(seconds):
+    welcome = group_pb2.MemberWelcome(heartbeat_interval_s=seconds, heartbeat_timeout_s=seconds)
+    assert decode_response(group_pb2.JoinResponse(welcome=welcome)) == Welcomed(
+        heartbeat_interval_s=0.0, heartbeat_timeout_s=0.0, launch_key="", launch_proof=b""
+    )

@@ -45,6 +45,8 @@ from hortator.worker.report import (
 )
 
 DEFAULT_HEARTBEAT_S = 1.0
+MIN_HEARTBEAT_S, MAX_HEARTBEAT_S = 0.001, 10.0
+"""What a scheduler may ask for; of anything else (NaN, the end of time, never) nothing is done."""
 MAX_START_DELAY_S = 0.001
 MAX_BACKLOG = 1_000
 """Reports that may wait for a scheduler that does not read, before its stream is opened anew."""
@@ -232,7 +234,9 @@ class SchedulerLink:
             case "drain":
                 worker.start_draining()
             case "welcome":
-                self._heartbeat_s = message.welcome.heartbeat_interval_s or DEFAULT_HEARTBEAT_S
+                asked_s = message.welcome.heartbeat_interval_s
+                is_possible = MIN_HEARTBEAT_S <= asked_s <= MAX_HEARTBEAT_S
+                self._heartbeat_s = asked_s if is_possible else DEFAULT_HEARTBEAT_S
                 self._log.info("report stream up", scheduler=self.address, epoch=message.epoch)
                 self._on_welcome()
             case _:  # nothing but an epoch, or an event of a newer scheduler

@@ -28,6 +28,8 @@ from hortator.worker.group.membership import (
     Welcomed,
 )
 
+MAX_SECONDS = 24 * 3600.0
+
 
 def encode_hello(member: Member) -> pb.JoinRequest:
     """The first message of a member."""
@@ -111,8 +113,8 @@ def decode_response(message: pb.JoinResponse) -> MembershipEvent:
     match message.WhichOneof("event"):
         case "welcome":
             return Welcomed(
-                heartbeat_interval_s=message.welcome.heartbeat_interval_s,
-                heartbeat_timeout_s=message.welcome.heartbeat_timeout_s,
+                heartbeat_interval_s=_seconds(message.welcome.heartbeat_interval_s),
+                heartbeat_timeout_s=_seconds(message.welcome.heartbeat_timeout_s),
                 launch_key=message.welcome.launch_key,
                 launch_proof=message.welcome.launch_proof,
             )
@@ -128,3 +130,8 @@ def decode_response(message: pb.JoinResponse) -> MembershipEvent:
             return GroupBroke(message=message.broken.message)
         case _:
             return LeaderHeard()
+
+
+def _seconds(value: float) -> float:
+    """A time, or 0 (the member's own counts) for what is none that anybody waits."""
+    return value if 0.0 < value <= MAX_SECONDS else 0.0
