@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
-from fuzzing import file_targets, scheduler_targets
+from fuzzing import file_targets, gateway_targets, scheduler_targets, worker_targets
 
-TARGETS = (*scheduler_targets.TARGETS, *file_targets.TARGETS)
+TARGETS = (
+    *scheduler_targets.TARGETS,
+    *gateway_targets.TARGETS,
+    *worker_targets.TARGETS,
+    *file_targets.TARGETS,
+)
