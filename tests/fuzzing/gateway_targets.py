@@ -416,9 +416,7 @@ TARGETS = (
                 b"w": around(*_ANSWERS) | wire(worker_pb2.SubmitResponse),
             }
         ),
-        cases=(
-            *(conversation(*_SIDES[at : at + 3]) for at in range(len(_SIDES))),
-            conversation((b"s", _LAST_ATTEMPT), (b"w", _TOKENS)),
-        ),
+        cases=tuple(conversation(*_SIDES[at : at + 3]) for at in range(len(_SIDES))),
+        bugs={"an attempt that has no next one": conversation((b"s", _LAST_ATTEMPT), (b"w", _TOKENS))},
     ),
 )

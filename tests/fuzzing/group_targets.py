@@ -229,12 +229,18 @@ TARGETS = (
         cases=(
             conversation((b"m", _WORDS[0]), (b"j", _HELLOS[0]), (b"m", _WORDS[1])),
             conversation((b"j", _HELLOS[1])),
-            conversation((b"j", _shell(host="w0-2\nHost *\n  ProxyCommand rm -r x"))),
-            conversation((b"j", _shell(host="-oProxyCommand=x"))),
-            conversation((b"j", _shell(host="a,b"))),
-            conversation((b"j", _shell(port=1 << 31))),
-            conversation((b"j", _shell(host_key="ssh-ed25519 AAAA\n* ssh-ed25519 BBBB"))),
         ),
+        bugs={
+            "a host with lines of configuration": conversation(
+                (b"j", _shell(host="w0-2\nHost *\n  ProxyCommand rm -r x"))
+            ),
+            "a host that is an option": conversation((b"j", _shell(host="-oProxyCommand=x"))),
+            "a host that is two": conversation((b"j", _shell(host="a,b"))),
+            "a port that is none": conversation((b"j", _shell(port=1 << 31))),
+            "a host key with a second one": conversation(
+                (b"j", _shell(host_key="ssh-ed25519 AAAA\n* ssh-ed25519 BBBB"))
+            ),
+        },
     ),
     Target(
         "group-member",
