@@ -7,6 +7,7 @@ from fuzzing import (
     file_targets,
     gateway_targets,
     group_targets,
+    operator_targets,
     scheduler_targets,
     worker_targets,
 )
@@ -16,6 +17,7 @@ TARGETS = (
     *gateway_targets.TARGETS,
     *worker_targets.TARGETS,
     *group_targets.TARGETS,
+    *operator_targets.TARGETS,
     *client_targets.TARGETS,
     *file_targets.TARGETS,
 )

@@ -85,7 +85,9 @@ async def test_a_drain_places_what_waits_and_refuses_what_arrives(tmp_path):
             await asyncio.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         reasons: dict[str, int] = {}
-        while pb.REJECT_REASON_DRAINING not in reasons.values():  # until the signal arrives, requests still wait
+        while (
+            pb.REJECT_REASON_DRAINING not in reasons.values()
+        ):  # until the signal arrives, requests still wait
             late = pb.Announcement(request_id=f"late{len(reasons)}", num_prompt_tokens=10, timeout_s=0.05)
             await gateway.write(pb.PlaceRequest(events=[pb.GatewayEvent(announcement=late)]))
             while late.request_id not in reasons:

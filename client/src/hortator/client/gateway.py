@@ -12,8 +12,8 @@ the status name, the fields at fault, and when to come back. Leaving the loop ea
 A call that a gateway cancels before it has said anything is made again: one that leaves while others stay
 tells its connections to go, and a call that crosses that word on its way is cancelled by gRPC itself.
 Everything else that goes wrong is told; `Client` is who tries again. A gateway that answers no ping while a
-call is open is gone. One that sends tokens out of order, or ends an answer in the middle, is at fault: that is
-told like everything else.
+call is open is gone. One that sends tokens out of order, or ends an answer in the middle, is at fault: that
+is told like everything else.
 """
 
 from __future__ import annotations
