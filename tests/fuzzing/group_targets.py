@@ -200,6 +200,11 @@ def _shell(**fields: Any) -> pb.JoinRequest:
     return hello
 
 
+def _welcome(*, heartbeat_interval_s: float) -> pb.JoinResponse:
+    welcome = pb.MemberWelcome(heartbeat_interval_s=heartbeat_interval_s, heartbeat_timeout_s=6.0)
+    return pb.JoinResponse(welcome=welcome)
+
+
 _HELLOS = (encode_hello(_member(2)), encode_hello(_member(1)))
 _WORDS = (
     pb.JoinRequest(heartbeat=pb.MemberHeartbeat()),
@@ -207,7 +212,7 @@ _WORDS = (
     *_HELLOS,
 )
 _ANSWERS = (
-    pb.JoinResponse(welcome=pb.MemberWelcome(heartbeat_interval_s=1.0, heartbeat_timeout_s=6.0)),
+    _welcome(heartbeat_interval_s=1.0),
     pb.JoinResponse(refused=pb.JoinRefused(message="no", try_again=True)),
     pb.JoinResponse(heartbeat=pb.LeaderHeartbeat()),
     pb.JoinResponse(complete=pb.GroupComplete()),
@@ -250,5 +255,6 @@ TARGETS = (
             conversation(*((b"j", message) for message in _ANSWERS)),
             conversation(*((b"j", message) for message in (_ANSWERS[0], *_ANSWERS[2:5]))),
         ),
+        bugs={"heartbeats without a pause": conversation((b"j", _welcome(heartbeat_interval_s=1e-63)))},
     ),
 )
