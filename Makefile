@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PYTHON ?= $(shell hack/find-python)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check generate bench study peers chaos lab soak lab-shell scan lock clean
+.PHONY: help setup run test check generate bench study peers chaos lab soak lab-shell scan audit sbom fuzz lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,15 @@ lab-shell: setup  ## a shell in a Kubernetes cluster of its own (ARGS="--nodes 8
 scan: setup build/checkov-env/.stamp  ## scan the chart and what the operator makes with checkov (docs/how-to/secure.md)
 	@$(BIN)/python hack/scan
 
+audit: setup build/audit-env/.stamp  ## look for known vulnerabilities in everything that is locked (HORTATOR_AUDIT=require: not to know is a failure)
+	@$(BIN)/python hack/audit
+
+sbom: build/audit-env/.stamp  ## list what a release is made of: build/hortator.cdx.json (docs/how-to/release.md)
+	@build/audit-env/bin/python hack/sbom
+
+fuzz: setup build/fuzz-env/.stamp  ## fuzz every boundary, a minute each, guided by coverage (ARGS="TARGET --seconds 600", ARGS=--help)
+	@$(BIN)/python hack/fuzz $(ARGS)
+
 lock: build/lock-env/.stamp  ## write requirements/*.lock again (UPGRADE=1 moves every pin)
 	@build/lock-env/bin/python hack/lock $(if $(UPGRADE),--upgrade)
 
@@ -92,9 +101,9 @@ $(VENV)/.stamp-promtool: hack/install-promtool | $(BIN)/python
 	@$(BIN)/python hack/install-promtool
 	@touch $@
 
-build/checkov-env/.stamp: requirements/checkov.lock
-	@$(PYTHON) -m venv build/checkov-env
-	@build/checkov-env/bin/python -m pip install --quiet --quiet --disable-pip-version-check --require-hashes -r $<
+build/%-env/.stamp: requirements/%.lock
+	@$(PYTHON) -m venv build/$*-env
+	@build/$*-env/bin/python -m pip install --quiet --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
 build/lock-env/.stamp:

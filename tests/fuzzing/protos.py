@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 MAX_DEPTH = 4
 
-NAMES = ("", "r0", "r1", "w0", "w1", "gw", "b1", "k", "127.0.0.1:1")
+NAMES = ("", "r0", "r1", "r-1", "r-2", "w0", "w1", "gw", "b1", "k", "127.0.0.1:1")
 _TEXTS = st.sampled_from((*NAMES, "\x00", "x" * 300, "\N{SNOWMAN}" * 90, "a\nb", "Ā" * 300))
 _FLOATS = st.sampled_from(
     (0.0, 0.01, 1.0, -1.0, -0.0, 1e-320, 1e9, 1e308, float("inf"), -float("inf"), float("nan"))
@@ -99,7 +99,12 @@ def _nearly(draw: st.DrawFn, sound: Message) -> Message:
         if draw(st.integers(0, 11)) == 0:
             message.ClearField(field.name)
             _set(draw, message, field, 1)
-        elif field.message_type is not None and not field.is_repeated and sound.HasField(field.name):
+        elif field.message_type is None or field.message_type.GetOptions().map_entry:
+            continue
+        elif field.is_repeated:
+            for element in getattr(message, field.name):
+                element.CopyFrom(draw(_nearly(element)))
+        elif sound.HasField(field.name):
             getattr(message, field.name).CopyFrom(draw(_nearly(getattr(sound, field.name))))
     return message
 

@@ -11,10 +11,10 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from google.protobuf.message import DecodeError
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
+from fuzzing.frames import framed, frames, parsed
 from fuzzing.protos import around, wire
 from fuzzing.target import Target
 from hortator.rpc.scheduling.v1 import scheduling_pb2 as pb
@@ -204,34 +204,8 @@ def _in_a_world(say: Callable[[World], None]) -> None:
     _runner.run(live())
 
 
-def _frames(data: bytes) -> list[bytes]:
-    """Several messages in one input: each after its length in two bytes."""
-    frames = []
-    while len(data) >= 2:
-        size = int.from_bytes(data[:2], "big")
-        frames.append(data[2 : 2 + size])
-        data = data[2 + size :]
-    return frames[:8]
-
-
-def framed(messages: list[bytes]) -> bytes:
-    return b"".join(
-        len(message).to_bytes(2, "big") + message for message in messages if len(message) < 1 << 16
-    )
-
-
-def _parsed(kind, data: bytes):
-    """As gRPC parses it; None: gRPC ends the call."""
-    try:
-        return kind.FromString(data)
-    except DecodeError:
-        return None
-
-
 def gateway_stream(data: bytes) -> None:
-    messages = [
-        message for frame in _frames(data) if (message := _parsed(pb.PlaceRequest, frame)) is not None
-    ]
+    messages = [message for frame in frames(data) if (message := parsed(pb.PlaceRequest, frame)) is not None]
 
     def say(world: World) -> None:
         for message in messages:
@@ -241,9 +215,7 @@ def gateway_stream(data: bytes) -> None:
 
 
 def worker_stream(data: bytes) -> None:
-    messages = [
-        message for frame in _frames(data) if (message := _parsed(pb.ReportRequest, frame)) is not None
-    ]
+    messages = [message for frame in frames(data) if (message := parsed(pb.ReportRequest, frame)) is not None]
 
     def say(world: World) -> None:
         for message in messages:
@@ -254,7 +226,7 @@ def worker_stream(data: bytes) -> None:
 
 def hellos(data: bytes) -> None:
     """The first message of either stream."""
-    place, report = _parsed(pb.PlaceRequest, data), _parsed(pb.ReportRequest, data)
+    place, report = parsed(pb.PlaceRequest, data), parsed(pb.ReportRequest, data)
 
     def say(world: World) -> None:
         if place is not None:

@@ -7,8 +7,8 @@ plain bytes; `hack/fuzz` gives it what covers more code.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from hypothesis.strategies import SearchStrategy
 
@@ -24,3 +24,10 @@ class Target:
     """In form, with nonsense in it."""
     cases: tuple[bytes, ...] = ()
     """What was a bug once, and what a fuzzer should begin from."""
+    bugs: Mapping[str, bytes] = field(default_factory=dict)
+    """The same, by what went wrong: each is a test with that name."""
+
+    @property
+    def seeds(self) -> tuple[bytes, ...]:
+        """What a fuzzer begins from."""
+        return (*self.cases, *self.bugs.values())

@@ -50,5 +50,13 @@ def test_what_was_a_bug_once_is_none(target):
     assert _peak_kib() - peak_kib < CASES_MEMORY_KIB
 
 
+@pytest.mark.parametrize(
+    ("target", "bug"),
+    [pytest.param(target, bug, id=f"{target.name}-{bug}") for target in TARGETS for bug in target.bugs],
+)
+def test_a_bug_that_has_been_mended_stays_mended(target, bug):
+    target.run(target.bugs[bug])
+
+
 def _peak_kib() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

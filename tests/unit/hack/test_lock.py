@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-LOCKS = ("dev", "runtime", "checkov")
+LOCKS = ("dev", "runtime", "checkov", "audit", "fuzz")
 
 
 @pytest.fixture

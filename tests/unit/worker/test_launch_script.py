@@ -53,6 +53,35 @@ def test_mpirun_as_root_is_allowed_where_we_are_root(is_root):
     assert ("--allow-run-as-root" in command_of(a_plan(FIRST), is_root=is_root)) == is_root
 
 
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"host": ""}, "names a host that is none: ''"),
+        (
+            {"host": "a\nHost *\n  ProxyCommand x"},
+            "names a host that is none: 'a\\nHost *\\n  ProxyCommand x'",
+        ),
+        ({"host": "-oProxyCommand=x"}, "names a host that is none: '-oProxyCommand=x'"),
+        ({"host": "a,b"}, "names a host that is none: 'a,b'"),
+        ({"host": "*"}, "names a host that is none: '*'"),
+        ({"port": 0}, "names port 0 (allowed: 1 to 65535)"),
+        ({"port": 1 << 16}, "names port 65536 (allowed: 1 to 65535)"),
+        ({"host_key": "ssh-rsa AAAA"}, "sends a host key that is none: 'ssh-rsa AAAA'"),
+        (
+            {"host_key": "ssh-ed25519 AAAA\n* ssh-ed25519 BBBB"},
+            "sends a host key that is none: 'ssh-ed25519 AAAA\\n* ssh-ed25519 BBBB'",
+        ),
+    ],
+)
+def test_what_ssh_would_read_as_more_than_one_word_is_a_fault(changes, fault):
+    assert script.fault_of(dataclasses.replace(FIRST, **changes)) == fault
+
+
+@pytest.mark.parametrize("host", ["svc-a-0-1.svc-a-0.ns.svc", "10.1.2.3", "fd00::1", "_a"])
+def test_names_and_addresses_have_no_fault(host):
+    assert script.fault_of(dataclasses.replace(FIRST, host=host)) == ""
+
+
 def test_only_the_host_keys_that_members_have_sent_are_known():
     assert script.known_hosts((FIRST, SECOND)) == (
         "[svc-a-0-1.svc-a-0.ns.svc]:2222 ssh-ed25519 AAAA1\n"

@@ -43,9 +43,11 @@ def encode_sampling(sampling: Sampling) -> inference_pb2.SamplingParameters:
 
 
 def decode_events(message: inference_pb2.GenerateResponse) -> Iterator[Delta | Completion]:
-    """A delta, or the end of the stream with the tokens that came with it before."""
+    """A delta, or the end of the stream with the tokens that came with it before; none of a newer kind."""
     if message.HasField("delta"):
         yield _delta(message.request_id, message.delta)
+        return
+    if not message.HasField("completion"):
         return
     completion = message.completion
     if completion.HasField("delta"):

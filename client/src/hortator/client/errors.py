@@ -56,3 +56,15 @@ def generate_error(error: grpc.aio.AioRpcError, address: str) -> GenerateError:
         retry_after_s=details.retry_after_s,
         has_connected=has_connected,
     )
+
+
+def wrong_token(address: str, token_index: int, wanted: int) -> GenerateError:
+    """The gateway at `address` breaks the order of tokens: what it sends cannot be used."""
+    return GenerateError(
+        "INTERNAL", f"the gateway at {address} sent token {token_index} in place of {wanted}"
+    )
+
+
+def ended_early(address: str) -> GenerateError:
+    """The gateway at `address` ended its answer in good order, but without the completion."""
+    return GenerateError("UNAVAILABLE", f"the gateway at {address} ended its answer in the middle")

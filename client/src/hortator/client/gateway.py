@@ -12,7 +12,8 @@ the status name, the fields at fault, and when to come back. Leaving the loop ea
 A call that a gateway cancels before it has said anything is made again: one that leaves while others stay
 tells its connections to go, and a call that crosses that word on its way is cancelled by gRPC itself.
 Everything else that goes wrong is told; `Client` is who tries again. A gateway that answers no ping while a
-call is open is gone.
+call is open is gone. One that sends tokens out of order, or ends an answer in the middle, is at fault: that
+is told like everything else.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import grpc.aio
 
 from hortator.client.access import ANYBODY, Access
 from hortator.client.codec import decode_events, encode_sampling, set_prompt
-from hortator.client.errors import generate_error
+from hortator.client.errors import ended_early, generate_error, wrong_token
 from hortator.client.messages import Completion, Delta, Model, Prompt, Sampling
 from hortator.rpc.inference.v1 import inference_pb2, inference_pb2_grpc
 
@@ -133,10 +134,18 @@ class GatewayClient:
         )
         set_prompt(request, prompt)
         call = self._stub.Generate(request, timeout=timeout_s, metadata=self.access.metadata())
+        num_tokens = resume_from_index
         try:
             async for message in call:
                 for event in decode_events(message):
+                    if isinstance(event, Delta):
+                        if event.token_index != num_tokens:
+                            raise wrong_token(self.address, event.token_index, num_tokens)
+                        num_tokens += len(event.token_ids)
                     yield event
+                    if isinstance(event, Completion):
+                        return
+            raise ended_early(self.address)
         except grpc.aio.AioRpcError as error:
             raise generate_error(error, self.address) from None
         finally:

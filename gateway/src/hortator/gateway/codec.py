@@ -33,6 +33,8 @@ from hortator.rpc.inference.v1 import inference_pb2
 from hortator.rpc.scheduling.v1 import scheduling_pb2
 from hortator.rpc.worker.v1 import worker_pb2
 
+MAX_ATTEMPT = 1 << 31
+"""No request is placed so often. Each attempt of ours is one more than the last, and 32 bits on the wire."""
 MAX_RETRY_AFTER_S = 60.0
 """Longer waits are none that a scheduler asks for."""
 _RETRY_AFTER_S = 1.0
@@ -158,9 +160,9 @@ def completion_response(
 
 
 def placement(message: scheduling_pb2.Placement, epoch: int) -> Placement | None:
-    """A placement; None when its phase is none that we know."""
+    """A placement; None when its phase is none that we know, or its attempt has no next one."""
     phase = _PHASES.get(message.phase)
-    if phase is None:
+    if phase is None or message.attempt > MAX_ATTEMPT:
         return None
     return Placement(
         request_id=message.request_id,

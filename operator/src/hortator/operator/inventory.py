@@ -27,10 +27,13 @@ from hortator.api.v1alpha1 import API_VERSION, KIND
 from hortator.operator import names
 from hortator.operator.objects import Obj, Ref
 from hortator.operator.observed.pods import is_disrupted
+from hortator.operator.observed.reading import at, items, mapping, number, text
 from hortator.operator.work_queue import Key
 
 MAX_GONE = 20_000
 """Uids of objects that went, remembered against late news of them."""
+MAX_VERSION_DIGITS = 20
+"""Of resource versions, which have 64 bits."""
 MAX_DEPARTED = 1_000
 """Pods that the cluster took away."""
 _SERVICE_KIND = (API_VERSION, KIND)
@@ -111,7 +114,7 @@ class Inventory:
         kept = {
             _ref(obj): obj
             for obj in objects
-            if obj["kind"] == "StatefulSet" and obj["spec"]["replicas"] and _holds_devices(obj)
+            if obj["kind"] == "StatefulSet" and number(obj, "spec", "replicas") and _holds_devices(obj)
         }
         if kept:
             self._promised[key] = kept
@@ -123,7 +126,7 @@ class Inventory:
     def put(self, obj: Obj, *, told_at: float) -> set[Key]:
         """An object as it is now."""
         ref, known = _ref(obj), self._held.get(_ref(obj))
-        uid = obj["metadata"].get("uid", "")
+        uid = _uid(obj)
         if uid in self._gone:
             return set()
         if known is not None and _version(known.obj) >= _version(obj):
@@ -209,25 +212,23 @@ class Inventory:
 
     def _owners(self, obj: Obj) -> set[Key]:
         """The service that an object is a child of, as a set of none or one."""
-        metadata = obj["metadata"]
         if obj["kind"] == "Event":
             return self._services_of_event(obj)
-        name = (metadata.get("labels") or {}).get(names.LABEL_SERVICE)
-        return {(metadata.get("namespace", ""), name)} if name and obj["kind"] != KIND else set()
+        name = text(obj, "metadata", "labels", names.LABEL_SERVICE)
+        return {(_ref(obj).namespace, name)} if name and obj["kind"] != KIND else set()
 
     def _concerned(self, obj: Obj) -> set[Key]:
         """Who should look again: the service itself, a child's service, everybody for a node."""
-        metadata = obj["metadata"]
-        if (obj["apiVersion"], obj["kind"]) == _SERVICE_KIND:
-            return {(metadata["namespace"], metadata["name"])}
+        ref = _ref(obj)
+        if (ref.api_version, ref.kind) == _SERVICE_KIND:
+            return {(ref.namespace, ref.name)}
         if obj["kind"] == "Node":
             return set(self.services())
         return self._owners(obj)
 
     def _services_of_event(self, event: Obj) -> set[Key]:
         """By the name of what it is about: the child itself may not have been seen yet."""
-        about = event.get("involvedObject") or {}
-        namespace, name = about.get("namespace") or "", about.get("name") or ""
+        namespace, name = text(event, "involvedObject", "namespace"), text(event, "involvedObject", "name")
         pod, group = names.parse_pod_name(name), names.parse_group_name(name)
         found = {parsed.service for parsed in (pod.group if pod else None, group) if parsed}
         parts = name.split("-")
@@ -237,17 +238,19 @@ class Inventory:
 
 def _is_irrelevant(obj: Obj) -> bool:
     """A pod of somebody else that takes nothing that is counted."""
-    labels = obj["metadata"].get("labels") or {}
-    return obj["kind"] == "Pod" and names.LABEL_SERVICE not in labels and not _holds_devices(obj)
+    return obj["kind"] == "Pod" and not _is_ours(obj) and not _holds_devices(obj)
+
+
+def _is_ours(obj: Obj) -> bool:
+    return names.LABEL_SERVICE in mapping(obj, "metadata", "labels")
 
 
 def strip(obj: Obj) -> Obj:
     """An object without what nobody reads."""
     metadata = {name: value for name, value in obj["metadata"].items() if name != "managedFields"}
-    managed = obj["metadata"].get("managedFields") or []
     ours = [
         entry
-        for entry in managed
+        for entry in items(obj, "metadata", "managedFields")
         if entry.get("manager") == names.FIELD_MANAGER and entry.get("operation") == "Apply"
     ]
     if ours:
@@ -255,20 +258,21 @@ def strip(obj: Obj) -> Obj:
     slim = obj | {"metadata": metadata}
     if obj["kind"] == "Node":
         metadata.pop("annotations", None)
-        status = obj.get("status") or {}
         conditions = [
             {name: value for name, value in condition.items() if name != "lastHeartbeatTime"}
-            for condition in status.get("conditions") or []
+            for condition in items(obj, "status", "conditions")
         ]
-        slim["status"] = {"allocatable": status.get("allocatable") or {}, "conditions": conditions}
-    elif obj["kind"] == "Pod" and names.LABEL_SERVICE not in (metadata.get("labels") or {}):
+        slim["status"] = {"allocatable": mapping(obj, "status", "allocatable"), "conditions": conditions}
+    elif obj["kind"] == "Pod" and not _is_ours(obj):
         kept = ("name", "namespace", "uid", "resourceVersion")
         slim["metadata"] = {name: metadata[name] for name in kept if name in metadata}
         slim["spec"] = {
-            "nodeName": obj["spec"].get("nodeName", ""),
-            "containers": [{"resources": one.get("resources") or {}} for one in obj["spec"]["containers"]],
+            "nodeName": text(obj, "spec", "nodeName"),
+            "containers": [
+                {"resources": mapping(one, "resources")} for one in items(obj, "spec", "containers")
+            ],
         }
-        slim["status"] = {"phase": (obj.get("status") or {}).get("phase", "")}
+        slim["status"] = {"phase": text(obj, "status", "phase")}
     return slim
 
 
@@ -276,16 +280,17 @@ def _holds_devices(obj: Obj) -> bool:
     """Whether a pod takes, or a StatefulSet wants, whole devices; their names have a slash."""
     match obj["kind"]:
         case "Pod":
-            spec = obj["spec"]
+            spec = at(obj, "spec")
         case "StatefulSet":
-            spec = obj["spec"]["template"]["spec"]
+            spec = at(obj, "spec", "template", "spec")
         case _:
             return False
-    for container in spec.get("containers") or []:
-        resources = container.get("resources") or {}
-        if any("/" in name for part in ("limits", "requests") for name in resources.get(part) or {}):
-            return True
-    return False
+    return any(
+        "/" in name
+        for container in items(spec, "containers")
+        for part in ("limits", "requests")
+        for name in mapping(container, "resources", part)
+    )
 
 
 def _is_same(one: Obj, other: Obj) -> bool:
@@ -303,20 +308,18 @@ def _service_ref(key: Key) -> Ref:
 
 
 def _ref(obj: Obj) -> Ref:
-    metadata = obj["metadata"]
     return Ref(
         api_version=obj["apiVersion"],
         kind=obj["kind"],
-        namespace=metadata.get("namespace") or "",
-        name=metadata["name"],
+        namespace=text(obj, "metadata", "namespace"),
+        name=text(obj, "metadata", "name"),
     )
 
 
 def _uid(obj: Obj) -> str:
-    uid: str = obj["metadata"].get("uid", "")
-    return uid
+    return text(obj, "metadata", "uid")
 
 
 def _version(obj: Obj) -> int:
-    text = str(obj["metadata"].get("resourceVersion") or "0")
-    return int(text) if text.isdecimal() else 0
+    version = text(obj, "metadata", "resourceVersion")
+    return int(version) if version.isdecimal() and len(version) <= MAX_VERSION_DIGITS else 0

@@ -28,6 +28,7 @@ from hortator.operator.cluster import (
     ConflictError,
 )
 from hortator.operator.objects import Obj, Ref
+from hortator.operator.observed.reading import mapping, number, text
 
 FAILED_RETRY_S = 0.5
 """After a renewal that failed: in a storm of errors some attempt within the deadline succeeds."""
@@ -133,7 +134,7 @@ class Leadership:
         held, self._held = self._held, None
         if held is None:
             return
-        spec = held["spec"] | {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}
+        spec = mapping(held, "spec") | {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}
         try:
             async with asyncio.timeout(self._times.call_timeout_s):
                 await self._cluster.replace(held | {"spec": spec})
@@ -154,25 +155,25 @@ class Leadership:
             self._seen = None  # somebody was faster: look at what they wrote
 
     def _is_free(self, lease: Obj, now: float) -> bool:
-        spec = lease.get("spec") or {}
-        if spec.get("holderIdentity") in {None, "", self._identity}:
+        if text(lease, "spec", "holderIdentity") in {"", self._identity}:
             return True
-        version = lease["metadata"]["resourceVersion"]
+        version = text(lease, "metadata", "resourceVersion")
         if self._seen is None or self._seen[0] != version:
             self._seen = (version, now)
             return False
-        return now - self._seen[1] >= float(spec.get("leaseDurationSeconds") or self._times.duration_s)
+        duration_s = number(lease, "spec", "leaseDurationSeconds")
+        return now - self._seen[1] >= (duration_s if duration_s > 0 else self._times.duration_s)
 
     async def _renew(self) -> None:
         if self._held is None:
             return
         sent_at = asyncio.get_running_loop().time()
-        spec = self._held["spec"] | {"renewTime": _now()}
+        spec = mapping(self._held, "spec") | {"renewTime": _now()}
         try:
             self._take(await self._cluster.replace(self._held | {"spec": spec}), sent_at=sent_at)
         except ConflictError:  # an answer that got lost, or another leader: the record tells
             lease = await self._cluster.get(self._ref)
-            holder = (lease or {}).get("spec", {}).get("holderIdentity")
+            holder = text(lease, "spec", "holderIdentity")
             if lease is None or holder != self._identity:
                 self._held = None
                 raise LeadershipLostError(f"{self._ref}: held by {holder or 'nobody'} now") from None
@@ -182,7 +183,6 @@ class Leadership:
         self._held, self._renewed_at, self._seen = lease, sent_at, None
 
     def _record(self, previous: Obj | None) -> Obj:
-        spec = (previous or {}).get("spec") or {}
         base = previous or {
             "apiVersion": API_VERSION,
             "kind": "Lease",
@@ -195,7 +195,7 @@ class Leadership:
                 "leaseDurationSeconds": max(1, round(self._times.duration_s)),
                 "acquireTime": _now(),
                 "renewTime": _now(),
-                "leaseTransitions": int(spec.get("leaseTransitions") or 0) + is_transition,
+                "leaseTransitions": number(previous, "spec", "leaseTransitions") + is_transition,
             }
         }
 

@@ -51,7 +51,7 @@ def test_members_hear_that_the_engine_has_started():
     assert decode_response(encode_command(SayStarted(links=(1,)), GroupLimits())) == EngineStarted()
 
 
-@pytest.mark.parametrize("seconds", [math.nan, math.inf, -math.inf, -1.0, 0.0, 1e300])
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -math.inf, -1.0, 0.0, 1e-63, 1e300])
 def test_an_impossible_time_in_a_welcome_counts_as_none(seconds):
     welcome = group_pb2.MemberWelcome(heartbeat_interval_s=seconds, heartbeat_timeout_s=seconds)
     assert decode_response(group_pb2.JoinResponse(welcome=welcome)) == Welcomed(

@@ -105,7 +105,7 @@ def commit() -> tuple[str, bool]:
     def git(*arguments: str) -> str:
         try:
             return subprocess.run(
-                ["git", *arguments],  # noqa: S607
+                ["git", *arguments],  # noqa: S607  # whichever git the user has
                 cwd=folder,
                 check=True,
                 capture_output=True,

@@ -13,6 +13,7 @@ How answers become errors:
     500 "not declared in schema" InvalidError: servers before 1.25 say so of fields that they do not have
     403                          ForbiddenError, but NotFoundError while the namespace is being deleted
     401, 429, 5xx, no answer     UnavailableError, with the server's Retry-After
+    what is no object, no list   UnavailableError
 
 Options of a delete travel in its body: the server ignores query parameters once there is a body.
 """
@@ -21,9 +22,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, urlencode
 
 import aiohttp
@@ -41,10 +42,14 @@ from hortator.operator.cluster import (
 )
 from hortator.operator.names import FIELD_MANAGER
 from hortator.operator.objects import Obj, Ref, ref_of
+from hortator.operator.observed.reading import at, flag, text
+from hortator.operator.observed.reading import items as read_items
 
 CALL_TIMEOUT_S = 15.0
 CONNECT_TIMEOUT_S = 5.0
 PAGE_SIZE = 500
+MAX_RETRY_AFTER_S = 60.0
+"""Nobody is left alone for longer, whatever a server says."""
 _MAX_SHOWN = 300
 
 _APPLY = "application/apply-patch+yaml"
@@ -95,9 +100,10 @@ class KubernetesCluster:
         """See `Cluster`."""
         path = await self._path(ref)
         try:
-            return await self._call("GET", path, what=f"get {ref}")
+            answer = await self._call("GET", path, what=f"get {ref}")
         except NotFoundError:
             return None
+        return _object(f"get {ref}", answer, ref.api_version, ref.kind)
 
     async def list(
         self,
@@ -127,8 +133,8 @@ class KubernetesCluster:
                     raise
                 items, token = [], ""
                 continue
-            items += ({"apiVersion": api_version, "kind": kind} | item for item in answer.get("items") or [])
-            token = (answer.get("metadata") or {}).get("continue") or ""
+            items += _items(f"list {kind}", answer, api_version, kind)
+            token = text(answer, "metadata", "continue")
             if not token:
                 return items
 
@@ -137,9 +143,9 @@ class KubernetesCluster:
         ref = ref_of(obj)
         query = {"fieldManager": FIELD_MANAGER, "force": "true" if force else "false"}
         path = await self._path(ref)
-        return await self._call(
-            "PATCH", path, query=query, body=obj, content_type=_APPLY, what=f"apply {ref}"
-        )
+        what = f"apply {ref}"
+        answer = await self._call("PATCH", path, query=query, body=obj, content_type=_APPLY, what=what)
+        return _object(what, answer, ref.api_version, ref.kind)
 
     async def create(self, obj: Obj) -> Obj:
         """See `Cluster`."""
@@ -147,13 +153,17 @@ class KubernetesCluster:
         resource = await self._resource(ref.api_version, ref.kind)
         path = _collection(ref.api_version, resource, ref.namespace or None)
         query = {"fieldManager": FIELD_MANAGER}
-        return await self._call("POST", path, query=query, body=obj, what=f"create {ref}")
+        what = f"create {ref}"
+        answer = await self._call("POST", path, query=query, body=obj, what=what)
+        return _object(what, answer, ref.api_version, ref.kind)
 
     async def replace(self, obj: Obj) -> Obj:
         """See `Cluster`."""
         ref = ref_of(obj)
         query = {"fieldManager": FIELD_MANAGER}
-        return await self._call("PUT", await self._path(ref), query=query, body=obj, what=f"replace {ref}")
+        what = f"replace {ref}"
+        answer = await self._call("PUT", await self._path(ref), query=query, body=obj, what=what)
+        return _object(what, answer, ref.api_version, ref.kind)
 
     async def delete(self, ref: Ref, *, uid: str | None = None, grace_s: int | None = None) -> None:
         """See `Cluster`."""
@@ -173,9 +183,9 @@ class KubernetesCluster:
         ref = ref_of(obj)
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
         path = f"{await self._path(ref)}/status"
-        return await self._call(
-            "PATCH", path, query=query, body=obj, content_type=_APPLY, what=f"apply the status of {ref}"
-        )
+        what = f"apply the status of {ref}"
+        answer = await self._call("PATCH", path, query=query, body=obj, content_type=_APPLY, what=what)
+        return _object(what, answer, ref.api_version, ref.kind)
 
     async def patch_labels(self, ref: Ref, labels: Mapping[str, str | None]) -> None:
         """See `Cluster`."""
@@ -215,9 +225,11 @@ class KubernetesCluster:
             except NotFoundError:
                 return {}
             known = {
-                entry["kind"]: _Resource(plural=entry["name"], is_namespaced=entry["namespaced"])
-                for entry in answer.get("resources") or []
-                if "/" not in entry["name"]
+                text(entry, "kind"): _Resource(
+                    plural=text(entry, "name"), is_namespaced=flag(entry, "namespaced")
+                )
+                for entry in read_items(answer, "resources")
+                if text(entry, "name") and "/" not in text(entry, "name")
             }
             self._served[api_version] = known
         return known
@@ -273,9 +285,28 @@ def _selector(wanted: Mapping[str, str]) -> str:
 def _parsed(raw: bytes) -> Obj:
     try:
         answer = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {"message": raw.decode(errors="replace").strip()}
     return answer if isinstance(answer, dict) else {}
+
+
+def _items(what: str, answer: Obj, api_version: str, kind: str) -> Iterator[Obj]:
+    """What a list has; a list that is none must not be taken for an empty one: all would count as gone."""
+    found = answer.get("items", answer)
+    if found is None:  # an empty list of Go
+        return
+    if not isinstance(found, list):
+        raise UnavailableError(f"{what}: the answer is no list")
+    for item in found:
+        yield _object(what, item, api_version, kind)
+
+
+def _object(what: str, answer: Any, api_version: str, kind: str) -> Obj:
+    """An object that has a name; what else is in it, `observed` reads as far as it makes sense."""
+    namespace = at(answer, "metadata", "namespace")
+    if not text(answer, "metadata", "name") or not isinstance(namespace, str | None):
+        raise UnavailableError(f"{what}: the answer has no object, or one without a name")
+    return cast("Obj", answer) | {"apiVersion": api_version, "kind": kind}
 
 
 def _error(what: str, status: int, answer: Obj, headers: Mapping[str, str]) -> ClusterError:
@@ -300,11 +331,11 @@ def _error(what: str, status: int, answer: Obj, headers: Mapping[str, str]) -> C
 
 
 def _retry_after_s(answer: Obj, headers: Mapping[str, str]) -> float | None:
-    details = answer.get("details") or {}
-    given: tuple[Any, ...] = (headers.get("Retry-After"), details.get("retryAfterSeconds"))
-    for value in given:
+    for value in (headers.get("Retry-After"), at(answer, "details", "retryAfterSeconds")):
         try:
-            return float(value)
-        except (TypeError, ValueError):
+            seconds = float(value)
+        except (TypeError, ValueError, OverflowError):
             continue
+        if seconds >= 0.0:
+            return min(seconds, MAX_RETRY_AFTER_S)
     return None

@@ -27,7 +27,9 @@ RETRY_S = 5.0
 MAX_CHANNELS = 64
 MAX_SILENT = 1024
 DRAINING = "draining"
-
+MAX_SATURATION = 1e6
+"""Whoever says more says the same: far too much is asked."""
+_PHASES = {number: name.removeprefix("PHASE_").lower() for name, number in pb.Phase.items()}
 
 _NOT_HERE = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION})
 """A worker that left has nothing in flight; a standby leaves it to the leader."""
@@ -99,7 +101,7 @@ class SchedulerAdmin:
         workers = {
             group.worker_id: WorkerLoad(
                 worker_id=group.worker_id,
-                phase=pb.Phase.Name(group.phase).removeprefix("PHASE_").lower(),
+                phase=_PHASES.get(group.phase, ""),
                 boot_id=group.boot_id,
                 state=group.state,
                 num_in_flight=group.num_in_flight,
@@ -111,8 +113,12 @@ class SchedulerAdmin:
         return SchedulerView(
             epoch=snapshot.epoch,
             workers=workers,
-            saturation=dict(snapshot.saturation),
-            predicted_ttft_s=snapshot.predicted_ttft_s if snapshot.HasField("predicted_ttft_s") else None,
+            saturation={
+                phase: min(value, MAX_SATURATION)
+                for phase, value in snapshot.saturation.items()
+                if value >= 0.0  # not NaN
+            },
+            predicted_ttft_s=snapshot.predicted_ttft_s if snapshot.predicted_ttft_s > 0.0 else None,
         )
 
     async def _drain(self, scheduler: SchedulerAt, worker_id: str, timeout_s: float) -> None:

@@ -66,7 +66,7 @@ def pod_template(service: LLMService, role: RoleSpec, *, owner: Owner, options: 
         capabilities=("IPC_LOCK",) if _rdma(engine.backend, role) else (),
         mounts=[
             {"name": "identity", "mountPath": IDENTITY_FOLDER, "readOnly": True},
-            *([{"name": "shm", "mountPath": "/dev/shm"}] if role.shm_size else []),  # noqa: S108
+            *([{"name": "shm", "mountPath": "/dev/shm"}] if role.shm_size else []),  # noqa: S108  # a mount
             *([mount.as_mount(read_only=not cache.is_filled_by_engines(service))] if mount else []),
             *secured.mounts,
         ],

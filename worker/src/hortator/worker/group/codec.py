@@ -28,7 +28,7 @@ from hortator.worker.group.membership import (
     Welcomed,
 )
 
-MAX_SECONDS = 24 * 3600.0
+MIN_SECONDS, MAX_SECONDS = 0.001, 24 * 3600.0
 
 
 def encode_hello(member: Member) -> pb.JoinRequest:
@@ -134,4 +134,4 @@ def decode_response(message: pb.JoinResponse) -> MembershipEvent:
 
 def _seconds(value: float) -> float:
     """A time, or 0 (the member's own counts) for what is none that anybody waits."""
-    return value if 0.0 < value <= MAX_SECONDS else 0.0
+    return value if MIN_SECONDS <= value <= MAX_SECONDS else 0.0

@@ -55,7 +55,7 @@ class Door:
         """Let the leader in until cancelled. Raises GroupBrokenError: it may not, or sshd has ended."""
         welcome = await self._welcome
         expected = proof.of_leader(self._secret, member, welcome.launch_key)
-        if not welcome.launch_key or not proof.fits(welcome.launch_proof, expected):
+        if not script.is_key(welcome.launch_key) or not proof.fits(welcome.launch_proof, expected):
             raise GroupBrokenError(
                 "who answers as ordinal 0 does not hold the secret of this group", exit_code=EXIT_FENCED
             )

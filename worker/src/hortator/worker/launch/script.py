@@ -9,7 +9,9 @@ Rules:
 4. Nobody is trusted but the host keys that members have sent, and nothing is read but what is written here.
 5. A session gets the environment of its pod, which sshd would not hand on: paths of libraries, and what the
    manifest or a device plug-in says of NCCL, NVSHMEM and UCX on this node.
-6. The first that a rank says is that it is here (`roll`); then it becomes the launcher.
+6. What a member sends stands in these files only if it is one word of its kind: a line break in a host would
+   be a line of configuration.
+7. The first that a rank says is that it is here (`roll`); then it becomes the launcher.
 """
 
 from __future__ import annotations
@@ -31,6 +33,9 @@ NOT_FOR_RANKS = ("HORTATOR_", "OMPI_", "PMIX_", "PRTE_", "SSH_")
 SAY_HERE = ("/bin/sh", "-c", f'echo "{HERE}"; exec "$@"', "sh")
 """Before the launcher: how a rank says that it is here."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_HOST = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9_.:-]*")
+_KEY = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]+={0,2}")
+MAX_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +74,22 @@ def mpirun(plan: WorldPlan, *, ssh_config: Path, is_root: bool, command: Sequenc
         LAUNCHER,
         *command,
     ]
+
+
+def is_key(text: str) -> bool:
+    """The public half of one key, and nothing that ssh would read as more."""
+    return _KEY.fullmatch(text) is not None
+
+
+def fault_of(shell: Shell) -> str:
+    """Why a member's words cannot stand in the files below; empty: they can."""
+    if not _HOST.fullmatch(shell.host):
+        return f"names a host that is none: {shell.host[:80]!r}"
+    if not 0 < shell.port <= MAX_PORT:
+        return f"names port {shell.port} (allowed: 1 to {MAX_PORT})"
+    if not is_key(shell.host_key):
+        return f"sends a host key that is none: {shell.host_key[:80]!r}"
+    return ""
 
 
 def known_hosts(shells: Iterable[Shell]) -> str:

@@ -80,7 +80,8 @@ class World:
             return f"{member} says nothing of its sshd"
         if not proof.fits(member.proof, proof.of_member(self._secret, member)):
             return f"{member} does not hold the secret of this group"
-        return ""
+        fault = script.fault_of(member.shell)
+        return f"{member} {fault}" if fault else ""
 
     def proof_for(self, member: Member) -> bytes:
         """Goes with the key in a member's welcome."""

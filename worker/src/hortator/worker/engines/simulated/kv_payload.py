@@ -17,6 +17,10 @@ _FORMAT = struct.Struct("<4sIIIId")
 _MAGIC = b"HKV\x01"
 
 
+MAX_TRANSFER_S = 3600.0
+"""Longer is no transfer: the request would hold its place for good."""
+
+
 class KvPayloadError(ValueError):
     """The bytes are not KV of this request on this model."""
 
@@ -72,6 +76,8 @@ def decode(
         )
     if found != checksum(prompt_token_ids, output_token_ids[:num_output]):
         raise KvPayloadError("the KV payload is of other tokens")
+    if not 0.0 <= transfer_s <= MAX_TRANSFER_S:
+        raise KvPayloadError(f"the KV payload says that its transfer takes {transfer_s} s")
     return KvPayload(
         model_name=model_name,
         num_prompt_tokens=num_prompt,
