@@ -15,7 +15,8 @@ For a group that runs another revision than spec asks for, the first of these ru
    WAITS as well while a node cannot pull the image of the role.
 4. It serves: MOVES while the model is in the cache, its nodes have the image (`pulls`) and the shortfall
    without it is at most maxUnavailable, unless it is the last available group of its role (allowOutage), or
-   its role is more than maxSkew ahead of its share. The role that has moved the smaller part goes first, in it the highest index.
+   its role is more than maxSkew ahead of its share. The role that has moved the smaller part goes first, in
+   it the highest index.
 
 Nothing is remembered: the answer follows from what is there, so it is the same for an operator that starts in
 the middle.
