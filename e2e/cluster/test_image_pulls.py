@@ -9,6 +9,10 @@ COMPONENT, PULL = "app.kubernetes.io/component", "pre-pull"
 
 
 def test_a_group_is_drained_when_its_nodes_have_the_image_and_nothing_is_left(scene):
+    """In a namespace that admits no pod but what the Pod Security Standard `restricted` allows."""
+    namespace = scene.lab.client.get("v1", "Namespace", scene.namespace)
+    restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
+    scene.lab.client.patch(namespace, {"metadata": {"labels": restricted}})
     scene.serving()
     nodes = {name: nodes_of(scene, name) for name in ("llm-a-0", "llm-a-1")}
     scene.nodes.script(scene.namespace, "llm-pull-*", start_after_s=1.0, succeed_after_s=0.2)
