@@ -133,6 +133,7 @@ def test_the_status_names_the_group_that_is_rolled_and_what_it_waits_for():
     world.in_flight["aggregated-2"] = 2
     world.edit(NEW_IMAGE)
     world.until(lambda: world.status()["rollout"]["moving"])
+    world.tick()
     rollout = world.status()["rollout"]
     assert (rollout["phase"], rollout["moving"]) == ("Rolling", ["demo-a-2"])
     assert rollout["message"].startswith(
