@@ -371,6 +371,9 @@ class World:
         name = pod["metadata"]["name"]
         if pod["metadata"]["labels"].get(names.LABEL_COMPONENT) == names.COMPONENT_CACHE:
             return self.acts.get(names.COMPONENT_CACHE) or Finish()
+        if pod["metadata"]["labels"].get(names.LABEL_COMPONENT) == names.COMPONENT_PULL:
+            by_image = self.acts_of_images.get(pod["spec"]["containers"][0]["image"])
+            return self.acts.get(pod["spec"]["nodeName"]) or by_image or Finish()
         if names.parse_pod_name(name) is None:
             component = pod["metadata"]["labels"].get(names.LABEL_COMPONENT, "")
             return self.acts.get(component) or Run()

@@ -79,6 +79,14 @@ def rollout_is_taken_back(world):
     world.edit({"engine": {"image": None}})
 
 
+def a_node_cannot_pull_the_image(world):
+    """No group is touched, and nothing is left of the attempt when the image is taken back."""
+    world.acts_of_images["registry.example/worker:2"] = Wait(reason="ImagePullBackOff")
+    new_image(world)
+    world.until(lambda: world.condition("Progressing")["reason"] == "PrePullFailed")
+    world.edit({"engine": {"image": None}})
+
+
 def num_moved(world):
     images = [
         one["spec"]["template"]["spec"]["containers"][0]["image"] for one in world.statefulsets().values()
@@ -154,7 +162,8 @@ SCENARIOS = {
         a_manifest(aggregated=1, nodes=2, rollout={"maxUnavailable": 0, "maxSurge": 1}),
     ),
     "a rollout is paused half way": (rollout_is_paused_half_way, a_manifest(**SMALL)),
-    "a rollout is taken back": (rollout_is_taken_back, a_manifest(**SMALL)),
+    "a rollout is taken back": (rollout_is_taken_back, a_manifest(**SMALL, rollout={"prePull": "Off"})),
+    "a node cannot pull the image": (a_node_cannot_pull_the_image, a_manifest(**SMALL)),
     "suspend": (suspend, a_manifest(**SMALL)),
     "resume": (resume, a_manifest(**SMALL)),
     "resume with other nodes": (resume_with_other_nodes, a_manifest(**SMALL)),

@@ -12,6 +12,8 @@ NODES = {f"n-{index}": {"gpus": 8} for index in range(10)}
 NEW, BAD = "registry.example/worker:2", "registry.example/worker:none"
 NEW_IMAGE = {"engine": {"image": NEW}}
 BAD_IMAGE = {"engine": {"image": BAD}}
+UNPULLED = {"prePull": "Off"}
+"""Groups move before anybody knows whether their nodes can pull the image."""
 _SETTLED: dict[str, World] = {}
 NO_IMAGE = {"engine": {"image": None}}
 
@@ -130,7 +132,7 @@ def test_the_status_names_the_group_that_is_rolled_and_what_it_waits_for():
     world = settled(aggregated=3)
     world.in_flight["aggregated-2"] = 2
     world.edit(NEW_IMAGE)
-    world.tick()
+    world.until(lambda: world.status()["rollout"]["moving"])
     world.tick()
     rollout = world.status()["rollout"]
     assert (rollout["phase"], rollout["moving"]) == ("Rolling", ["demo-a-2"])
@@ -150,7 +152,7 @@ def test_the_status_names_the_group_that_is_rolled_and_what_it_waits_for():
 
 
 def test_a_bad_image_stops_at_the_first_group_and_going_back_restores_it():
-    world = settled(aggregated=3)
+    world = settled(aggregated=3, rollout=UNPULLED)
     world.edit(BAD_IMAGE)
     stuck(world)
     assert moved(world) == {"demo-a-2"}
@@ -166,14 +168,14 @@ def test_a_bad_image_stops_at_the_first_group_and_going_back_restores_it():
 
 
 def test_a_bad_image_takes_as_many_groups_as_may_be_away_and_no_more():
-    world = settled(aggregated=4, rollout={"maxUnavailable": 2})
+    world = settled(aggregated=4, rollout={"maxUnavailable": 2} | UNPULLED)
     world.edit(BAD_IMAGE)
     stuck(world)
     assert moved(world) == {"demo-a-2", "demo-a-3"}
 
 
 def test_a_group_that_fails_beside_a_bad_revision_starts_again_as_it_was():
-    world = settled(aggregated=3)
+    world = settled(aggregated=3, rollout=UNPULLED)
     world.edit(BAD_IMAGE)
     stuck(world)
     world.crash("demo-a-0-0")
@@ -208,7 +210,7 @@ def test_a_broken_group_is_replaced_before_those_that_serve():
 
 
 def test_a_rollout_without_a_step_is_told_once_and_goes_on():
-    world = settled(aggregated=2, rollout={"progressDeadline": "5m"})
+    world = settled(aggregated=2, rollout={"progressDeadline": "5m"} | UNPULLED)
     world.edit(BAD_IMAGE)
     since = world.clock
     world.until(lambda: world.condition("Progressing")["reason"] == "ProgressDeadlineExceeded")

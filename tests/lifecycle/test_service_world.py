@@ -1,7 +1,7 @@
 """One LLMService in a world where anything may happen, as often as hypothesis likes; then the faults stop.
 
 Pods are deleted, engines crash, nodes are cordoned and lost and come back, people scale, suspend, edit, pause rollouts,
-begin others that cannot succeed and ask for restarts, somebody scales a StatefulSet by hand, the scheduler goes silent, the operator dies after a write. While that lasts
+begin others that cannot succeed and ask for restarts, nodes cannot pull, somebody scales a StatefulSet by hand, the scheduler goes silent, the operator dies after a write. While that lasts
 the world's own invariants hold (`doubles.service_world`); when it ends the service is as wanted again.
 """
 
@@ -20,6 +20,7 @@ NUM_EXAMPLES = int(os.environ.get("HORTATOR_LIFECYCLE_EXAMPLES", "8"))
 IS_SOAK = "HORTATOR_LIFECYCLE_EXAMPLES" in os.environ
 """A soak sets more, and looks for new ones each time; otherwise they are the same in every run."""
 NODES = {f"n-{index}": {"gpus": 8} for index in range(5)}
+PULLS = [Wait(reason="ErrImagePull"), Wait(reason="ContainerCreating")]
 TIMES = [f"2026-11-26T1{hour}:00:00Z" for hour in range(5)]
 
 
@@ -95,6 +96,10 @@ class ServiceWorld(RuleBasedStateMachine):
     def a_node_is_cordoned_or_not(self, node, is_cordoned):
         self.world.cordon(node, is_cordoned=is_cordoned)
 
+    @rule(node=st.sampled_from(sorted(NODES)), act=st.sampled_from([None, *PULLS]))
+    def a_node_pulls_or_not(self, node, act):
+        self.world.acts[node] = act
+
     @precondition(lambda self: len(self.lost) < 2)
     @rule(node=st.sampled_from(sorted(NODES)))
     def a_node_is_lost(self, node):
@@ -128,6 +133,7 @@ class ServiceWorld(RuleBasedStateMachine):
                 "partition": st.integers(0, 1),
                 "paused": st.booleans(),
                 "allowOutage": st.booleans(),
+                "prePull": st.sampled_from(["Auto", "Off"]),
             }
         )
     )
@@ -201,6 +207,7 @@ class ServiceWorld(RuleBasedStateMachine):
             world.find_node(node)
         for node in NODES:
             world.cordon(node, is_cordoned=False)
+            world.acts.pop(node, None)
         world.is_scheduler_answering, world.is_traffic_on = True, False
         world.edit(
             {
@@ -217,6 +224,7 @@ class ServiceWorld(RuleBasedStateMachine):
         assert world.broken == []
         assert world.is_truly_ready(), world.explain()
         assert world.is_ready(), world.explain()
+        assert world.api.find("Job") == [], "nothing is left of a pull"
 
     def _engine_pods(self):
         pods = [pod["metadata"]["name"] for pod in self.world.api.find("Pod")]

@@ -47,6 +47,7 @@ def test_children_of_two_services_share_no_name(one, other):
             names.gateway_name(service),
             names.cache_name(service),
             names.prefetch_name(service),
+            names.pull_name(service, {}),
             names.account_name(service),
             names.accepted_name(service, 1, "uid"),
         }

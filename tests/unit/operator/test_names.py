@@ -29,6 +29,7 @@ def all_names(service):
         yield names.policy_name(service, component)
     yield names.prefetch_name(service)
     yield f"{names.prefetch_name(service)}-{'b' * 5}"  # the Job's pod
+    yield f"{names.pull_name(service, {})}-{'b' * 5}"  # likewise
     yield names.account_name(service)
 
 
@@ -64,6 +65,7 @@ def test_other_names_are_no_member(name):
 def test_a_pod_of_another_kind_is_no_member():
     assert names.parse_pod_name("svc-scheduler-7d9f8b6c5d-x2x4z") is None
     assert names.parse_pod_name("svc-prefetch-abcde") is None
+    assert names.parse_pod_name(f"{names.pull_name('svc', {})}-24567") is None
 
 
 def test_worker_ids_are_those_of_one_machine():

@@ -6,15 +6,20 @@ import pytest
 
 from hortator.api.v1alpha1 import RolloutSpec
 from hortator.operator.rollout import Standing, Turn, decisions, shortfall
+from hortator.operator.status.evidence import Finding
 from hortator.operator.status.reasons import Reason
 
 ROLES = {"a": "Aggregated", "p": "Prefill", "d": "Decode"}
+PULLS = {
+    "pulling": Finding(reason=Reason.PRE_PULLING, message="until node n has pulled image i"),
+    "unpulled": Finding(reason=Reason.PRE_PULL_FAILED, message="until node n can pull image i: no such tag"),
+}
 
 
 def standing(text):
     """`p3 old`: Prefill group 3 serves with the old revision; see the words below."""
     name, *words = text.split()
-    assert set(words) <= {"old", "new", "broken", "draining", "absent", "surge", "between"}, text
+    assert set(words) <= {"old", "new", "broken", "draining", "absent", "surge", "between", *PULLS}, text
     revision = "r1" if "old" in words else "r0" if "between" in words else "r2" if "new" in words else ""
     return Standing(
         name=name,
@@ -26,6 +31,7 @@ def standing(text):
         is_available=not {"broken", "draining", "absent"} & set(words),
         is_on_its_way="draining" in words,
         is_surge="surge" in words,
+        pull=next((PULLS[word] for word in words if word in PULLS), None),
     )
 
 
@@ -284,3 +290,32 @@ def test_whatever_there_is_a_rollout_gets_to_its_end():
                 if name in moves or state in {"absent", "new broken"}:
                     groups[name] = "new"
         assert set(groups.values()) == {"new"}, states
+
+
+@pytest.mark.parametrize(
+    ("groups", "rollout", "moves"),
+    [
+        (["a0 old pulling", "a1 old pulling"], {}, set()),
+        (["a0 old", "a1 old pulling", "a2 old pulling"], {}, {"a0"}),  # its nodes are the first to have it
+        (["a0 old pulling", "a1 old pulling broken"], {}, {"a1"}),  # it serves nobody: no reason to wait
+        (["a0 old unpulled", "a1 old broken"], {}, set()),  # it would not come back
+        (["a0 old unpulled broken"], {}, {"a0"}),  # nothing is lost
+        (["p0 old unpulled", "p1 old broken", "d0 old broken", "d1 old"], {}, {"d0"}),  # another role's image
+        (["a0 old pulling", "a1 old draining"], {}, {"a1"}),  # what has begun is finished
+    ],
+    ids=words,
+)
+def test_a_group_that_serves_waits_until_its_nodes_have_the_image(groups, rollout, moves):
+    assert who_moves(*groups, **rollout) == moves
+
+
+def test_a_pull_is_named_by_the_group_whose_turn_it_is():
+    """Others wait for a group, or for somebody's leave, first."""
+    found = decided("a0 old pulling", "a1 old pulling", "a2 new broken")
+    assert reasons(found) == {"a0": Reason.ROLLING_UPDATE, "a1": Reason.ROLLING_UPDATE}
+    assert reasons(decided("a0 old pulling")) == {"a0": Reason.LAST_AVAILABLE_GROUP}
+    found = decided("a0 old unpulled", "a1 old broken")
+    assert reasons(found) == {"a0": Reason.LAST_AVAILABLE_GROUP, "a1": Reason.PRE_PULL_FAILED}
+    found = decided("a0 old pulling", "a1 old unpulled")
+    assert reasons(found) == {"a0": Reason.PRE_PULLING, "a1": Reason.PRE_PULL_FAILED}
+    assert found["a1"].message.endswith("it waits until node n can pull image i: no such tag")

@@ -5,6 +5,7 @@ name of 40 characters (its CRD bound), groups counted over at most 1024 x 1024 a
 
     StatefulSet, headless Service, PDB   <svc>-p-<g>             40 + 2 + 1 + 7     = 50
     pod                                  <svc>-p-<g>-<n>         50 + 1 + 2         = 53
+    pre-pull Job, its pod                <svc>-pull-<10>-<5>     40 + 6 + 10 + 6    = 62
     its label controller-revision-hash   <svc>-p-<g>-<10 chars>  50 + 1 + 10        = 61
     ControllerRevision                   <svc>-p-<10 chars>      40 + 2 + 1 + 10    = 53
     Deployment, its pod-template-hash    <svc>-scheduler-<10>    40 + 10 + 1 + 10   = 61
@@ -68,6 +69,7 @@ COMPONENT_ENGINE = "engine"
 COMPONENT_SCHEDULER = "scheduler"
 COMPONENT_GATEWAY = "gateway"
 COMPONENT_CACHE = "cache"
+COMPONENT_PULL = "pre-pull"
 COMPONENT_ACCEPTED = "accepted-spec"
 
 ENGINE_CONTAINER = "engine"
@@ -173,6 +175,11 @@ def cache_name(service: str) -> str:
 def prefetch_name(service: str) -> str:
     """Of the Job that fills the cache."""
     return f"{service}-prefetch"
+
+
+def pull_name(service: str, pod_spec: object) -> str:
+    """Of the Job by which a node pulls an image before a group moves; its pod says which node and image."""
+    return f"{service}-pull-{digest(pod_spec, length=REVISION_HASH_LENGTH)}"
 
 
 def revision_name(service: str, role: RoleName, revision: str) -> str:

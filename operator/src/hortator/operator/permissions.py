@@ -120,7 +120,7 @@ PERMISSIONS: tuple[Permission, ...] = (
         group="batch",
         resource="jobs",
         verbs=(*READ, "create", "delete"),
-        why="the download into the cache; a Job of another model makes room",
+        why="the download into the cache, where a Job of another model makes room; pulls before a rollout",
     ),
     Permission(
         group="policy",

@@ -2,10 +2,10 @@
 
     updated     wanted groups that run, or start with, what spec asks for
     moving      groups that drain for it, or have been started with it and were not ready since
-    last step   the latest of: the spec was accepted, the model was in the cache, a group began to move, a
-                group that has moved became ready
+    last step   the latest of: the spec was accepted, the model was in the cache, a pull was done or given up,
+                a group began to move, a group that has moved became ready
     deadline    last step + spec.rollout.progressDeadline, while a group moves or waits for one that does; not
-                while all wait for a download
+                while all wait for a download or a pull
 
 Everything is read from objects that are there, so neither a lost status nor another operator sets the clock
 back. A group that fails again and again makes no step, whatever it does meanwhile.
@@ -24,7 +24,8 @@ from hortator.operator.rollout import Decision, Turn
 from hortator.operator.situation import Situation, View
 from hortator.operator.status.reasons import Reason, blame
 
-_ENDS_BY_ITSELF = {Reason.ROLLING_UPDATE, Reason.MODEL_DOWNLOADING}
+_ENDS_BY_ITSELF = {Reason.ROLLING_UPDATE, Reason.MODEL_DOWNLOADING, Reason.PRE_PULLING}
+_UNCLOCKED = {Reason.MODEL_DOWNLOADING, Reason.PRE_PULLING}
 Phase = Literal["Complete", "Rolling", "Waiting", "Paused", "Partition"]
 
 
@@ -69,7 +70,7 @@ def progress_of(situation: Situation) -> Progress:
         phase = "Paused" if situation.spec.rollout.paused else "Partition"
     else:
         phase = "Complete"
-    is_clocked = blocking is None or blocking.reason is not Reason.MODEL_DOWNLOADING
+    is_clocked = blocking is None or blocking.reason not in _UNCLOCKED
     return Progress(
         phase=phase,
         num_updated=sum(view.is_updated for view in views),
@@ -99,6 +100,7 @@ def _steps(situation: Situation) -> Iterator[datetime]:
         if completed is not None:
             yield completed
     for view in situation.all_views:
+        yield from (one.ended_at for one in view.pulls if one.ended_at is not None)
         memory = view.group.memory
         if view.turn is Turn.MOVES and memory.drain_started_at is not None:
             yield memory.drain_started_at

@@ -11,10 +11,12 @@ For a group that runs another revision than spec asks for, the first of these ru
 3. It serves nobody (broken, stalled, closed, still starting): MOVES, before any that serves and whatever else
    is away, while the model is in the cache and fewer than maxUnavailable groups are moving, or if no other
    group of its revision serves. Else it WAITS, and starts again as it was: a new revision that never gets
-   ready takes no group more than allowed with it, while an old one that never worked holds nothing up.
-4. It serves: MOVES while the model is in the cache and the shortfall without it is at most maxUnavailable,
-   unless it is the last available group of its role (allowOutage), or its role is more than maxSkew ahead of
-   its share. The role that has moved the smaller part goes first, in it the highest index.
+   ready takes no group more than allowed with it, while an old one that never worked holds nothing up. It
+   WAITS as well while a node cannot pull the image of the role.
+4. It serves: MOVES while the model is in the cache, its nodes have the image (`pulls`) and the shortfall
+   without it is at most maxUnavailable, unless it is the last available group of its role (allowOutage), or
+   its role is more than maxSkew ahead of its share. The role that has moved the smaller part goes first, in
+   it the highest index.
 
 Nothing is remembered: the answer follows from what is there, so it is the same for an operator that starts in
 the middle.
@@ -28,6 +30,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from hortator.api.v1alpha1 import RoleName, RolloutSpec
+from hortator.operator.status.evidence import Finding
 from hortator.operator.status.reasons import Reason
 
 
@@ -61,6 +64,8 @@ class Standing:
     """It drains in order to move."""
     is_surge: bool = False
     """Beside the wanted ones, while these move."""
+    pull: Finding | None = None
+    """What keeps its nodes from having the image that it is to move to; None: nothing."""
 
     @property
     def is_old(self) -> bool:
@@ -165,6 +170,8 @@ class _Tally:
     coming: dict[RoleName, list[Standing]] = field(default_factory=dict)
     """On their way to the wanted revision, and not there yet."""
     away: list[str] = field(default_factory=list)
+    failed_pulls: dict[RoleName, Finding] = field(default_factory=dict)
+    """Why an image of a role is not to be had, on any node."""
 
     def see(self, one: Standing) -> None:
         """Count a group as it is."""
@@ -173,6 +180,8 @@ class _Tally:
         self.may[one.role] += not one.is_surge and not is_held(one.index, self.rollout)
         if not one.is_available:
             self.away.append(one.name)
+        if one.pull is not None and one.pull.reason is Reason.PRE_PULL_FAILED:
+            self.failed_pulls.setdefault(one.role, one.pull)
 
     def note(self, one: Standing, decision: Decision) -> Decision:
         """Count a decision."""
@@ -192,6 +201,9 @@ class _Tally:
             return _MOVES
         if not self.is_model_there:
             return _waits_for_model(one)
+        failed = self.failed_pulls.get(one.role)
+        if failed is not None:
+            return _waits(one, failed.reason, failed.message)
         moving = [other.name for role in self.coming for other in self.coming[role] if not other.is_surge]
         if len(moving) < max(1, self.rollout.max_unavailable):
             return _MOVES
@@ -216,6 +228,8 @@ class _Tally:
         short = sum(max(0, number + (role == one.role)) for role, number in self.missing.items())
         if short > self.rollout.max_unavailable:
             return _waits(one, Reason.ROLLING_UPDATE, f"until {_named(self.away)} can be used")
+        if one.pull is not None:
+            return _waits(one, one.pull.reason, one.pull.message)
         return _MOVES
 
     def part(self, role: RoleName) -> float:

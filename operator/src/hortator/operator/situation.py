@@ -26,6 +26,7 @@ from hortator.operator.lifecycle import Assessment, Stage, assess, is_lost, take
 from hortator.operator.objects import Ref, ref_of
 from hortator.operator.observed import GroupFacts, Memory, Meta, Observed
 from hortator.operator.observed.reading import number, seconds_later, texts
+from hortator.operator.pulls import Pull, pulls_of, wait_for
 from hortator.operator.revision import has_shape, hash_of
 from hortator.operator.rollout import Decision, Standing, Turn, decisions, is_held, shortfall
 from hortator.operator.status.reasons import Reason
@@ -46,6 +47,8 @@ class View:
     is_outdated: bool
     is_cordoned: bool
     """A node of a member is cordoned."""
+    pulls: tuple[Pull, ...]
+    """What its nodes are to pull before it moves."""
 
     @property
     def stage(self) -> Stage:
@@ -202,6 +205,7 @@ class _Seen:
     group: GroupFacts
     assessment: Assessment
     standing: Standing
+    pulls: tuple[Pull, ...]
 
 
 def _seen(
@@ -226,7 +230,27 @@ def _seen(
         is_on_its_way=assessment.is_draining and group.memory.drain_reason == Reason.ROLLING_UPDATE,
         is_surge=is_surge,
     )
-    return _Seen(wanted=wanted, stays=stays, group=group, assessment=assessment, standing=standing)
+    pulls: tuple[Pull, ...] = ()
+    if (
+        standing.is_old
+        and assessment.stage is Stage.SERVING
+        and _may_pull(service.spec, standing, assessment)
+    ):
+        pulls = pulls_of(wanted, group, observed=observed, now=now)
+    return _Seen(
+        wanted=wanted,
+        stays=stays,
+        group=group,
+        assessment=assessment,
+        standing=replace(standing, pull=wait_for(pulls)),
+        pulls=pulls,
+    )
+
+
+def _may_pull(spec: LLMServiceSpec, standing: Standing, assessment: Assessment) -> bool:
+    """Whether the nodes of an old group that serves are to pull before it moves."""
+    may_move = not is_held(standing.index, spec.rollout) and not spec.suspend
+    return may_move and spec.rollout.pre_pull != "Off" and not assessment.is_draining
 
 
 def current_revision(role: RoleName, update: str, observed: Observed) -> str:
@@ -272,6 +296,7 @@ def _view(service: LLMService, one: _Seen, decision: Decision, observed: Observe
         assessment=one.assessment,
         is_outdated=group.exists and is_unwanted,
         is_cordoned=any(node is not None and node.is_cordoned and not is_lost(node, now) for node in nodes),
+        pulls=one.pulls,
     )
 
 

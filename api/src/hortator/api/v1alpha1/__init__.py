@@ -29,6 +29,7 @@ from hortator.api.v1alpha1.engine import (
 from hortator.api.v1alpha1.lifecycle import (
     DisruptionSpec,
     DrainSpec,
+    PrePull,
     RestartPolicy,
     RestartSpec,
     RolloutSpec,
@@ -127,6 +128,7 @@ __all__ = [
     "PlacementMode",
     "PlacementSpec",
     "PolicyName",
+    "PrePull",
     "QueueSpec",
     "ResourcesSpec",
     "RestartPolicy",

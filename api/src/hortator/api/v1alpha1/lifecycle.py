@@ -10,6 +10,7 @@ from hortator.api.v1alpha1.base import Model
 from hortator.api.v1alpha1.text import Between, Time
 
 RestartPolicy = Literal["Group", "None"]
+PrePull = Literal["Auto", "Off"]
 
 
 class RolloutSpec(Model):
@@ -33,6 +34,8 @@ class RolloutSpec(Model):
     """Revisions of each role that are kept beside those in use, to go back to."""
     allow_outage: bool = False
     """True: the last available group of a role may be taken too; nobody is served until it is back."""
+    pre_pull: PrePull = "Auto"
+    """Auto: nodes pull another image before their groups are drained for it. Off: pods pull it themselves."""
 
 
 class RestartSpec(Model):

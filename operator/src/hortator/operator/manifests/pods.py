@@ -88,17 +88,22 @@ def container(
         "resources": resources,
         "volumeMounts": [{"name": "tmp", "mountPath": TMP}, *mounts],
         "terminationMessagePolicy": "FallbackToLogsOnError",  # a process that dies without last words
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"], **({"add": [*capabilities]} if capabilities else {})},
-        },
+        "securityContext": confined(capabilities),
     }
     if ports:
         spec["ports"] = [
             {"name": port, "containerPort": number, "protocol": "TCP"} for port, number in ports.items()
         ]
     return spec
+
+
+def confined(capabilities: Sequence[str] = ()) -> Obj:
+    """The security context of a container."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"], **({"add": [*capabilities]} if capabilities else {})},
+    }
 
 
 def probes(*, startup_timeout_s: float) -> Obj:

@@ -240,7 +240,7 @@ class DeploymentFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFacts:
-    """The prefetch Job."""
+    """The Job that fills the cache, or one by which a node pulls an image."""
 
     name: str
     is_complete: bool

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from hortator.operator.lifecycle import Stage, are_all_ready
 from hortator.operator.plan import drains
 from hortator.operator.plan.actions import Item
+from hortator.operator.plan.pulls import given_up
 from hortator.operator.rollout import Turn
 from hortator.operator.situation import Situation, View
 from hortator.operator.status.reasons import Reason
@@ -31,6 +32,8 @@ def voluntary_drains(situation: Situation) -> Iterator[Item]:
         if _serves_nobody(view) or situation.shortfall(taken={*started, name}) <= _allowed(situation, view):
             started.add(name)
             yield from drains.start(situation, view.group, reason_for(view))
+            if view.turn is Turn.MOVES:
+                yield from given_up(view)
 
 
 def candidates(situation: Situation) -> list[View]:

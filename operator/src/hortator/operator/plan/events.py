@@ -11,8 +11,9 @@ from hortator.operator.plan.actions import Emit
 _GOOD = {"Ready", "Available", "Accepted", "ModelReady", "Scheduled", "WorkersReady", "SchedulerReady"}
 _BAD = {"Degraded", "Stalled"}
 _TOLD = ("Ready", "Accepted", "Stalled", "Suspended")
-_TOLD_OF_A_ROLLOUT = {"ProgressDeadlineExceeded", "RolloutPaused", "LastAvailableGroup"}
+_TOLD_OF_A_ROLLOUT = {"ProgressDeadlineExceeded", "PrePullFailed", "RolloutPaused", "LastAvailableGroup"}
 """Reasons of Progressing that nothing but a person ends."""
+_BAD_OF_A_ROLLOUT = {"ProgressDeadlineExceeded", "PrePullFailed"}
 
 
 def transitions(before: Obj, after: Obj) -> Iterator[Emit]:
@@ -28,7 +29,7 @@ def transitions(before: Obj, after: Obj) -> Iterator[Emit]:
         is_new_reason = is_other and (kind == "Ready" or reason in _TOLD_OF_A_ROLLOUT)
         if is_new_status or is_new_reason:
             is_bad = (kind in _GOOD and status != "True" and _is_error(reason)) or (
-                (kind in _BAD and status == "True") or reason == "ProgressDeadlineExceeded"
+                (kind in _BAD and status == "True") or reason in _BAD_OF_A_ROLLOUT
             )
             yield Emit(
                 type="Warning" if is_bad else "Normal",
@@ -53,6 +54,7 @@ _EXPECTED = {
     "LoadingWeights",
     "NotReady",
     "Draining",
+    "PrePulling",
     "RollingUpdate",
     "RolloutPaused",
     "RolloutPartition",

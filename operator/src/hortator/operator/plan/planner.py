@@ -11,7 +11,8 @@ Rules:
    carried out instead.
 5. Total: no state of the cluster makes it raise.
 
-Order inside a plan: what is shared, what is one too many, each group's own step, starts, drains.
+Order inside a plan: what is shared, what is one too many, each group's own step, starts, drains,
+pulls of images.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from hortator.operator.plan.admission import admissions
 from hortator.operator.plan.disruption import voluntary_drains
 from hortator.operator.plan.events import transitions
 from hortator.operator.plan.groups import next_step
+from hortator.operator.plan.pulls import pulls
 from hortator.operator.plan.removal import removals
 from hortator.operator.plan.scaling import memory_of, scaling_items, scaling_of
 from hortator.operator.plan.shared import shared_objects
@@ -78,6 +80,7 @@ def _items(situation: Situation) -> Iterator[Item]:
         yield from next_step(situation, view)
     yield from admissions(situation)
     yield from voluntary_drains(situation)
+    yield from pulls(situation)
     yield from _deadline(situation)
     for one in situation.avoided:
         yield from wake(situation.now, one.until)

@@ -54,8 +54,10 @@ class Reason(StrEnum):
     NOT_READY = "NotReady"
     DRAINING = "Draining"
     PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
+    PRE_PULL_FAILED = "PrePullFailed"
     LAST_AVAILABLE_GROUP = "LastAvailableGroup"
     ROLLOUT_PAUSED = "RolloutPaused"
+    PRE_PULLING = "PrePulling"
     ROLLING_UPDATE = "RollingUpdate"
     ROLLOUT_SKEW = "RolloutSkew"
     ROLLOUT_PARTITION = "RolloutPartition"
@@ -265,6 +267,12 @@ ENTRIES: dict[Reason, Entry] = {
         meaning="A rollout has made no step for spec.rollout.progressDeadline; nothing was stopped by it.",
         remedy="Correct what the message names, or go back with `hortator k8s rollout undo`.",
     ),
+    Reason.PRE_PULL_FAILED: Entry(
+        meaning="A node cannot pull the image that a group on it is to move to: the group goes on as it is. "
+        "As an event: it had not pulled it within half an hour, for another reason, and the group moves.",
+        remedy="Correct the image or its imagePullSecrets, or go back with `hortator k8s rollout undo`; with "
+        "spec.rollout.prePull: Off nothing is waited for.",
+    ),
     Reason.LAST_AVAILABLE_GROUP: Entry(
         meaning="A group must be replaced but is the last of its role that serves, so it goes on as it is.",
         remedy="Set spec.rollout.maxSurge: 1 where nodes are free, add a group to the role, or accept that "
@@ -273,6 +281,10 @@ ENTRIES: dict[Reason, Entry] = {
     Reason.ROLLOUT_PAUSED: Entry(
         meaning="Groups run an earlier revision and stay at it, because spec.rollout.paused is true.",
         remedy="`hortator k8s rollout resume` when they may move.",
+    ),
+    Reason.PRE_PULLING: Entry(
+        meaning="The nodes of a group pull the image that it is to move to; it serves until they have it.",
+        remedy=_WAIT,
     ),
     Reason.ROLLING_UPDATE: Entry(
         meaning="Groups move to what spec says now, one after the other.",
