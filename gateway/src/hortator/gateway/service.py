@@ -18,7 +18,7 @@ from hortator.gateway.errors import ErrorKind, GatewayError, over_limit
 from hortator.gateway.generation import Generation, News, Subscriber
 from hortator.gateway.metrics import GatewayMetrics
 from hortator.gateway.open_calls import CallLimits, OpenCall, OpenCalls, client_at
-from hortator.rpc.inference.v1 import inference_pb2, inference_pb2_grpc
+from hortator.rpc.inference.v1 import inference_pb2
 from hortator.runtime.rpc_errors import FieldViolation, abort
 
 SERVICE_NAME = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
@@ -56,7 +56,7 @@ _RETRYABLE = frozenset({ErrorKind.QUEUE_FULL, ErrorKind.QUEUE_TIMEOUT})
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
+class InferenceService:
     """Generate and ListModels."""
 
     def __init__(
@@ -86,7 +86,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         gRPC is told that Generate takes a stream, of which the one request is read by us: so that a call
         begins here when it begins, and not once its request has come.
         """
-        methods = {
+        methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             "Generate": grpc.stream_stream_rpc_method_handler(
                 self.Generate,
                 request_deserializer=bytes,
