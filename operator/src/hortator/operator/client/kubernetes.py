@@ -331,7 +331,8 @@ def _error(what: str, status: int, answer: Obj, headers: Mapping[str, str]) -> C
 
 
 def _retry_after_s(answer: Obj, headers: Mapping[str, str]) -> float | None:
-    for value in (headers.get("Retry-After"), at(answer, "details", "retryAfterSeconds")):
+    given: tuple[Any, ...] = (headers.get("Retry-After"), at(answer, "details", "retryAfterSeconds"))
+    for value in given:
         try:
             seconds = float(value)
         except (TypeError, ValueError, OverflowError):
