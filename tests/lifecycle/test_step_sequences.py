@@ -130,6 +130,8 @@ def test_a_new_image_rolls_one_group_after_the_other():
     world.settle()
     found = steps(world)
     assert found[0].startswith("Create ControllerRevision")
+    job = found[1].removeprefix("Create Job ")
+    assert job.startswith("demo-pull-")  # both groups stand on one node
     one = [
         "demo-a-{} x2 epoch 1 ['admitted-at', 'drain-reason', 'drain-started-at', 'members']",
         "StartDrain aggregated-{}",
@@ -140,7 +142,8 @@ def test_a_new_image_rolls_one_group_after_the_other():
     first = [step.format(1) for step in one]  # the highest index first
     second = [step.format(0) for step in one]
     second.insert(4, "Label demo-a-0-0")
-    assert found[1:] == first + second
+    second.insert(2, f"Delete Job {job} grace None")  # when the last group that waited for it drains
+    assert found[2:] == first + second
 
 
 def test_suspending_drains_all_groups_at_once_and_starts_none():
