@@ -123,6 +123,20 @@ async def test_who_brings_a_key_may_be_taken_over_by_somebody_else_who_has_it(ga
     assert len(requests_of(gateways)) == 1
 
 
+async def test_who_brings_a_key_asks_again_once_for_each_call_of_its_own_that_may_have_taken_it_over(
+    gateways,
+):
+    broken, taken_over = (5, grpc.StatusCode.UNAVAILABLE, {}), (5, grpc.StatusCode.ABORTED, {})
+    async with client_of(gateways[0]) as client:
+        gateways[0].ends = [broken, taken_over]
+        assert await read(client, idempotency_key="k") == OUTPUT
+        assert [request.resume_from_index for request in requests_of(gateways)] == [0, 5, 5]
+        gateways[0].ends = [broken, taken_over, taken_over]
+        with pytest.raises(GenerateError) as caught:
+            await read(client, idempotency_key="k2")
+    assert caught.value.status == "ABORTED"
+
+
 async def test_a_gateway_that_is_killed_in_the_middle(gateways):
     for gateway in gateways:
         gateway.pause_s = 0.01
