@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -40,6 +41,11 @@ class Asked:
     num_endings: int = 0
     is_cancelled: bool = False
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def brings_key(self) -> bool:
+        """Whether its key is the caller's, not the client library's."""
+        return bool(self.seed % 2)
 
     @property
     def state(self) -> str:
@@ -170,7 +176,8 @@ class Load:
         patience.reschedule(loop.time() + STUCK_AFTER_S)
         if asked.cancel_at == -1:
             patience.reschedule(loop.time() + rng.uniform(0.0, 0.3))
-        async with aclosing(client.generate(asked.prompt, sampling=sampling)) as events:
+        key = secrets.token_hex(16) if asked.brings_key else ""
+        async with aclosing(client.generate(asked.prompt, sampling=sampling, idempotency_key=key)) as events:
             try:
                 async for event in events:
                     if isinstance(event, Completion):

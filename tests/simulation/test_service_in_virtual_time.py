@@ -14,9 +14,10 @@ from virtual import trial
 from virtual.stack import virtual_service
 
 NUM_BUNCHES, BUNCH = 6, 6
-FOUND = (4253, 4390, 4577)
-"""A client came back while nobody led. The next leader heard of its newer call first, and took the older one for
-the newer: the living call was told that it had been taken over."""
+FOUND = (4253, 4390, 4577, 4609)
+"""4253, 4390, 4577: a client came back while nobody led. The next leader heard of its newer call first, and took
+the older one for the newer: the living call was told that it had been taken over.
+4609: the only scheduler was told to stop, and newcomers were refused instead of waiting for the next one."""
 
 
 def failures(outcome: trial.Outcome) -> str:

@@ -209,8 +209,6 @@ class _Trial:
         if member.role == "gateway" and any(name.startswith("gateway") for name in self._acting):
             return
         kind = rng.choice((*PROCESS_KINDS, "rank lost") if process.engine is not None else PROCESS_KINDS)
-        if kind == "terminated" and member.role == "scheduler" and len(self._stack.of("scheduler")) == 1:
-            kind = "killed"  # the only one refuses arrivals while it drains, and says so
         self._count(kind, "leader" if what == "leader" else member.role, member)
         match kind:
             case "killed":

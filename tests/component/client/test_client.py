@@ -10,8 +10,10 @@ from contextlib import AsyncExitStack
 import grpc
 import grpc.aio
 import pytest
+from relays import Relay
 
 from hortator.client import Client, Completion, GenerateError, Sampling
+from hortator.client.gateway import PING_EVERY_S, PING_TIMEOUT_S
 from hortator.rpc.inference.v1 import inference_pb2, inference_pb2_grpc
 from hortator.runtime.rpc_errors import abort
 
@@ -128,6 +130,20 @@ async def test_who_brings_a_key_may_be_taken_over_by_somebody_else_who_has_it(ga
     assert len(requests_of(gateways)) == 1
 
 
+async def test_who_brings_a_key_asks_again_once_for_each_call_of_its_own_that_may_have_taken_it_over(
+    gateways,
+):
+    broken, taken_over = (5, grpc.StatusCode.UNAVAILABLE, {}), (5, grpc.StatusCode.ABORTED, {})
+    async with client_of(gateways[0]) as client:
+        gateways[0].ends = [broken, taken_over]
+        assert await read(client, idempotency_key="k") == OUTPUT
+        assert [request.resume_from_index for request in requests_of(gateways)] == [0, 5, 5]
+        gateways[0].ends = [broken, taken_over, taken_over]
+        with pytest.raises(GenerateError) as caught:
+            await read(client, idempotency_key="k2")
+    assert caught.value.status == "ABORTED"
+
+
 async def test_a_gateway_that_is_killed_in_the_middle(gateways):
     for gateway in gateways:
         gateway.pause_s = 0.01
@@ -138,6 +154,29 @@ async def test_a_gateway_that_is_killed_in_the_middle(gateways):
         await victim.server.stop(None)
         assert await reading == OUTPUT
         assert await read(client) == OUTPUT, "later calls pass it over"
+
+
+@pytest.mark.parametrize("pause_s", [0.01, 0.3])
+async def test_a_gateway_that_falls_silent_is_noticed_by_pings(gateways, pause_s):
+    """Whatever pings gRPC itself has on its way by then: it has some soon after every token."""
+    for gateway in gateways:
+        gateway.pause_s = pause_s
+    relays = [Relay(gateway.address) for gateway in gateways]
+    addresses = [await relay.start() for relay in relays]
+    async with Client(addresses) as client:
+        reading = asyncio.ensure_future(read(client))
+        while not requests_of(gateways):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(5 * pause_s)
+        [victim] = [one for one, gateway in zip(relays, gateways, strict=True) if gateway.requests]
+        victim.fall_silent()
+        silent_since = time.monotonic()
+        while len(requests_of(gateways)) == 1:
+            await asyncio.sleep(0.01)
+        assert time.monotonic() - silent_since < (PING_EVERY_S + PING_TIMEOUT_S) * 1.5
+        assert await reading == OUTPUT
+    for relay in relays:
+        await relay.stop()
 
 
 async def test_each_generation_has_a_key_of_its_own_unless_the_caller_brings_one(gateways):

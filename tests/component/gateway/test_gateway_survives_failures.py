@@ -369,7 +369,6 @@ async def test_what_has_begun_is_carried_through_a_refusal_with_an_impossible_de
         (scheduling_pb2.REJECT_REASON_TENANT_QUOTA, grpc.StatusCode.RESOURCE_EXHAUSTED),
         (scheduling_pb2.REJECT_REASON_DEADLINE, grpc.StatusCode.DEADLINE_EXCEEDED),
         (scheduling_pb2.REJECT_REASON_NO_WORKER, grpc.StatusCode.UNAVAILABLE),
-        (scheduling_pb2.REJECT_REASON_DRAINING, grpc.StatusCode.UNAVAILABLE),
         (scheduling_pb2.REJECT_REASON_PROMPT_TOO_LONG, grpc.StatusCode.INVALID_ARGUMENT),
     ],
 )
@@ -382,6 +381,20 @@ async def test_each_rejection_has_its_status(cluster, reason, status):
         assert details_of(caught.value).retry_after_s is not None
     if status is grpc.StatusCode.INVALID_ARGUMENT:
         assert [violation.field for violation in details_of(caught.value).violations] == ["prompt"]
+
+
+async def test_a_newcomer_waits_while_the_only_scheduler_stops_and_starts_again(
+    cluster, expected_text, wait_until
+):
+    cluster.scheduler.reject = scheduling_pb2.Rejection(reason=scheduling_pb2.REJECT_REASON_DRAINING)
+    call = cluster.call(max_tokens=5)
+    await wait_until(lambda: cluster.scheduler.of("announcement"))
+    await cluster.scheduler.stop()
+    await wait_until(lambda: not cluster.gateway.scheduler.is_connected)
+    cluster.scheduler.reject = None
+    cluster.scheduler.epoch = 2
+    await cluster.scheduler.start()
+    assert (await cluster.read(call)).text == expected_text(5)
 
 
 async def test_a_request_that_has_begun_is_carried_through_a_full_queue(cluster, expected_text, wait_until):

@@ -19,6 +19,8 @@ from hortator.gateway.placement import (
     CompletionReason,
     Phase,
     Placement,
+    Rejection,
+    RejectReason,
     WorkerCompletion,
     WorkerSampling,
     WorkerTarget,
@@ -214,6 +216,25 @@ async def test_waiting_in_vain_counts_from_the_loss_of_the_scheduler(bench):
     bench.driver.sweep_once(bench.port.disconnected_at + 4.9)
     assert generation.end is None
     bench.driver.sweep_once(bench.port.disconnected_at + 5.1)
+    assert generation.end.error.kind is ErrorKind.UNAVAILABLE
+
+
+async def test_what_a_draining_scheduler_turns_away_waits_for_the_next_one_as_long_as_without_any(bench):
+    generation, _ = bench.start()
+    bench.driver.worker_lost(TARGET, "drained", crashed=False)
+    bench.driver.rejected(Rejection(request_id="r", attempt=1, reason=RejectReason.DRAINING))
+    turned_away_at = bench.now
+    bench.driver.sweep_once(turned_away_at + 4.9)
+    bench.port.disconnected_at = turned_away_at + 4.0
+    bench.driver.sweep_once(turned_away_at + 4.9)
+    bench.port.disconnected_at = None
+    bench.driver.scheduler_connected()
+    assert bench.port.names().count("announce") == 3
+    bench.driver.sweep_once(turned_away_at + 100.0)
+    assert generation.end is None  # the next one holds it
+    bench.driver.rejected(Rejection(request_id="r", attempt=1, reason=RejectReason.DRAINING))
+    bench.port.disconnected_at = bench.now + 4.0
+    bench.driver.sweep_once(bench.now + 5.1)
     assert generation.end.error.kind is ErrorKind.UNAVAILABLE
 
 

@@ -304,6 +304,14 @@ def test_a_full_queue_does_not_end_what_has_begun():
     assert failure(machine.rejected(late)).kind is ErrorKind.QUEUE_TIMEOUT
 
 
+def test_a_scheduler_that_drains_leaves_a_newcomer_for_the_next_one():
+    machine = a_machine()
+    draining = Rejection(request_id="r", attempt=0, reason=RejectReason.DRAINING)
+    assert machine.rejected(draining) == []
+    assert machine.state is State.WAITING
+    assert machine.scheduler_connected() == [Announce(0, 10, 5)]
+
+
 def test_leaving_frees_whatever_is_held_in_each_state():
     error = GatewayError(ErrorKind.CANCELLED, "gone")
     assert a_machine().ended_early(error) == [Withdraw(0), Fail(error)]

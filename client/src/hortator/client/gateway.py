@@ -53,13 +53,14 @@ _RETRIES = json.dumps(
     }
 )
 """In gRPC's own words; nothing is made again once the first message of an answer has come."""
-PING_EVERY_S = 2.0
-PING_TIMEOUT_S = 2.0
+PING_EVERY_S = 1.0
+PING_TIMEOUT_S = 1.5
 """A gateway whose node is gone, or that was stopped, is noticed within both."""
 _OPTIONS = (
     ("grpc.service_config", _RETRIES),
     ("grpc.keepalive_time_ms", int(1000 * PING_EVERY_S)),
     ("grpc.keepalive_timeout_ms", int(1000 * PING_TIMEOUT_S)),
+    ("grpc.http2.ping_timeout_ms", int(1000 * PING_TIMEOUT_S)),
     ("grpc.keepalive_permit_without_calls", 0),
 )
 

@@ -6,10 +6,11 @@ missing. The gateway there goes on with what runs, or starts it again once that 
 token position comes once, in order.
 
 What is tried again: calls that broke (UNAVAILABLE, CANCELLED), for `retry_for_s` from the first failure to
-the next token; and, with a key that was made here, a call that another one has taken over (ABORTED): nobody
-else has the key, so that was an older call of ours. What is not: a refusal (wrong input, a full queue, a
-quarantined request), a deadline that has passed, a service of which no gateway has ever answered, or that
-says before the first token that it has no worker.
+the next token; and a call that an older one of ours has taken over (ABORTED), as it may when a scheduler that
+is new hears of the older one last. With a key that was made here it was always one of ours: nobody else has
+it. With the caller's, each call of ours that broke may be that once. What is not: a refusal (wrong input, a
+full queue, a quarantined request), a deadline that has passed, a service of which no gateway has ever
+answered, or that says before the first token that it has no worker.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ FIRST_PAUSE_S = 0.05
 MAX_PAUSE_S = 1.0
 
 _BROKEN = frozenset({"UNAVAILABLE", "CANCELLED"})
-_OWN_KEY_TAKEN_OVER = frozenset({"ABORTED"})
+_TAKEN_OVER = "ABORTED"
 
 
 class Client:
@@ -95,9 +96,12 @@ class Client:
         Raises:
             GenerateError: the request was refused, or could not be carried through.
         """
-        again = _BROKEN if idempotency_key else _BROKEN | _OWN_KEY_TAKEN_OVER
         tries = _Tries(
-            self._retry_for_s, len(self._gateways), timeout_s, again, was_answered=self._was_answered
+            self._retry_for_s,
+            len(self._gateways),
+            timeout_s,
+            others_have_key=bool(idempotency_key),
+            was_answered=self._was_answered,
         )
         key = idempotency_key or secrets.token_hex(16)
         num_tokens = 0
@@ -154,12 +158,13 @@ class _Tries:
         retry_for_s: float,
         num_gateways: int,
         timeout_s: float | None,
-        again: frozenset[str],
         *,
+        others_have_key: bool,
         was_answered: bool,
     ) -> None:
         self._retry_for_s = retry_for_s
-        self._again = again
+        self._others_have_key = others_have_key
+        self._num_broken = 0  # calls that have not taken over a later one yet
         self._num_gateways = num_gateways
         self._now = asyncio.get_running_loop().time
         self._deadline_at = None if timeout_s is None else self._now() + timeout_s
@@ -184,7 +189,7 @@ class _Tries:
         now = self._now()
         if self._failing_since is None:
             self._failing_since = now
-        if error.status not in self._again or now - self._failing_since >= self._retry_for_s:
+        if not self._is_tried_again(error) or now - self._failing_since >= self._retry_for_s:
             raise error
         if error.reason and error.retry_after_s and not self._has_begun:
             raise error  # told by a gateway, which has waited already: no worker, no scheduler
@@ -200,3 +205,12 @@ class _Tries:
         doublings = min(self._num_failed - self._num_gateways, 16)
         pause_s = min(FIRST_PAUSE_S * (1 << doublings), MAX_PAUSE_S)
         return max(pause_s, min(error.retry_after_s or 0.0, MAX_PAUSE_S))
+
+    def _is_tried_again(self, error: GenerateError) -> bool:
+        if error.status in _BROKEN:
+            self._num_broken += 1
+            return True
+        if error.status != _TAKEN_OVER:
+            return False
+        self._num_broken -= 1
+        return self._num_broken >= 0 or not self._others_have_key

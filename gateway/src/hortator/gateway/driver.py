@@ -36,6 +36,7 @@ from hortator.gateway.placement import (
     KvSource,
     Placement,
     Rejection,
+    RejectReason,
     Retraction,
     Submission,
     SubmitMode,
@@ -75,6 +76,8 @@ class Driver:
         self._wheel: DueWheel[Generation] = DueWheel()
         self._wheel_timer: asyncio.TimerHandle | None = None
         self._num_streaming = 0
+        self._turned_away_at: dict[str, float] = {}
+        """By request: when a scheduler that drains did not take it. The next one will."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._loop = asyncio.get_running_loop()
@@ -118,17 +121,24 @@ class Driver:
     def sweep_once(self, now: float) -> None:
         """One round of `sweep`."""
         self._keyed.expire(now)
-        since = self._scheduler.disconnected_at
-        if since is None:
-            return
-        for generation in list(self._generations.values()):
-            waits_since = max(since, generation.accepted_at)
-            if now - waits_since < self._queue_timeout_s:
+        for generation, since in self._unheld():
+            if now - since < self._queue_timeout_s:
                 continue
             if generation.machine.state in {State.WAITING, State.TRANSFERRING}:
                 message = f"no scheduler for {self._queue_timeout_s:g} s"
                 error = GatewayError(ErrorKind.UNAVAILABLE, message, retry_after_s=1.0)
                 self._run(generation, generation.machine.ended_early(error))
+
+    def _unheld(self) -> list[tuple[Generation, float]]:
+        """What no scheduler takes, and since when."""
+        generations, turned_away_at = self._generations, self._turned_away_at
+        since = self._scheduler.disconnected_at
+        if since is None:
+            return [(generations[request_id], at) for request_id, at in turned_away_at.items()]
+        return [
+            (generation, turned_away_at.get(request_id, max(since, generation.accepted_at)))
+            for request_id, generation in generations.items()
+        ]
 
     # --- clients --------------------------------------------------------------------------------------
 
@@ -164,6 +174,7 @@ class Driver:
 
     def scheduler_connected(self) -> None:
         """Say again what a new scheduler must know."""
+        self._turned_away_at.clear()
         for generation in list(self._generations.values()):
             self._run(generation, generation.machine.scheduler_connected())
 
@@ -183,6 +194,8 @@ class Driver:
         """The scheduler does not take a request."""
         generation = self._generations.get(rejection.request_id)
         if generation is not None:
+            if rejection.reason is RejectReason.DRAINING:
+                self._turned_away_at[rejection.request_id] = self._loop.time()
             self._run(generation, generation.machine.rejected(rejection))
 
     def retracted(self, retraction: Retraction) -> None:
@@ -466,6 +479,7 @@ class Driver:
         generation.end = end
         generation.ended_at = now
         del self._generations[generation.facts.request_id]
+        self._turned_away_at.pop(generation.facts.request_id, None)
         if not self._generations:
             self._idle.set()
         if generation.first_token_at is not None:

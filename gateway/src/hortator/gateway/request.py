@@ -176,6 +176,8 @@ class RequestMachine:
         """The scheduler does not take the request."""
         if rejection.attempt != self.attempt or self.state not in {State.WAITING, State.TRANSFERRING}:
             return []
+        if rejection.reason is RejectReason.DRAINING:
+            return []  # announced again to the scheduler that comes next
         if self.num_replacements and rejection.reason in _PASSING and self._refusals + 1 < self.max_refusals:
             self._refusals += 1  # a full queue turns newcomers away; what has begun is carried through
             self.state = State.WAITING
@@ -451,8 +453,6 @@ def _rejection_error(rejection: Rejection) -> GatewayError:
             return _taken_over()
         case RejectReason.NO_WORKER:
             kind, fallback = ErrorKind.UNAVAILABLE, "no worker"
-        case RejectReason.DRAINING:
-            kind, fallback = ErrorKind.UNAVAILABLE, "the scheduler drains"
-        case RejectReason.OTHER:
+        case RejectReason.DRAINING | RejectReason.OTHER:
             kind, fallback = ErrorKind.UNAVAILABLE, "rejected by the scheduler"
     return GatewayError(kind, message or fallback, retry_after_s=retry_after_s)

@@ -3,6 +3,8 @@
 - Messages up to 64 MiB (KV hand-over chunks and prompts are large), the same on both ends.
 - Keepalive on both ends, so a peer that vanished without closing (a cut cable, a stopped process) is
   noticed within about 30 s; servers accept the pings that our channels send, also more frequent ones.
+- gRPC sends pings of its own to measure a connection. While one of them is unanswered there is no keepalive,
+  and its own timeout is a minute unless told otherwise: it has to be told both.
 - SO_REUSEPORT off: a second process on a taken port fails at start instead of stealing half the calls.
 - Loopback unless told otherwise.
 - grpc.health.v1 and reflection on every server; health says NOT_SERVING until `set_serving(True)`.
@@ -34,6 +36,7 @@ _SHARED_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 )

@@ -122,7 +122,7 @@ class SchedulerApp:
         await self._server.set_serving(serving=True)
 
     async def drain(self) -> None:
-        """Hand over to another scheduler; without any, refuse arrivals and place what waits.
+        """Hand over to another scheduler; without any, leave arrivals to the next and place what waits.
 
         Within the drain timeout.
         """

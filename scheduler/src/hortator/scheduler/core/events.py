@@ -221,7 +221,7 @@ class PolicyChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdmissionStopped:
-    """The service drains: arrivals are refused, what waits is still placed."""
+    """The service drains: arrivals are left to the next scheduler, what waits is still placed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

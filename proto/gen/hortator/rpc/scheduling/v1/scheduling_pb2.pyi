@@ -54,6 +54,7 @@ class _RejectReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RejectRe
     REJECT_REASON_QUEUE_TIMEOUT: _RejectReason.ValueType  # 6
     REJECT_REASON_PROMPT_TOO_LONG: _RejectReason.ValueType  # 7
     REJECT_REASON_DRAINING: _RejectReason.ValueType  # 8
+    """A newcomer while the only scheduler stops: announce again to the one that comes next."""
     REJECT_REASON_TENANT_QUOTA: _RejectReason.ValueType  # 9
     """The tenant holds as much of the queue as it may."""
     REJECT_REASON_KEY_REUSED: _RejectReason.ValueType  # 10
@@ -72,6 +73,7 @@ REJECT_REASON_NO_WORKER: RejectReason.ValueType  # 5
 REJECT_REASON_QUEUE_TIMEOUT: RejectReason.ValueType  # 6
 REJECT_REASON_PROMPT_TOO_LONG: RejectReason.ValueType  # 7
 REJECT_REASON_DRAINING: RejectReason.ValueType  # 8
+"""A newcomer while the only scheduler stops: announce again to the one that comes next."""
 REJECT_REASON_TENANT_QUOTA: RejectReason.ValueType  # 9
 """The tenant holds as much of the queue as it may."""
 REJECT_REASON_KEY_REUSED: RejectReason.ValueType  # 10
