@@ -215,9 +215,6 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Who asks and leaves is not news."""
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
         """Nothing about those who ask and leave before the answer; anything else is a fault of ours."""
         if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
