@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hortator.cli.bench import result
-from hortator.sim.study import paper_page, summary
+from hortator.sim.study import ablation, ablation_page, paper_page, summary
 from peers import page
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -96,6 +96,10 @@ LOADS = (0.5, 0.7, 0.85, 0.95)
 
 def _study():
     return json.loads((ROOT / "benchmarks/sim/study.json").read_text())
+
+
+def _ablation():
+    return json.loads((ROOT / "benchmarks/sim/ablation.json").read_text())
 
 
 def _rows_of(policy, load):
@@ -224,6 +228,26 @@ class TestTheStudy:
         ]
         text = " / ".join(f"{ratio['mean']:.2f}" for ratio in ratios)
         assert f"{text} {words}" in " ".join((ROOT / "README.md").read_text().split())
+
+
+class TestTheAblation:
+    def test_the_page_is_what_the_results_say(self):
+        assert (ROOT / "benchmarks/sim/ablation.md").read_text() == ablation_page.page(_ablation())
+
+    def test_it_comes_from_a_clean_commit_and_whole_runs(self):
+        document = _ablation()
+        assert document["is_modified"] is False
+        assert document["settings"]["min_run_s"] >= 1200
+        assert len(document["settings"]["seeds"]) >= 3
+
+    @pytest.mark.parametrize("load", LOADS[:3])
+    def test_no_knob_is_better_at_both(self, load):
+        """Decision 0034: there is nothing for a tuner to find."""
+        knobs = {name for name, variant in ablation.BY_NAME.items() if variant.is_knob}
+        rows = [row for row in _ablation()["rows"] if row["load"] == load and row["variant"] in knobs]
+        assert len(rows) == len(knobs)
+        for one, other in (("mean_to_whole", "p99_to_whole"), ("p99_to_whole", "mean_to_whole")):
+            assert not [row for row in rows if row[one]["mean"] < 0.99 and row[other]["mean"] <= 1.02]
 
 
 class TestThePapersTable:
