@@ -27,7 +27,7 @@ from hortator.gateway.driver import Driver
 from hortator.gateway.idempotency import KeyedGenerations
 from hortator.gateway.metrics import GatewayMetrics
 from hortator.gateway.placement import KvSource, Submission, SubmitMode, WorkerTarget
-from hortator.gateway.service import _STATUS, InferenceService
+from hortator.gateway.service import STATUS_CODES, InferenceService
 from hortator.gateway.settings import GatewaySettings
 from hortator.gateway.tokenization import load_tokenizer
 from hortator.rpc.inference.v1 import inference_pb2
@@ -154,7 +154,7 @@ class Gateway:
         try:
             await self.service.Generate(request, call)
         except AbortedError:
-            assert call.status in _STATUS.values()
+            assert call.status in STATUS_CODES.values()
 
     def scheduler_says(self, message: scheduling_pb2.PlaceResponse) -> None:
         self.scheduler.heard(SCHEDULER, message)

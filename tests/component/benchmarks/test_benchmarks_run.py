@@ -7,9 +7,7 @@ import re
 import pytest
 from rich.console import Console
 
-from hortator.api.files import load_llmservice
-from hortator.cli.bench import core, policies, result, service, simulator, stream
-from hortator.sim.simulate import Study, generated_workload, simulate
+from hortator.cli.bench import core, result, service, simulator, stream
 
 
 @pytest.fixture
@@ -88,21 +86,3 @@ async def test_a_stream_is_measured_through_the_gateway_and_straight(console):
     assert figures.keys() >= stream.TARGETS.keys()
     assert figures["tokens_per_s"] > 0
     assert figures["added_itl_p99_ms"] == figures["gateway_itl_p99_ms"] - figures["worker_itl_p99_ms"]
-
-
-def test_the_policies_are_compared_point_by_point():
-    of = load_llmservice(policies.CLUSTER)
-    figures = {}
-    for load in policies.LOADS:
-        study = Study(
-            service=of, workload=generated_workload(of, load=load, min_run_s=3.0), prefill_only=True
-        )
-        for policy in policies.POLICIES:
-            figures[policy, load, 0] = simulate(study, policy)
-    flat = policies._flat(figures, 0)
-    for load in policies.LOADS:
-        assert flat[f"{policies.BASELINE}.{load:g}.mean_ratio"] == 1.0
-        for target in policies.TARGETS:
-            assert target.replace("<load>", f"{load:g}") in flat
-    table = policies._table(flat, figures, [0])
-    assert table.row_count == len(policies.LOADS) * len(policies.POLICIES)

@@ -20,7 +20,6 @@ def test_a_sample_that_runs_anywhere_needs_few_words(sample):
         ("simulated-64", {"spec.replicas": 0}, "spec.roles[0].replicas"),
         ("h800-16", {"spec.model.revision": None}, "spec.model.revision"),
         ("h800-16", {}, "spec.engine.backend"),
-        ("h800-16", {}, "spec.gateway"),
         ("h800-16", {}, "spec.security"),
         ("h800-16", {}, "spec.security.tls"),
         ("h800-16", {"spec.roles.0.shmSize": None}, "spec.roles[0].shmSize"),
