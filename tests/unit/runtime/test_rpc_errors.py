@@ -1,8 +1,9 @@
 import grpc
+import grpc.aio
 import pytest
 from google.rpc import error_details_pb2
 
-from hortator.runtime.rpc_errors import FieldViolation, rich_status
+from hortator.runtime.rpc_errors import FieldViolation, RpcErrorDetails, details_of, rich_status
 
 
 def test_a_status_without_details_has_only_code_and_message():
@@ -32,3 +33,11 @@ def test_a_fractional_retry_delay_keeps_its_nanoseconds():
 def test_a_retry_delay_that_is_no_delay_is_refused(delay_s):
     with pytest.raises(ValueError, match="retry_after_s must be finite and >= 0"):
         rich_status(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", retry_after_s=delay_s)
+
+
+def test_details_of_another_error_are_none():
+    """The deadline passes while the server's error is on its way: its details come with the client's own code."""
+    details = rich_status(grpc.StatusCode.UNAVAILABLE, "no worker", retry_after_s=1.0).SerializeToString()
+    trailing = grpc.aio.Metadata(("grpc-status-details-bin", details))
+    error = grpc.aio.AioRpcError(grpc.StatusCode.DEADLINE_EXCEEDED, grpc.aio.Metadata(), trailing)
+    assert details_of(error) == RpcErrorDetails()

@@ -117,7 +117,10 @@ async def abort_invalid(
 
 def details_of(error: grpc.aio.AioRpcError) -> RpcErrorDetails:
     """Read the details back. An error without any, or with ones we do not know, gives an empty result."""
-    status = rpc_status.from_call(error)
+    try:
+        status = rpc_status.from_call(error)
+    except ValueError:  # of another error: the deadline passed while the server's came
+        return RpcErrorDetails()
     if status is None:
         return RpcErrorDetails()
     violations: list[FieldViolation] = []
