@@ -210,9 +210,15 @@ class Service:
 
     async def all_ready(self) -> None:
         """Wait until every process serves."""
-        async with asyncio.timeout(READY_TIMEOUT_S):
-            while not all(one.is_whole for one in self.kept.values()):
-                await asyncio.sleep(POLL_S)
+        ends_at = time.monotonic() + READY_TIMEOUT_S
+        while missing := [one for one in self.kept.values() if not one.is_whole]:
+            if time.monotonic() >= ends_at:
+                told = [
+                    f"{one.name} (exit codes {one.exit_codes}): {one.first.log.read_text()[-400:]}"
+                    for one in missing
+                ]
+                raise TimeoutError("\n".join(["not ready:", *told]))
+            await asyncio.sleep(POLL_S)
 
     def heal(self) -> None:
         """Every link works, nobody is stopped."""
