@@ -44,7 +44,7 @@ study: setup  ## the studies in virtual time (TRACES=DIR adds the public traces)
 peers: setup  ## other routers on the same engines, half an hour; writes benchmarks/peers/results.* (ARGS="--quick", "--help")
 	@PYTHONPATH=benchmarks $(BIN)/python -m peers $(ARGS)
 
-chaos: setup  ## kill, stop and cut everything under load, half an hour, from a clean checkout; writes benchmarks/reliability/chaos.* (ARGS="--seed 7")
+chaos: setup  ## kill, stop and cut everything under load, from a clean checkout; writes benchmarks/reliability/chaos.* (ARGS="--seed 7")
 	@PYTHONPATH=e2e:tests $(BIN)/python -m chaos --json benchmarks/reliability/chaos.json $(ARGS)
 
 lab: setup  ## install the Kubernetes lab for the cluster tests (Debian 12, root; asks first; about 10 min once)

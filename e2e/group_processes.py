@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -24,10 +25,16 @@ _S = TypeVar("_S", bound="Starter")
 ENGINE_OPTIONS = {"dp_size": 4, "kv_blocks_total": 1000, "time_scale": 0.01}
 
 
+PORTS = range(20_000, 32_768)
+"""Below those that the kernel gives to connections, which would take a port before who wants it listens."""
+
+
 def a_free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass

@@ -33,6 +33,10 @@ class Result:
     num_replacements: int
     num_tokens: int
     num_restarts: int
+    longest_wait_s: float
+    """Of any client for its next token, or the first."""
+    peak_memory_mib: dict[str, float]
+    """Of the largest process of each component, at any time."""
     problems: list[str] = field(default_factory=list)
 
     def document(self) -> dict[str, object]:
@@ -48,9 +52,10 @@ class Result:
             "placed_again": self.num_replacements,
             "tokens_compared": self.num_tokens,
             "process_restarts": self.num_restarts,
+            "longest_wait_s": round(self.longest_wait_s, 3),
+            "peak_memory_mib": self.peak_memory_mib,
             "faults": self.ledger.rows(),
             "distinct_faults": self.ledger.num_distinct,
-            "pairs": sum(self.ledger.pairs.values()),
             "distinct_pairs": len(self.ledger.pairs),
             "problems": self.problems,
         }
@@ -108,6 +113,8 @@ async def run(folder: Path, *, seed: int, seconds: float) -> Result:
         num_replacements=load.num_replacements,
         num_tokens=load.num_tokens,
         num_restarts=num_restarts,
+        longest_wait_s=load.longest_wait_s,
+        peak_memory_mib=service.peak_memory_mib(),
         problems=problems,
     )
 

@@ -69,7 +69,9 @@ class Injector:
         self._random = random.Random(seed)
         self._admins: dict[str, AdminClient] = {}
         self._acting: dict[str, str] = {}
-        """Faults that are there now: whose, and what."""
+        """Faults that are there now or wait for their moment: whose, and what."""
+        self._injected: dict[str, str] = {}
+        """Those that are there."""
         self.is_over = False
 
     async def run(self) -> None:
@@ -102,12 +104,13 @@ class Injector:
             await self._lead_up_to(wanted, victim)
             state = await self._wait_for(wanted, victim)
             self._ledger.count(kind, victim.what, state)
-            for other in self._acting.values():
-                if other != fault:
-                    self._ledger.count_pair(fault, other)
+            for other in self._injected.values():
+                self._ledger.note_pair(fault, other)
+            self._injected[victim.name] = fault
             await self._inject(kind, victim, rng)
         finally:
             del self._acting[victim.name]
+            self._injected.pop(victim.name, None)
 
     async def _victim(self, what: str, rng: random.Random) -> Victim | None:
         service = self._service

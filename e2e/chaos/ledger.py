@@ -11,19 +11,19 @@ UNKNOWN = frozenset({"does not answer", "starting"})
 
 @dataclass
 class Ledger:
-    """Counts faults, and the pairs of faults that were there at once."""
+    """Counts faults, and knows which were there at once."""
 
     faults: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     """By kind, victim and state."""
-    pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """By the two faults' kinds and victims, in alphabetical order."""
+    pairs: set[tuple[str, str]] = field(default_factory=set)
+    """Of faults that were there at once: the two faults' kinds and victims, in alphabetical order."""
 
     def count(self, kind: str, victim: str, state: str) -> None:
         self.faults[kind, victim, state] += 1
 
-    def count_pair(self, one: str, other: str) -> None:
+    def note_pair(self, one: str, other: str) -> None:
         first, second = sorted((one, other))
-        self.pairs[first, second] += 1
+        self.pairs.add((first, second))
 
     @property
     def num_distinct(self) -> int:
@@ -46,9 +46,8 @@ class Ledger:
                 if (one, other) == (kind, victim)
             )
             lines.append(f"{kind:10} {victim:24} {states}")
-        num_pairs = sum(self.pairs.values())
         total = sum(self.faults.values())
         lines.append(
-            f"{total} faults, {self.num_distinct} distinct; {num_pairs} pairs, {len(self.pairs)} distinct"
+            f"{total} faults, {self.num_distinct} distinct; {len(self.pairs)} distinct pairs at once"
         )
         return "\n".join(lines)

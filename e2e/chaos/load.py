@@ -128,6 +128,8 @@ class Load:
         self.asked: list[Asked] = []
         self.num_ended = self.num_cancelled = self.num_tokens = self.num_replacements = self.num_moved = 0
         self.num_requests = 0
+        self.longest_wait_s = 0.0
+        """For a first token or a next one."""
         self.problems: list[str] = []
         self.on_cancel: Callable[[str], None] = lambda _: None
         """Called with the state of a request whose client goes."""
@@ -173,13 +175,16 @@ class Load:
             stop=(asked.stop,) if asked.stop else (),
         )
         loop = asyncio.get_running_loop()
-        patience.reschedule(loop.time() + STUCK_AFTER_S)
+        heard_at = loop.time()
+        patience.reschedule(heard_at + STUCK_AFTER_S)
         if asked.cancel_at == -1:
             patience.reschedule(loop.time() + rng.uniform(0.0, 0.3))
         key = secrets.token_hex(16) if asked.brings_key else ""
         async with aclosing(client.generate(asked.prompt, sampling=sampling, idempotency_key=key)) as events:
             try:
                 async for event in events:
+                    self.longest_wait_s = max(self.longest_wait_s, loop.time() - heard_at)
+                    heard_at = loop.time()
                     if isinstance(event, Completion):
                         asked.end(event)
                         continue

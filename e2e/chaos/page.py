@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 PARTS = {
@@ -30,6 +30,7 @@ COUNTS = {
     "tokens_compared": "tokens compared",
     "process_restarts": "processes started again",
     "slowest_recovery_s": "s from the last fault, or its end, to the end of the last request, at most",
+    "longest_wait_s": "s that any client waited for a first or a next token, at most",
     "distinct_faults": "distinct faults (kind x victim x state)",
     "distinct_pairs": "distinct pairs of faults at once",
 }
@@ -54,13 +55,84 @@ def render(document: Mapping[str, Any]) -> str:
         if figures is not None:
             lines += ["", f"## {title}", "", text.format(**figures), "", *_counts(figures)]
             lines += ["", *_table(figures["faults"])]
+    for name, render_part in OTHERS.items():
+        if name in document["figures"]:
+            lines += ["", *render_part(document["figures"][name])]
     return "\n".join(lines) + "\n"
+
+
+def _failover(figures: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Leaders that go away"
+    yield ""
+    yield "From the signal to the first token of any request sent after it: the median and the worst of five."
+    yield ""
+    yield "| the leading scheduler is | median, s | worst, s |"
+    yield "|---|---:|---:|"
+    for way in ("killed", "terminated", "stopped"):
+        yield f"| {way} | {figures[f'{way}_s']:.2f} | {figures[f'worst_{way}_s']:.2f} |"
+    yield ""
+    yield (
+        f"{figures['requests']:,} requests, {figures['failed_requests']:g} failed, "
+        f"{figures['broken_streams']:g} broken streams."
+    )
+
+
+def _overload(figures: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield "## A minute of overload"
+    yield ""
+    yield (
+        f"One group in virtual time is asked for {figures[0]['times_the_capacity']:g} times what it can do, for a "
+        "minute. Recovered: nobody is refused, and no second's arrivals wait longer than any did before."
+    )
+    yield ""
+    yield "| policy | requests | refused in the minute | refused later | TTFT p99 of who was not, s | waiting, at most | recovered after, s |"
+    yield "|---|---:|---:|---:|---:|---:|---:|"
+    for row in figures:
+        yield (
+            f"| `{row['policy']}` | {row['requests']:,} | {row['refused_share']:.1%} "
+            f"| {row['refused_late_or_otherwise']} | {row['accepted_ttft_p99_s']:.1f} | {row['most_waiting']} "
+            f"| {row['recovery_s']:g} |"
+        )
+
+
+def _flood(figures: Mapping[str, Any]) -> Iterator[str]:
+    yield "## One tenant's flood"
+    yield ""
+    yield (
+        f"In virtual time, one of {figures['tenants']} tenants asks for {figures['times_its_share']:g} times its "
+        f"share (`{figures['policy']}`). TTFT of the others, before and by how much the flood moved it: mean "
+        f"{figures['others_ttft_mean_s']:.2f} s, {figures['others_ttft_mean_moved_by']:+.1%}; p99 "
+        f"{figures['others_ttft_p99_s']:.2f} s, {figures['others_ttft_p99_moved_by']:+.1%}. "
+        f"{figures['others_refused']} of their requests were refused."
+    )
+
+
+def _bad_inputs(figures: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Bad inputs"
+    yield ""
+    counts = figures["by_boundary"]
+    yield f"{sum(counts.values()):,} tried; **{len(figures['problems'])} came through**."
+    yield ""
+    yield "| boundary | inputs |"
+    yield "|---|---:|"
+    for name, count in counts.items():
+        yield f"| {name} | {count:,} |"
+
+
+OTHERS: Mapping[str, Callable[[Any], Iterator[str]]] = {
+    "failover": _failover,
+    "overload": _overload,
+    "flood": _flood,
+    "bad_inputs": _bad_inputs,
+}
 
 
 def _counts(figures: Mapping[str, Any]) -> Iterator[str]:
     for name, text in COUNTS.items():
         if name in figures:
             yield f"- {figures[name]:,} {text}"
+    for component, peak_mib in figures.get("peak_memory_mib", {}).items():
+        yield f"- {peak_mib:g} MiB of memory in a {component} process, at most"
     broken = len(figures["problems"] if "problems" in figures else figures["broken_seeds"])
     yield f"- **{broken} broken promises**"
 

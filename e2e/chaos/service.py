@@ -75,6 +75,8 @@ class Kept:
     stopped: set[int] = field(default_factory=set)
     """Ordinals of processes that got SIGSTOP."""
     exit_codes: list[int] = field(default_factory=list)
+    peak_kib: int = 0
+    """Resident memory of the largest of them, at any time."""
     is_over: bool = False
 
     @property
@@ -97,6 +99,7 @@ class Kept:
             self.terminated_at = None
             while all(process.popen.poll() is None for process in self.processes):
                 self.is_ready = self.is_ready or bool(self.first.address())
+                self._look_at_memory()
                 await asyncio.sleep(POLL_S)
             if self.is_over:
                 return
@@ -104,6 +107,13 @@ class Kept:
             self.is_ready = False
             await self._put_down()
             await asyncio.sleep(RESTART_AFTER_S)
+
+    def _look_at_memory(self) -> None:
+        for process in self.processes:
+            with contextlib.suppress(OSError):  # it may end meanwhile
+                for line in Path(f"/proc/{process.popen.pid}/status").read_text().splitlines():
+                    if line.startswith("VmHWM:"):
+                        self.peak_kib = max(self.peak_kib, int(line.split()[1]))
 
     async def _put_down(self) -> None:
         """A group ends as one: its members see to that, and who is stopped is killed."""
@@ -200,9 +210,15 @@ class Service:
 
     async def all_ready(self) -> None:
         """Wait until every process serves."""
-        async with asyncio.timeout(READY_TIMEOUT_S):
-            while not all(one.is_whole for one in self.kept.values()):
-                await asyncio.sleep(POLL_S)
+        ends_at = time.monotonic() + READY_TIMEOUT_S
+        while missing := [one for one in self.kept.values() if not one.is_whole]:
+            if time.monotonic() >= ends_at:
+                told = [
+                    f"{one.name} (exit codes {one.exit_codes}): {one.first.log.read_text()[-400:]}"
+                    for one in missing
+                ]
+                raise TimeoutError("\n".join(["not ready:", *told]))
+            await asyncio.sleep(POLL_S)
 
     def heal(self) -> None:
         """Every link works, nobody is stopped."""
@@ -212,6 +228,16 @@ class Service:
         for kept in self.kept.values():
             for ordinal in list(kept.stopped):
                 kept.signal(signal.SIGCONT, ordinal)
+
+    def peak_memory_mib(self) -> dict[str, float]:
+        """Of the largest process of each component, at any time."""
+        components = sorted({kept.component for kept in self.kept.values()})
+        return {
+            component: round(
+                max(kept.peak_kib for kept in self.kept.values() if kept.component == component) / 1024, 1
+            )
+            for component in components
+        }
 
     async def leader(self) -> Kept | None:
         """The scheduler that says that it leads."""

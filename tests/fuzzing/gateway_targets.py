@@ -56,11 +56,18 @@ class AbortedError(Exception):
 class Call:
     """A Generate call, as gRPC shows it to the handler; checks all that a client would see."""
 
-    def __init__(self) -> None:
+    def __init__(self, request: inference_pb2.GenerateRequest) -> None:
+        self.request = request.SerializeToString()
         self.num_tokens = 0
         self.status: grpc.StatusCode | None = None
         self.completion: inference_pb2.Completion | None = None
-        self.resume_from_index = 0
+        self.resume_from_index = request.resume_from_index
+
+    async def read(self) -> bytes:
+        return self.request
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
 
     def time_remaining(self) -> float | None:
         return None
@@ -138,21 +145,27 @@ class Gateway:
             driver=self.driver,
             keyed=keyed,
         )
-        self.service = InferenceService(admission=admission, driver=self.driver, metrics=metrics)
+        self.service = InferenceService(
+            admission=admission,
+            driver=self.driver,
+            metrics=metrics,
+            call_limits=SETTINGS.call_limits,
+            max_message_bytes=SETTINGS.max_message_bytes,
+            max_metadata_bytes=SETTINGS.max_metadata_bytes,
+        )
         self.calls: list[tuple[Call, asyncio.Task[None]]] = []
         self.asked: dict[str, tuple[str, Any]] = {}
         """Open questions to the scheduler, by request."""
         self.scheduler_says(scheduling_pb2.PlaceResponse(epoch=EPOCH))
 
     def client_says(self, request: inference_pb2.GenerateRequest) -> Call:
-        call = Call()
-        call.resume_from_index = request.resume_from_index
-        self.calls.append((call, asyncio.ensure_future(self._serve(request, call))))
+        call = Call(request)
+        self.calls.append((call, asyncio.ensure_future(self._serve(call))))
         return call
 
-    async def _serve(self, request: inference_pb2.GenerateRequest, call: Call) -> None:
+    async def _serve(self, call: Call) -> None:
         try:
-            await self.service.Generate(request, call)
+            await self.service.Generate(None, call)
         except AbortedError:
             assert call.status in STATUS_CODES.values()
 

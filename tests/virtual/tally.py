@@ -32,7 +32,7 @@ class Tally:
         self.num_restarts += outcome.num_restarts
         self.slowest_recovery_s = max(self.slowest_recovery_s, outcome.recovery_s)
         self.ledger.faults += outcome.ledger.faults
-        self.ledger.pairs += outcome.ledger.pairs
+        self.ledger.pairs |= outcome.ledger.pairs
         if outcome.problems:
             self.broken.append(outcome.seed)
 
@@ -48,7 +48,6 @@ class Tally:
             "slowest_recovery_s": round(self.slowest_recovery_s, 3),
             "faults": self.ledger.rows(),
             "distinct_faults": self.ledger.num_distinct,
-            "pairs": sum(self.ledger.pairs.values()),
             "distinct_pairs": len(self.ledger.pairs),
             "broken_seeds": self.broken,
         }

@@ -270,7 +270,7 @@ class _Trial:
         self._disturbed_at = self._world.now
         self._ledger.count(kind, victim, state)
         for other in self._acting.values():
-            self._ledger.count_pair(f"{kind} {victim}", other)
+            self._ledger.note_pair(f"{kind} {victim}", other)
         self._schedule.append(f"{self._world.now:.4f} {kind} {victim} {member.name}: {state}")
 
     def _state(self, member: Member) -> str:

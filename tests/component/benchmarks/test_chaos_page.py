@@ -20,8 +20,8 @@ def test_the_page_has_a_row_for_each_victim_and_state_and_a_column_for_each_kind
         ("cut", "link gateway to decode", "does not answer"),
     ):
         ledger.count(kind, victim, state)
-    ledger.count_pair("stopped decode", "killed leader")
-    ledger.count_pair("killed leader", "stopped decode")
+    ledger.note_pair("stopped decode", "killed leader")
+    ledger.note_pair("killed leader", "stopped decode")
     tally = Tally(num_trials=3, num_requests=1200, ledger=ledger, broken=[5])
     lines = page.render(a_document(virtual=tally.document())).splitlines()
     assert "| victim | state | cut | killed | stopped |" in lines
@@ -32,3 +32,36 @@ def test_the_page_has_a_row_for_each_victim_and_state_and_a_column_for_each_kind
     assert "- 1 distinct pairs of faults at once" in lines
     assert "- **1 broken promises**" in lines
     assert "## Real processes" not in lines
+
+
+def test_the_page_says_what_else_was_measured():
+    failover = {"requests": 2734, "failed_requests": 0, "broken_streams": 0}
+    for way in ("killed", "terminated", "stopped"):
+        failover |= {f"{way}_s": 0.25, f"worst_{way}_s": 0.5}
+    minute = {
+        "policy": "staggered",
+        "times_the_capacity": 10.0,
+        "requests": 66805,
+        "refused_share": 0.902,
+        "refused_late_or_otherwise": 0,
+        "accepted_ttft_p99_s": 4.698,
+        "most_waiting": 275,
+        "recovery_s": 4.0,
+    }
+    flood = {
+        "policy": "staggered-plus",
+        "tenants": 10,
+        "times_its_share": 10.0,
+        "others_ttft_mean_s": 0.3375,
+        "others_ttft_mean_moved_by": 0.0305,
+        "others_ttft_p99_s": 1.0795,
+        "others_ttft_p99_moved_by": -0.0331,
+        "others_refused": 0,
+    }
+    bad_inputs = {"by_boundary": {"trace": 1100, "llmservice": 900}, "problems": []}
+    text = page.render(a_document(failover=failover, overload=[minute], flood=flood, bad_inputs=bad_inputs))
+    assert "| killed | 0.25 | 0.50 |" in text
+    assert "2,734 requests, 0 failed, 0 broken streams." in text
+    assert "| `staggered` | 66,805 | 90.2% | 0 | 4.7 | 275 | 4 |" in text
+    assert "mean 0.34 s, +3.0%; p99 1.08 s, -3.3%." in text
+    assert "2,000 tried; **0 came through**." in text

@@ -89,3 +89,11 @@ def test_one_damaged_detail_leaves_the_others():
 )
 def test_a_delay_that_no_server_of_ours_sends_is_none(delay):
     assert details_of(error_with(a_status(delay, REASON))) == RpcErrorDetails(reason="QUEUE_FULL")
+
+
+def test_details_of_another_error_are_none():
+    """The deadline passes while the server's error is on its way: its details come with the client's own code."""
+    details = rich_status(grpc.StatusCode.UNAVAILABLE, "no worker", retry_after_s=1.0).SerializeToString()
+    trailing = grpc.aio.Metadata(("grpc-status-details-bin", details))
+    error = grpc.aio.AioRpcError(grpc.StatusCode.DEADLINE_EXCEEDED, grpc.aio.Metadata(), trailing)
+    assert details_of(error) == RpcErrorDetails()
