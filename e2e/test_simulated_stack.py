@@ -21,6 +21,16 @@ def test_a_prompt_comes_back_as_text_and_the_same_prompt_gives_the_same_text(sim
     assert simulated.cli("generate", "--max-tokens", "16", stdin="hello\n").stdout == first.stdout
 
 
+def test_a_chat_is_the_text_that_the_template_makes_of_it(simulated):
+    asked = ["Who goes there?", "--max-tokens", "8"]
+    as_text = "system: Be brief.\nuser: Who goes there?\nassistant:"  # what a model without a template gets
+    chat = simulated.cli("generate", *asked, "--system", "Be brief.")
+    assert chat.returncode == 0, chat.stderr
+    assert chat.stdout == simulated.cli("generate", as_text, "--max-tokens", "8").stdout
+    assert chat.stdout != simulated.cli("generate", *asked, "--chat").stdout
+    assert chat.stdout != simulated.cli("generate", *asked).stdout
+
+
 def test_the_first_token_of_a_service_is_waited_for(simulated):
     address = simulated.info()["endpoint"]
     command = [sys.executable, "-m", "hortator.cli.first_token", address, "--timeout", "30"]

@@ -176,6 +176,11 @@ def generate(
         list[str] | None, typer.Option(help="The text ends before this; may be repeated.")
     ] = None,
     ignore_eos: Annotated[bool, typer.Option(help="Go on after the end-of-sequence token.")] = False,
+    chat: Annotated[
+        bool,
+        typer.Option(help="Prompts are what a user says: the model's own chat template makes them text."),
+    ] = False,
+    system: Annotated[str, typer.Option(help="Said to the model before the user; makes it a chat.")] = "",
     priority: Annotated[int, typer.Option(help="-100 to 100; higher goes first.")] = 0,
     critical: Annotated[bool, typer.Option(help="Latency-critical: never held on purpose.")] = False,
     tenant: Annotated[str, typer.Option(help="Keeps prefix caches apart.")] = "",
@@ -190,6 +195,8 @@ def generate(
     hortator generate "To be, or not to be"
 
     echo "Once more unto the breach" | hortator generate --max-tokens 20
+
+    hortator generate --chat --system "Answer in one line." "Who wrote Hamlet?"
 
     hortator generate -f prompts.txt --json > answers.jsonl
     """
@@ -214,6 +221,8 @@ def generate(
                 is_latency_critical=critical,
                 tenant=tenant,
                 timeout_s=timeout,
+                is_chat=chat or bool(system),
+                system=system,
             ),
             tls=tls,
             api_key_file=api_key_file,

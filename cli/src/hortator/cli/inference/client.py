@@ -12,7 +12,16 @@ from typing import Self
 
 from hortator.cli.errors import EXIT_FAILED, EXIT_UNAVAILABLE, EXIT_USAGE, CommandError
 from hortator.cli.inference.options import GenerateOptions
-from hortator.client import Access, AccessError, Client, Completion, Delta, GenerateError, Sampling
+from hortator.client import (
+    Access,
+    AccessError,
+    ChatTurn,
+    Client,
+    Completion,
+    Delta,
+    GenerateError,
+    Sampling,
+)
 from hortator.client.access import ANYBODY
 
 _EXIT_CODES = {
@@ -53,7 +62,7 @@ class InferenceClient:
         """
         try:
             events = self._client.generate(
-                prompt,
+                _turns(prompt, options) if options.is_chat else prompt,
                 model=options.model,
                 sampling=Sampling(
                     max_tokens=options.max_tokens,
@@ -84,3 +93,8 @@ class InferenceClient:
         if error.retry_after_s is not None:
             line += f" (try again in {error.retry_after_s:.1f} s)"
         return CommandError(line, exit_code=_EXIT_CODES.get(error.status, EXIT_FAILED))
+
+
+def _turns(prompt: str, options: GenerateOptions) -> list[ChatTurn]:
+    before = [ChatTurn(role="system", content=options.system)] if options.system else []
+    return [*before, ChatTurn(role="user", content=prompt)]

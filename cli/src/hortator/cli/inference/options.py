@@ -25,3 +25,7 @@ class GenerateOptions:
     tenant: str = ""
     timeout_s: float = 0.0
     """0: no limit."""
+    is_chat: bool = False
+    """The prompt is what a user says; the model's chat template makes a text of it."""
+    system: str = ""
+    """What is said to the model before; only in a chat."""
