@@ -8,6 +8,7 @@ import grpc
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from hortator.gateway.client import tokenizer_source
 from hortator.gateway.client.tokenizer_source import TokenizerSource
 from hortator.gateway.client_request import ChatMessage
 from hortator.gateway.errors import ChatError, TokenizerError
@@ -137,6 +138,18 @@ async def test_what_is_known_is_not_sent_again_and_what_is_new_is_taken(empty_cl
         await asyncio.sleep(0.05)
         assert worker.num_pulls == num_pulls
         assert len(found) == 2
+
+
+async def test_what_goes_wrong_there_ends_nothing_else(empty_cluster, wait_until, monkeypatch):
+    worker = await empty_cluster.add_worker("w0")
+    worker.tokenizer = WORDS
+    monkeypatch.setattr(tokenizer_source, "model_chat_template", lambda _: 1 / 0)
+    gateway = await empty_cluster.start_gateway(tokenizer="workers")
+    await wait_until(lambda: gateway.admin.answer("/readyz")[0] == 200)
+    code, _ = await refused(empty_cluster, text="word4")
+    assert code is grpc.StatusCode.UNAVAILABLE
+    monkeypatch.undo()
+    await wait_until(lambda: gateway.admission.limits.has_tokenizer)
 
 
 async def test_a_worker_that_dies_is_not_the_last_that_is_asked(empty_cluster, wait_until):

@@ -77,7 +77,11 @@ class TokenizerSource:
     async def run(self) -> None:
         """Ask, and ask again."""
         while True:
-            await self._look()
+            try:
+                await self._look()
+            except Exception:  # whatever a stranger's tokenizer or template does, streams go on
+                self._log.exception("no tokenizer")
+                self.is_settled = True
             await asyncio.sleep(self._retry_s if self.pending else self._refresh_s)
 
     async def _look(self) -> None:
