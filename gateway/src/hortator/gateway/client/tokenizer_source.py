@@ -79,7 +79,7 @@ class TokenizerSource:
         while True:
             try:
                 await self._look()
-            except Exception:  # whatever a stranger's tokenizer or template does, streams go on
+            except Exception:  # noqa: BLE001  # whatever a stranger's tokenizer or template does
                 self._log.exception("no tokenizer")
                 self.is_settled = True
             await asyncio.sleep(self._retry_s if self.pending else self._refresh_s)
