@@ -5,23 +5,21 @@ The scheduler's core and policies as they are, over simulated groups (`hortator.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from doubles.phases import phases
 from hortator.api.files import load_llmservice
 from hortator.scheduler.core.commands import Command, Reject
 from hortator.scheduler.core.events import Event, RequestArrived
 from hortator.scheduler.core.model import RejectReason, SchedulerSettings
 from hortator.sim.cluster import VirtualCluster
-from hortator.sim.load import default_engine_seconds
 from hortator.sim.records import RequestTable
 from hortator.sim.results import Recorder
 from hortator.sim.simulate import Study, generated_workload, plan_groups, simulate
 from hortator.sim.tenants import FLOODING, Tenants, with_tenants
-from hortator.sim.workload import LENGTHS, TraceRequest, generate, poisson_arrivals
 
 CLUSTER = Path(__file__).resolve().parents[2] / "benchmarks/sim/clusters/prefill-4xEP16.yaml"
 CALM_LOAD, OVERLOAD = 0.6, 10.0
@@ -54,7 +52,7 @@ def overloaded(policy: str) -> dict[str, Any]:
     settings = SchedulerSettings(policy=policy, decode_reservation=False, max_wait_s=MAX_WAIT_S)
     cluster = VirtualCluster([group], settings, recorder, on_event=on_event)
     cluster.run(
-        _phases((CALM_LOAD, OVERLOAD_AT), (OVERLOAD, OVER_AT - OVERLOAD_AT), (CALM_LOAD, END_AT - OVER_AT))
+        phases((CALM_LOAD, OVERLOAD_AT), (OVERLOAD, OVER_AT - OVERLOAD_AT), (CALM_LOAD, END_AT - OVER_AT))
     )
     table = recorder.table()
     during = _arrived(table, OVERLOAD_AT, OVER_AT)
@@ -113,19 +111,3 @@ def _others(policy: str, *, flood: float) -> RequestTable:
     simulate(study, policy, on_end=ended.append)
     (table,) = ended
     return table.where((table.tenant != FLOODING) & (table.arrived_at >= FLOOD_WARMUP_S))
-
-
-def _phases(*parts: tuple[float, float]) -> list[TraceRequest]:
-    """Conversation lengths; each part is a load of one group and how long it lasts, in seconds."""
-    seconds = default_engine_seconds(preset="deepseek-h800", dp_size=16)
-    lengths = LENGTHS["conversation"]
-    sample = generate(lengths=lengths, arrivals=poisson_arrivals(rate_per_s=100, duration_s=60), seed=0)
-    rate = len(sample) / sum(seconds(request.num_prompt_tokens) for request in sample)
-    requests: list[TraceRequest] = []
-    begin = 0.0
-    for seed, (load, duration_s) in enumerate(parts):
-        arrivals = poisson_arrivals(rate_per_s=load * rate, duration_s=duration_s)
-        part = generate(lengths=lengths, arrivals=arrivals, seed=seed)
-        requests += [replace(request, arrived_at=begin + request.arrived_at) for request in part]
-        begin += duration_s
-    return requests

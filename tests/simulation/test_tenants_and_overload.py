@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from doubles.phases import phases
 from hortator.api.files import load_llmservice
 from hortator.scheduler.core.commands import Reject
 from hortator.scheduler.core.events import RequestArrived
 from hortator.scheduler.core.model import RejectReason, SchedulerSettings
 from hortator.sim.cluster import GroupPlan, VirtualCluster
-from hortator.sim.load import default_engine_seconds
 from hortator.sim.results import Recorder
 from hortator.sim.simulate import Study, generated_workload, plan_groups, simulate
 from hortator.sim.tenants import FLOODING, Tenants, with_tenants
-from hortator.sim.workload import LENGTHS, TraceRequest, generate, poisson_arrivals
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "benchmarks/sim/clusters/prefill-4xEP16.yaml"
@@ -100,22 +98,6 @@ def test_weights_decide_who_gets_how_much_when_all_want_more():
     assert 0.70 <= tokens[0] / sum(tokens) <= 0.80
 
 
-def _phases(*parts: tuple[float, float]) -> list[TraceRequest]:
-    """Conversation lengths; each part is a load of one group and how long it lasts, in seconds."""
-    seconds = default_engine_seconds(preset="deepseek-h800", dp_size=16)
-    lengths = LENGTHS["conversation"]
-    sample = generate(lengths=lengths, arrivals=poisson_arrivals(rate_per_s=100, duration_s=60), seed=0)
-    rate = len(sample) / sum(seconds(request.num_prompt_tokens) for request in sample)
-    requests: list[TraceRequest] = []
-    begin = 0.0
-    for seed, (load, duration_s) in enumerate(parts):
-        arrivals = poisson_arrivals(rate_per_s=load * rate, duration_s=duration_s)
-        part = generate(lengths=lengths, arrivals=arrivals, seed=seed)
-        requests += [replace(request, arrived_at=begin + request.arrived_at) for request in part]
-        begin += duration_s
-    return requests
-
-
 @pytest.mark.parametrize("policy", ["staggered", "staggered-plus"])
 def test_a_minute_of_ten_times_the_capacity_is_shed_on_arrival(policy):
     """Nobody may wait for more than 2 s: nine of ten are refused as they come, those that are accepted have
@@ -123,7 +105,7 @@ def test_a_minute_of_ten_times_the_capacity_is_shed_on_arrival(policy):
     as short as that, and 5 s after the minute all is as it was before.
     """
     overload_at, over_at, end_at = 30.0, 90.0, 150.0
-    requests = _phases((0.6, overload_at), (10.0, over_at - overload_at), (0.6, end_at - over_at))
+    requests = phases((0.6, overload_at), (10.0, over_at - overload_at), (0.6, end_at - over_at))
     recorder = Recorder()
     most = {"waiting": 0, "requests": 0}
 
