@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from hortator.rpc.worker.v1 import worker_pb2 as pb
+from hortator.worker.service import WorkerService
 
 
 async def until(condition) -> None:
@@ -127,3 +128,41 @@ async def test_info_says_what_the_worker_is(an_engine, a_worker, a_gateway):
     info = await (await a_gateway(worker)).stub.Info(pb.InfoRequest())
     assert (info.worker_id, info.model, info.dp_size, info.tokens_per_block) == ("w", "fake", 2, 4)
     assert info.boot_id == worker.host.identity.boot_id
+
+
+class GoneContext:
+    """What gRPC shows of a stream whose connection has broken: the handler learns of it as it writes."""
+
+    def __init__(self):
+        self.aborted = []
+
+    async def write(self, message):
+        raise grpc.aio.UsageError("RPC already finished.")
+
+    async def abort(self, code, details=""):
+        self.aborted.append((code, details))
+
+
+async def test_a_gateway_that_is_gone_as_tokens_are_written_is_no_error_of_the_worker(an_engine, a_worker):
+    engine = an_engine()
+    worker = await a_worker(engine)
+    stays = asyncio.Event()
+    sampling = pb.Sampling(max_tokens=100, top_p=1.0)
+    a_request = pb.SubmittedRequest(
+        request_id="r1", mode=pb.MODE_AGGREGATED, prompt_token_ids=[1, 2], sampling=sampling
+    )
+
+    async def said():
+        yield pb.SubmitRequest(hello=pb.SubmitHello(gateway_id="gone"))
+        yield pb.SubmitRequest(requests=[a_request])
+        await stays.wait()
+
+    context = GoneContext()
+    submit = asyncio.ensure_future(WorkerService(worker.host).Submit(said(), context))
+    await until(lambda: engine.running)
+    engine.run_pass()
+    async with asyncio.timeout(5):
+        await submit
+    assert not context.aborted
+    await until(lambda: worker.host.num_live == 0)
+    assert not engine.running

@@ -63,13 +63,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be a hello")
         link = host.connect(first.hello.gateway_id)
         try:
-            async with asyncio.TaskGroup() as tasks:
-                _take(first, host, link)
-                reader = tasks.create_task(_read(request_iterator, host, link))
-                while (outbox := await link.take()) is not None:
-                    await context.write(encode_outbox(outbox))
-                reader.cancel()
-            if link.is_closed:
+            if await _serve(request_iterator, first, host, link, context) and link.is_closed:
                 await context.abort(
                     grpc.StatusCode.RESOURCE_EXHAUSTED, "the gateway does not read its tokens"
                 )
@@ -119,6 +113,27 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         if boot_id is not None and boot_id != self.host.identity.boot_id:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"boot {boot_id} of this worker is gone")
         return self.host
+
+
+async def _serve(
+    requests: AsyncIterator[worker_pb2.SubmitRequest],
+    first: worker_pb2.SubmitRequest,
+    host: WorkerHost,
+    link: GatewayLink,
+    context: _Context,
+) -> bool:
+    """Read and write until the stream is over; False: the gateway vanished in the middle of a write."""
+    is_there = True
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            _take(first, host, link)
+            reader = tasks.create_task(_read(requests, host, link))
+            while (outbox := await link.take()) is not None:
+                await context.write(encode_outbox(outbox))
+            reader.cancel()
+    except* (grpc.aio.BaseError, asyncio.InvalidStateError):
+        is_there = False
+    return is_there
 
 
 async def _read(
