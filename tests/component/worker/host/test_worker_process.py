@@ -170,4 +170,5 @@ async def test_a_taken_port_is_an_error_at_start(tmp_path):
         process = await start(settings={**SETTINGS, "port": port}, tmp_path=tmp_path)
         _, err = await process.communicate()
         assert process.returncode == 1
-        assert f"cannot listen on 127.0.0.1:{port}" in err.decode()
+        assert f"cannot listen on 127.0.0.1:{port}" in err.decode().splitlines()[-1]
+        assert "Traceback" not in err.decode()

@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 import structlog
 
 from hortator.runtime.certificates import CertificateError
-from hortator.runtime.lifecycle import Drain, run_process
+from hortator.runtime.grpc_server import BindError
+from hortator.runtime.lifecycle import EXIT_FAILED, Drain, run_process
 from hortator.runtime.logs import configure_logging
 from hortator.runtime.parent_death import signal_at_parent_death
 from hortator.runtime.settings import SettingsError
@@ -54,10 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     structlog.get_logger("hortator.worker").info("starting", settings=settings.model_dump(mode="json"))
 
     async def run(drain: Drain) -> int:
-        if engine is not None:
-            return await serve(settings, engine, drain, transport=transport)
-        assert place is not None  # noqa: S101  # without a place there is an engine
-        return await hold_place(settings, place, drain, transport=transport)
+        try:
+            if engine is not None:
+                return await serve(settings, engine, drain, transport=transport)
+            assert place is not None  # noqa: S101  # without a place there is an engine
+            return await hold_place(settings, place, drain, transport=transport)
+        except BindError as error:
+            sys.stderr.write(f"{error}\n")
+            return EXIT_FAILED
 
     return run_process(run, drain_timeout_s=settings.drain_timeout_s + CLOSE_MARGIN_S, parent_pid=parent_pid)
 
