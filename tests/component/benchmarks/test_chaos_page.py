@@ -1,3 +1,7 @@
+import json
+import re
+from pathlib import Path
+
 from chaos import page
 from chaos.ledger import Ledger
 
@@ -65,3 +69,15 @@ def test_the_page_says_what_else_was_measured():
     assert "| `staggered` | 66,805 | 90.2% | 0 | 4.7 | 275 | 4 |" in text
     assert "mean 0.34 s, +3.0%; p99 1.08 s, -3.3%." in text
     assert "2,000 tried; **0 came through**." in text
+
+
+RECORDED = Path(__file__).resolve().parents[3] / "benchmarks/reliability"
+
+
+def test_the_recorded_page_is_what_its_figures_say_and_no_promise_was_broken():
+    document = json.loads((RECORDED / "chaos.json").read_text())
+    assert document["is_modified"] is False
+    text = (RECORDED / "chaos.md").read_text()
+    assert text == page.render(document)
+    assert re.findall(r"\*\*(\d+) broken promises", text) == ["0", "0"]
+    assert "; **0 came through**" in text
