@@ -62,7 +62,7 @@ class Admission:
         settings = self._settings
         self._tokenizer = tokenizer
         self._chat = chat or ChatTemplate(message=settings.chat_message, reply=settings.chat_reply)
-        self.limits: Limits = self._settings.limits(
+        self.limits: Limits = settings.limits(
             tokenizer_vocab_size=None if tokenizer is None else tokenizer.vocab_size
         )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -95,12 +96,12 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         """The tokenizer of the model; nothing if the caller has it. NOT_FOUND when it has none."""
         host = await self._served_by(context)
         try:
-            files = await asyncio.to_thread(read_tokenizer_files, host.info.tokenizer_files)
+            files, digest = await asyncio.to_thread(_tokenizer, host.info.tokenizer_files)
         except OSError as error:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"the tokenizer cannot be read: {error.strerror}")
         if not files:
             await context.abort(grpc.StatusCode.NOT_FOUND, "the model has no tokenizer.json")
-        if digest_of(files) == request.known_digest:
+        if digest == request.known_digest:
             return
         for name, content in files.items():
             for start in range(0, len(content), _PIECE_BYTES):
@@ -113,6 +114,12 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         if boot_id is not None and boot_id != self.host.identity.boot_id:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"boot {boot_id} of this worker is gone")
         return self.host
+
+
+def _tokenizer(paths: Sequence[Path]) -> tuple[dict[str, bytes], bytes]:
+    """Files and their digest: megabytes, so not on the loop of the token path."""
+    files = read_tokenizer_files(paths)
+    return files, digest_of(files)
 
 
 async def _serve(

@@ -132,12 +132,8 @@ class TokenizerSource:
         return True
 
     async def _take(self, files: Mapping[str, bytes]) -> None:
-        content = files.get(TOKENIZER)
-        if content is None:
-            raise TokenizerError(f"no {TOKENIZER} was sent")
-        chat = model_chat_template(files)
-        tokenizer = await asyncio.to_thread(JsonTokenizer, content, "the worker's tokenizer.json")
-        self._digest, self.pending = digest_of(files), ""
+        tokenizer, chat, self._digest = await asyncio.to_thread(_parsed, files)
+        self.pending = ""
         self._log.info(
             "tokenizer",
             digest=self._digest.hex()[:12],
@@ -153,6 +149,14 @@ class TokenizerSource:
         if pending != self.pending or is_final:
             self._log.warning("no tokenizer", why=why)
         self.pending = pending
+
+
+def _parsed(files: Mapping[str, bytes]) -> tuple[Tokenizer, Chat | None, bytes]:
+    """What files are, and their digest: megabytes, so not on the loop of everybody's streams."""
+    content = files.get(TOKENIZER)
+    if content is None:
+        raise TokenizerError(f"no {TOKENIZER} was sent")
+    return JsonTokenizer(content, f"the worker's {TOKENIZER}"), model_chat_template(files), digest_of(files)
 
 
 async def _joined(responses: AsyncIterable[worker_pb2.PullTokenizerResponse]) -> dict[str, bytes]:
