@@ -76,6 +76,7 @@ def scheduler_knobs(time_scale: float) -> Mapping[str, float]:
     defaults = SchedulerSettings()
     return {
         "max_hold_s": defaults.max_hold_s * time_scale,
+        "gathered_first_s": defaults.gathered_first_s * time_scale,
         "age_first_s": defaults.age_first_s * time_scale,
         "backlog_weight": defaults.backlog_weight / time_scale,
     }

@@ -177,6 +177,7 @@ class TestContenders:
     def test_knobs_that_are_times_go_with_the_speed_of_the_engines(self):
         as_modelled, slower = scheduler_knobs(1.0), scheduler_knobs(3.0)
         assert slower["age_first_s"] == 3 * as_modelled["age_first_s"]
+        assert slower["gathered_first_s"] == 3 * as_modelled["gathered_first_s"]
         assert slower["max_hold_s"] == 3 * as_modelled["max_hold_s"]
         assert slower["backlog_weight"] == as_modelled["backlog_weight"] / 3
 

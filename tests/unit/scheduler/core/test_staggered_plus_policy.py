@@ -50,6 +50,25 @@ def test_requests_older_than_age_first_go_whatever_their_length(machine, members
     assert "long" in batch
 
 
+def _long_ones_of_a_release(machine, members, num_long):
+    """Two ranks; long prompts have waited for 0.2 s as short ones arrive."""
+    s = machine(policy="staggered-plus", gathered_first_s=0.1, age_first_s=5.0)
+    s.join(chunk_budget_tokens=8192, kv_blocks_total=10_000, max_batch_size=64)
+    s.start_pass(now=0.0)
+    for i in range(num_long):
+        s.arrive(f"long{i}", 3500, now=0.01)
+    for i in range(20):
+        s.arrive(f"short{i}", 50, now=0.19)
+    (batch,) = members(s.end_pass(now=0.2))
+    return [name for name in batch if name.startswith("long")]
+
+
+def test_long_prompts_wait_for_company(machine, members):
+    """One of 3500 tokens fills less than a quarter of a pass; two are more."""
+    assert _long_ones_of_a_release(machine, members, 1) == []
+    assert "long0" in _long_ones_of_a_release(machine, members, 2)
+
+
 def test_a_long_backlog_is_run_in_passes_of_like_lengths(machine, members):
     """All have waited too long: the oldest goes first, with those of its length, not with the next oldest."""
     s = machine(policy="staggered-plus", age_first_s=0.5)

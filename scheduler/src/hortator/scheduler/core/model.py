@@ -201,9 +201,11 @@ class SchedulerSettings:
     """First guess of the time from a decision to the worker's gate (L_hat)."""
     attention_pair_cost: float = 2.2e-5
     """Quadratic attention: computing n prompt tokens costs as much as n (1 + this x n) linear ones."""
+    gathered_first_s: float = 2.0
+    """`staggered-plus`: once those that have waited longer fill a quarter of a pass, the oldest is first."""
     age_first_s: float = 5.0
     """`staggered-plus`: once any has waited longer, the oldest goes first, in company of its length."""
-    backlog_weight: float = 10.0
+    backlog_weight: float = 5.0
     """`staggered-plus`: what a second of backlog makes work worth at half load; more above (beta)."""
     num_levels: int = 12
     """`staggered-plus`: quantiles of the waiting lengths that pass lengths are made of."""

@@ -5,31 +5,34 @@ Question answered: is it better to run a short pass of short prompts now, or a f
 Water-filling to the full budget makes every prompt wait for the longest one. Here, at each release, the
 window of like lengths (see `windows`) is released that has the most
 
-    [requests, each over its passes  +  beta * rho / (1 - rho) * Q * work / mean work] / T_pred
+    [requests, each over its passes  +  beta * (rho / (1 - rho))^1.5 * Q * work / mean work] / T_pred
 
 where Q is the backlog in seconds (waiting tokens / cluster token rate) and rho the load: the tokens that
 arrived within the last seconds, and those that wait, over what the cluster can run in that time. Then the
 oldest of the others fill what is left under the level.
 
 Why the second term: work done now is time that every later arrival of this busy period does not wait, and
-busy periods last 1 / (1 - rho) times the backlog. So at low load value per second rules and passes are short;
-near saturation work per second does, and passes are full, and of like lengths, which packs best.
+busy periods last 1 / (1 - rho) times the backlog; bursts make them longer still. So at low load value per
+second rules and passes are short; near saturation work per second does, and passes are full, and of like
+lengths, which packs best.
 
-If somebody has waited for longer than `age_first_s`, the oldest goes first and the window is one around its
-length: nobody starves, and a long backlog is still run in passes of like lengths. Of several priorities only
-the highest chooses the window.
+Long prompts wait for company: a pass of one is as long as a pass of many. Once those that have waited for
+longer than `gathered_first_s` would fill a quarter of a pass, and at the latest when one has waited for
+`age_first_s`, the oldest goes first and the window is one around its length: nobody starves, and a long
+backlog is still run in passes of like lengths. Of several priorities only the highest chooses the window.
 
 A tenant that floods has no say in any of this while others wait: see `hearing`.
 
 Prompts of many passes: see `occupied` for who starts and joins where.
 
-Knobs: backlog_weight (beta: more of it shortens the tail and lengthens the mean), age_first_s, num_levels,
-num_starts. Does not look at decode.
+Knobs: backlog_weight (beta: more of it shortens the tail and lengthens the mean), gathered_first_s,
+age_first_s, num_levels, num_starts. Does not look at decode.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import sqrt
 
 from hortator.scheduler.core.fleet import Fleet
 from hortator.scheduler.core.group import GroupState
@@ -50,6 +53,8 @@ WHOLE_ABOVE = 0.5
 """A prompt whose attention costs more than this share of its linear work is judged by all its passes."""
 MAX_LOAD = 0.98
 """A load above this counts as this: the worth of work stays finite."""
+GATHERED_SHARE = 0.25
+"""Of the room of a pass: what those have to fill that go first together."""
 
 
 class StaggeredPlus(Staggered):
@@ -133,8 +138,13 @@ class StaggeredPlus(Staggered):
         self, seating: Seating, considered: list[RequestState], now: float
     ) -> RequestState | None:
         """Seat the oldest of those that have waited too long; None when there is none that fits here."""
-        since = now - self._settings.age_first_s
+        settings = self._settings
+        since = now - min(settings.gathered_first_s, settings.age_first_s)
         starving = [r for r in considered if r.waiting_since < since]
+        gathered_tokens = sum(r.num_prompt_tokens for r in starving)
+        if gathered_tokens < GATHERED_SHARE * seating.total_free_tokens:
+            since = now - settings.age_first_s
+            starving = [r for r in starving if r.waiting_since < since]
         starving.sort(key=lambda r: (r.waiting_since, r.seq))
         return next((r for r in starving if seating.seat(r, must=True)), None)
 
@@ -145,7 +155,16 @@ class StaggeredPlus(Staggered):
         rate, arrivals = fleet.tokens_per_s(), fleet.arrivals
         load = min(MAX_LOAD, arrivals.tokens_per_s(now) / rate + backlog_s / arrivals.memory_s)
         mean_tokens = waiting.num_tokens / len(waiting)
-        return self._settings.backlog_weight * load / (1.0 - load) * backlog_s / mean_tokens
+        return self._settings.backlog_weight * _worth_of_work(load) * backlog_s / mean_tokens
+
+
+def _worth_of_work(load: float) -> float:
+    """(rho / (1 - rho))^1.5, the same on every machine: 1 at half load.
+
+    With a power of 1, what is right near saturation holds too much back at half load; with 2, p99 grows.
+    """
+    odds = load / (1.0 - load)
+    return odds * sqrt(odds)
 
 
 def _fill_under(level: int, seating: Seating, requests: list[RequestState], taken: set[str]) -> None:
