@@ -46,8 +46,13 @@ VARIANTS = (
     ),
     Variant(
         name="no-oldest-first",
-        about="who has waited for 5 s has no right to go first",
-        settings={"age_first_s": NEVER},
+        about="who has waited has no right to go first, for however long",
+        settings={"age_first_s": NEVER, "gathered_first_s": NEVER},
+    ),
+    Variant(
+        name="no-gathering",
+        about="who has waited goes first after 5 s only, however many they are",
+        settings={"gathered_first_s": NEVER},
     ),
     Variant(
         name="one-level",
@@ -65,11 +70,16 @@ VARIANTS = (
         settings={"attention_pair_cost": 0.0},
     ),
     _knob("weight-2", "beta 2: work is worth less, passes are shorter", backlog_weight=2.0),
-    _knob("weight-5", "beta 5", backlog_weight=5.0),
-    _knob("weight-20", "beta 20: work is worth more, passes are fuller", backlog_weight=20.0),
-    _knob("first-after-2.5", "who has waited for 2.5 s goes first", age_first_s=2.5),
+    _knob("weight-10", "beta 10: work is worth more, passes are fuller", backlog_weight=10.0),
+    _knob("gathered-after-1", "who has waited for 1 s goes first in company", gathered_first_s=1.0),
+    _knob("gathered-after-4", "who has waited for 4 s does", gathered_first_s=4.0),
 )
 BY_NAME = {variant.name: variant for variant in VARIANTS}
+
+
+def is_knob(name: str) -> bool:
+    """Whether a variant has a knob elsewhere; so had those that are not tried any more."""
+    return name not in BY_NAME or BY_NAME[name].is_knob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)

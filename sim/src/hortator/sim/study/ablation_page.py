@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from hortator.sim.study.ablation import BY_NAME, WHOLE, AblationPlan, AblationPoint
+from hortator.sim.study.ablation import BY_NAME, WHOLE, AblationPlan, AblationPoint, is_knob
 from hortator.sim.study.bootstrap import interval
 
 Figures = Mapping[str, Any]
@@ -95,9 +95,7 @@ def _tuner(found: Sequence[Row]) -> Iterator[str]:
         rows = [
             row
             for row in found
-            if row["load"] == load
-            and row["stable"]
-            and (BY_NAME[row["variant"]].is_knob or row["variant"] == WHOLE)
+            if row["load"] == load and row["stable"] and (is_knob(row["variant"]) or row["variant"] == WHOLE)
         ]
         words = []
         for what, key, other in (
