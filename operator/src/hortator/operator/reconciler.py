@@ -199,6 +199,7 @@ class Reconciler:
             meta=meta,
             loads=view.workers if view else {},
             departed=self._inventory.departed(key),
+            gang_providers=self._inventory.gang_providers,
         )
         parsed = parse(service)
         spec, wanted = carried_out(service, parsed, options=self._options, children=children)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hortator.operator import names
-from hortator.operator.manifests import engine, pods
+from hortator.operator.manifests import engine, gang, pods
 from hortator.operator.manifests.metadata import Owner, child
 from hortator.operator.objects import Obj
 from hortator.operator.topology import Group
@@ -39,7 +39,7 @@ def statefulset(
     """
     name = names.group_name(owner.name, group.role_name, group.index)
     labels = names.group_labels(owner.name, group.role_name, group.index)
-    filled = fill(template, group, owner=owner, drain_timeout_s=drain_timeout_s, uid=uid)
+    filled = fill(template, group, owner=owner, drain_timeout_s=drain_timeout_s, uid=uid, epoch=epoch)
     filled["metadata"]["labels"] |= {names.LABEL_REVISION: revision, names.LABEL_EPOCH: str(epoch)}
     if group.is_scale_unit and group.role.nodes == 1:
         filled["metadata"]["labels"][names.LABEL_SCALE_UNIT] = "true"
@@ -105,10 +105,14 @@ def with_token(secret: Obj, token: str) -> Obj:
     return secret | {"stringData": {engine.IDENTITY_KEY: token}}
 
 
-def fill(template: Obj, group: Group, *, owner: Owner, drain_timeout_s: float, uid: str) -> Obj:
+def fill(
+    template: Obj, group: Group, *, owner: Owner, drain_timeout_s: float, uid: str, epoch: int
+) -> Obj:
     """A copy of a frozen template with a group's values in place of the marks; `uid` is its StatefulSet's."""
+    name = names.group_name(owner.name, group.role_name, group.index)
     values = {
-        engine.GROUP_NAME: names.group_name(owner.name, group.role_name, group.index),
+        engine.GROUP_NAME: name,
+        gang.GROUP_NAME: names.pod_group_name(name, uid, epoch),
         engine.GROUP_INDEX: str(group.index),
         engine.WORKER_ID: names.worker_id(group.role_name, group.index),
         engine.IDENTITY: names.identity_name(owner.name, group.role_name, group.index, owner.uid),

@@ -269,6 +269,8 @@ class Observed:
     claims: tuple[Claim, ...]
     loads: Mapping[str, WorkerLoad]
     """The scheduler's whole snapshot, by worker id; empty: it does not answer or knows no worker."""
+    gang_providers: frozenset[str] = frozenset()
+    """Whose API the API server has, of those that the operator may use."""
 
     def group(self, name: str) -> GroupFacts | None:
         """The group of that name, None when nothing of it exists."""

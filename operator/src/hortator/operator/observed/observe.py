@@ -42,10 +42,12 @@ def observe(
     meta: Meta,
     loads: Mapping[str, WorkerLoad],
     departed: Sequence[Obj] = (),
+    gang_providers: frozenset[str] = frozenset(),
 ) -> Observed:
     """The facts about the LLMService `meta` in these objects. Total, and independent of their order.
 
-    `departed` are pods of it that are not there any more, the oldest first.
+    `departed` are pods of it that are not there any more, the oldest first; `gang_providers` those whose API
+    is there.
     """
     given = sorted((entry for entry in objects if isinstance(entry, dict)), key=_sort_key)
     pods = [entry for entry in given if text(entry, "kind") == "Pod"]
@@ -72,6 +74,7 @@ def observe(
         nodes=node_facts((entry for entry in given if text(entry, "kind") == "Node"), pods),
         claims=claims(statefulsets, pods),
         loads=dict(loads),
+        gang_providers=gang_providers,
     )
 
 
