@@ -34,6 +34,7 @@ from hortator.api.v1alpha1 import LLMService
 from hortator.operator import names
 from hortator.operator.accepted import Accepted, accepted
 from hortator.operator.desired import Desired, Options, desired
+from hortator.operator.manifests.gang import PROVIDERS
 from hortator.operator.manifests.group import with_token
 from hortator.operator.objects import Ref
 from hortator.operator.observed import Meta, Observed, WorkerLoad, observe
@@ -46,7 +47,7 @@ START = datetime(2026, 11, 26, 10, 0, 0, tzinfo=UTC)
 OPTIONS = Options(images=Images.of_version("1.2.3"))
 _OBSERVED_KINDS = (
     "StatefulSet", "Pod", "Service", "PodDisruptionBudget", "Deployment", "ServiceAccount", "ControllerRevision",
-    "PersistentVolumeClaim", "Job", "NetworkPolicy", "Node", "Event",
+    "PersistentVolumeClaim", "Job", "NetworkPolicy", "Node", "Event", "PodGroup",
 )  # fmt: skip
 
 
@@ -279,7 +280,8 @@ class World:
         )
         kinds = [kind for kind in _OBSERVED_KINDS if kind != "Node" or self.is_allowed_to_see_nodes]
         objects = [one for kind in kinds for one in self.api.find(kind)]
-        observed = observe(objects, meta=meta, loads=self.loads())
+        there = {name for name, one in PROVIDERS.items() if self.api.installed.intersection(one.needs)}
+        observed = observe(objects, meta=meta, loads=self.loads(), gang_providers=frozenset(there))
         wanted = self._wanted(kept, meta.uid) if kept is not None else None
         return meta, kept.service if kept is not None else None, wanted, tuple(parsed.problems), observed
 
@@ -491,6 +493,8 @@ class World:
 
     def _before_apply(self, obj: Obj) -> None:
         name = obj["metadata"]["name"]
+        if obj["kind"] == "PodGroup":
+            self._before_pod_group(obj)
         live = self.statefulsets().get(name)
         if obj["kind"] == "PodDisruptionBudget" and obj["spec"]["maxUnavailable"] > 0:
             self._must_be_drained(name, live, "its budget is opened")
@@ -506,12 +510,25 @@ class World:
     def _admit(self, name: str, live: Obj, obj: Obj) -> None:
         """The operator opens an epoch. (One that a person opens by hand is not its doing.)"""
         epoch = int(obj["spec"]["template"]["metadata"]["labels"][names.LABEL_EPOCH])
+        named = gang_of(obj["spec"]["template"])
+        if named and named not in {one["metadata"]["name"] for one in self.api.find("PodGroup")}:
+            self.broken.append(f"{self.clock}: {name} gets pods of gang {named}, which is not there")
         admission = live["metadata"]["uid"], epoch
         if admission in self._admitted:
             self.broken.append(f"{self.clock}: epoch {epoch} of {name} was admitted twice")
         self._admitted.add(admission)
 
+    def _before_pod_group(self, obj: Obj) -> None:
+        """A gang is made for a group that is about to get pods, and has none."""
+        labels = {key: obj["metadata"]["labels"][key] for key in (names.LABEL_ROLE, names.LABEL_GROUP)}
+        statefulsets = self.api.find("StatefulSet", **labels)
+        is_closed = [one["spec"]["replicas"] for one in statefulsets] == [0]
+        if not is_closed or self.api.find("Pod", **labels):
+            self.broken.append(f"{self.clock}: gang {obj['metadata']['name']} is made for a group that is not closed")
+
     def _before_delete(self, ref: Ref) -> None:
+        if ref.kind == "PodGroup" and ref.name in {gang_of(pod) for pod in self.api.find("Pod")}:
+            self.broken.append(f"{self.clock}: gang {ref.name} is deleted, and has pods")
         if ref.kind == "StatefulSet":
             self._must_be_drained(ref.name, self.statefulsets().get(ref.name), "it is deleted")
 
@@ -551,6 +568,13 @@ class World:
             if epoch < self._epoch_seen.get(uid, 0):
                 self.broken.append(f"{self.clock}: epoch of {name} went back to {epoch}")
             self._epoch_seen[uid] = epoch
+
+
+def gang_of(pod: Obj) -> str:
+    """The PodGroup that a pod, or a template of pods, names."""
+    metadata = pod["metadata"]
+    by_annotation = metadata.get("annotations", {}).get("scheduling.k8s.io/group-name", "")
+    return by_annotation or metadata.get("labels", {}).get("scheduling.x-k8s.io/pod-group", "")
 
 
 def _incarnation(pod: Obj) -> str:
