@@ -524,7 +524,9 @@ class World:
         statefulsets = self.api.find("StatefulSet", **labels)
         is_closed = [one["spec"]["replicas"] for one in statefulsets] == [0]
         if not is_closed or self.api.find("Pod", **labels):
-            self.broken.append(f"{self.clock}: gang {obj['metadata']['name']} is made for a group that is not closed")
+            self.broken.append(
+                f"{self.clock}: gang {obj['metadata']['name']} is made for a group that is not closed"
+            )
 
     def _before_delete(self, ref: Ref) -> None:
         if ref.kind == "PodGroup" and ref.name in {gang_of(pod) for pod in self.api.find("Pod")}:

@@ -91,11 +91,7 @@ class HttpFront:
         return json.loads(raw or b"null")
 
     def _discovery(self, path: str) -> Any:
-        served = [
-            kind
-            for key, kind in KINDS.items()
-            if not kind.is_optional or key in self.api.installed
-        ]
+        served = [kind for key, kind in KINDS.items() if not kind.is_optional or key in self.api.installed]
         groups = sorted({kind.api_version for kind in served if "/" in kind.api_version})
         if path == "/version":
             return {"major": "1", "minor": "34", "gitVersion": "v1.34.0"}

@@ -110,7 +110,7 @@ class DesiredGroup:
         )
 
     def pod_group(self, *, epoch: int, uid: str) -> Obj | None:
-        """What stands for one epoch of the group with the scheduler that sees to gangs; None: nothing does."""
+        """By what another scheduler, which sees to gangs, knows one epoch of the group; None: nothing."""
         if self.gang is None:
             return None
         name = names.pod_group_name(self.name, uid, epoch)

@@ -2,8 +2,8 @@
 
 n-th restart within the window   delay(1) = 0,  delay(n) = min(maxDelay, baseDelay x 2^(n - 2))
 n-th try after a gang timeout    10 s x 2^(n - 1), at most 300 s, times a factor from 0.5 to 1.5
-gang timeout                     from the admission of a group with pods without a node; where another
-                                 scheduler sees to gangs from the first pod with a node, so its queue may be long
+gang timeout                     from the admission of a group, while pods have no node; where another
+                                 scheduler sees to gangs from the first pod with a node
 start after a cordoned node      7 s after the group was closed
 drain                            until nothing is in flight and the scheduler has acknowledged, or the timeout
 """

@@ -29,7 +29,7 @@ class GangSpec(Model):
     None: nobody, groups start at once; for pools of nodes that grow when pods wait. Volcano, Coscheduling,
     Kueue: that scheduler, told of each group; rendered, never run (docs/how-to/gang.md)."""
     queue: QueueName | None = None
-    """Where groups stand in line, of providers Volcano (absent: its default queue) and Kueue (a LocalQueue)."""
+    """Where groups stand in line: of Volcano (absent: its default queue), or a LocalQueue of Kueue."""
     scheduler_name: ChildName | None = None
     """Of the scheduler that places the pods, with providers Volcano (absent: volcano) and Coscheduling
     (absent: scheduler-plugins-scheduler)."""

@@ -105,9 +105,7 @@ def with_token(secret: Obj, token: str) -> Obj:
     return secret | {"stringData": {engine.IDENTITY_KEY: token}}
 
 
-def fill(
-    template: Obj, group: Group, *, owner: Owner, drain_timeout_s: float, uid: str, epoch: int
-) -> Obj:
+def fill(template: Obj, group: Group, *, owner: Owner, drain_timeout_s: float, uid: str, epoch: int) -> Obj:
     """A copy of a frozen template with a group's values in place of the marks; `uid` is its StatefulSet's."""
     name = names.group_name(owner.name, group.role_name, group.index)
     values = {

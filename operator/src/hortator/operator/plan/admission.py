@@ -4,8 +4,8 @@ A group that needs devices (GPUs) starts alone: room for all its pods is looked 
 domain if that is asked for, and the next one is looked at when every pod of this one has a node. Two groups
 that each hold half of the nodes serve nobody. Groups without devices all start at once: their pods wait for
 nothing that another pod could hold. Without sight of nodes every group is started and kube-scheduler decides;
-the gang timeout gives back what it could not complete. So it is where spec.placement.gang.provider is None, and
-where another scheduler sees to gangs: that one decides, once it has been told of the group (`gang`).
+the gang timeout gives back what it could not complete. So it is where spec.placement.gang.provider is None,
+and where another scheduler sees to gangs: that one decides, once it has been told of the group (`gang`).
 """
 
 from __future__ import annotations

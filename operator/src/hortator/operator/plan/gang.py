@@ -1,8 +1,8 @@
 """The objects by which another scheduler knows a group (PodGroups): made with its start, gone with its epoch.
 
-    a group starts          its PodGroup is applied right before its StatefulSet gets pods (`admission`)
-    it has pods             the PodGroup that they name stays
-    no pod names it         it goes: the group was closed or is not wanted any more, or another sees to gangs
+    a group starts    its PodGroup is applied right before its StatefulSet gets pods (`admission`)
+    it has pods       the PodGroup that they name stays
+    no pod names it   it goes: the group was closed, or is not wanted, or the provider is another
 
 A group that is going gets none, because only a start makes one. Between the two writes of a start the operator
 may end: the name follows from the StatefulSet and its epoch, so the next start takes the same object.

@@ -1,9 +1,9 @@
 """Gangs that another scheduler sees to: what its kind of group is, and what pods carry so that it knows them.
 
-    provider     one object per group           pods carry                                     are placed by
-    volcano      PodGroup, made before the pods annotation with its name                       Volcano
-    coscheduling PodGroup, made before the pods label with its name                            its scheduler
-    kueue        none                           labels with queue and name, annotation: number kube-scheduler
+    provider      object    pods carry                                        are placed by
+    volcano       PodGroup  an annotation with its name                       Volcano
+    coscheduling  PodGroup  a label with its name                             its scheduler
+    kueue         none      labels: queue and name; annotation: their number  kube-scheduler
 
 A group has a name of its own in each epoch (`names.pod_group_name`): what a scheduler has noted of the pods of
 one start says nothing of the next. Its least number of members is all of them. What is done with the objects,

@@ -1,7 +1,7 @@
 """Coscheduling, a plugin of kube-scheduler (scheduler-plugins): a PodGroup whose pods are bound together.
 
-The plugin may run in a second scheduler, whose default name is that of its chart, or in the cluster's own: then
-spec.placement.gang.schedulerName is `default-scheduler`.
+The plugin may run in a second scheduler, whose default name is that of its chart, or in the cluster's own:
+then spec.placement.gang.schedulerName is `default-scheduler`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hortator.api.v1alpha1 import GangProvider, GangSpec, RoleSpec
@@ -31,11 +31,11 @@ class Provider:
 
     name: GangProvider
     needs: tuple[tuple[str, str], ...]
-    """API versions and kinds of which the API server must serve one: without any the provider is not there."""
+    """API versions and kinds of which the API server must serve one: else the provider is not there."""
     kind: Watched | None = None
     """Of the object that stands for a group."""
-    labels: Callable[[GangSpec, RoleSpec], Mapping[str, str]] = _nothing
-    annotations: Callable[[GangSpec, RoleSpec], Mapping[str, str]] = _nothing
+    labels: Callable[[GangSpec, RoleSpec], dict[str, str]] = _nothing
+    annotations: Callable[[GangSpec, RoleSpec], dict[str, str]] = _nothing
     scheduler: Callable[[GangSpec], str] = _default
     """Name of the one that places the pods; "": kube-scheduler's."""
     spec: Callable[[GangSpec, RoleSpec], Obj] = _no_spec
