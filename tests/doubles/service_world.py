@@ -37,9 +37,10 @@ from hortator.operator.desired import Desired, Options, desired
 from hortator.operator.manifests.gang import PROVIDERS
 from hortator.operator.manifests.group import with_token
 from hortator.operator.objects import Ref
-from hortator.operator.observed import Meta, Observed, WorkerLoad, observe
+from hortator.operator.observed import Meta, Observed, Refusal, WorkerLoad, observe
 from hortator.operator.options import Images
 from hortator.operator.plan import Action, Apply, Create, Delete, PatchLabels, Plan, Scale, StartDrain, plan
+from hortator.operator.pulls import is_pull, refused
 from hortator.operator.status.explain import explain
 
 NAMESPACE = "default"
@@ -119,6 +120,10 @@ class World:
         self.is_scheduler_answering = True
         self.is_traffic_on = False
         self.is_allowed_to_see_nodes = True
+        self.refuses_pulls = ""
+        """What the API server has against Jobs of pulls."""
+        self.pull_refusal: Refusal | None = None
+        """What the operator remembers of that."""
         self.options = OPTIONS
         """Those of the operator that looks next: another version of it has others."""
         self.num_writes = 0
@@ -281,7 +286,13 @@ class World:
         kinds = [kind for kind in _OBSERVED_KINDS if kind != "Node" or self.is_allowed_to_see_nodes]
         objects = [one for kind in kinds for one in self.api.find(kind)]
         there = {name for name, one in PROVIDERS.items() if self.api.installed.intersection(one.needs)}
-        observed = observe(objects, meta=meta, loads=self.loads(), gang_providers=frozenset(there))
+        observed = observe(
+            objects,
+            meta=meta,
+            loads=self.loads(),
+            gang_providers=frozenset(there),
+            pull_refusal=self.pull_refusal,
+        )
         wanted = self._wanted(kept, meta.uid) if kept is not None else None
         return meta, kept.service if kept is not None else None, wanted, tuple(parsed.problems), observed
 
@@ -292,7 +303,10 @@ class World:
             case Apply(obj=obj):
                 self._before_apply(obj)
                 self.api.apply(obj, manager=names.FIELD_MANAGER, force=True)
+            case Create(obj=obj) if is_pull(obj) and self.refuses_pulls:
+                self.pull_refusal = refused(self.pull_refusal, self.refuses_pulls, now=self.clock)
             case Create(obj=obj):
+                self.pull_refusal = None if is_pull(obj) else self.pull_refusal
                 try:
                     self.api.create(with_token(obj, "t") if obj["kind"] == "Secret" else obj)
                 except ApiError as error:

@@ -25,6 +25,7 @@ from hortator.operator.observed.facts import (
     Meta,
     Observed,
     PodFacts,
+    Refusal,
     WarningEvent,
     WorkerLoad,
 )
@@ -43,11 +44,12 @@ def observe(
     loads: Mapping[str, WorkerLoad],
     departed: Sequence[Obj] = (),
     gang_providers: frozenset[str] = frozenset(),
+    pull_refusal: Refusal | None = None,
 ) -> Observed:
     """The facts about the LLMService `meta` in these objects. Total, and independent of their order.
 
-    `departed` are pods of it that are not there any more, the oldest first; `gang_providers` those whose API
-    is there.
+    What no object says: `departed` are pods of it that are not there any more, the oldest first,
+    `gang_providers` those whose API is there, `pull_refusal` says that Jobs are not made.
     """
     given = sorted((entry for entry in objects if isinstance(entry, dict)), key=_sort_key)
     pods = [entry for entry in given if text(entry, "kind") == "Pod"]
@@ -75,6 +77,7 @@ def observe(
         claims=claims(statefulsets, pods),
         loads=dict(loads),
         gang_providers=gang_providers,
+        pull_refusal=pull_refusal,
     )
 
 

@@ -5,9 +5,9 @@
     coscheduling  PodGroup  a label with its name                             its scheduler
     kueue         none      labels: queue and name; annotation: their number  kube-scheduler
 
-A group has a name of its own in each epoch (`names.pod_group_name`): what a scheduler has noted of the pods of
-one start says nothing of the next. Its least number of members is all of them. What is done with the objects,
-and when, is in `plan.gang`.
+A group has a name of its own in each epoch (`names.pod_group_name`): what a scheduler has noted of the pods
+of one start says nothing of the next. Its least number of members is all of them. What is done with the
+objects, and when, is in `plan.gang`.
 """
 
 from __future__ import annotations
