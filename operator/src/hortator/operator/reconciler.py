@@ -6,8 +6,8 @@ Whatever fails, the next look starts from what is there:
     the API server cannot answer again later, with growing pauses, or when it asked for
     a conflict                   the object has been read again; again soon
     the service's namespace ends the service is read again; it will go
-    refused for good             told in the conditions, tried again after `REFUSED_RETRY_S` or on news; a pull
-                                 of an image told in an event, and groups do without it (`pulls`)
+    refused for good             told in the conditions, tried again after `REFUSED_RETRY_S` or on news
+    a pull refused for good      told in an event; after a while groups do without (`pulls`)
     anything else                a defect: logged with its traceback, again later
 
 What a plan is about to write is promised before anything else may run (`inventory`), so of two services that

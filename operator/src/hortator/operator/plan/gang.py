@@ -5,7 +5,7 @@
     no pod names it   it goes: the group was closed, or is not wanted, or the provider is another
 
 A group that is going gets none, because only a start makes one. Between the two writes of a start the
-operator may end: the name follows from the StatefulSet and its epoch, so the next start takes the same object.
+operator may end: the name follows from the StatefulSet and its epoch, so the next start takes the same one.
 """
 
 from __future__ import annotations

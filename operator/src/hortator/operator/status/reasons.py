@@ -276,8 +276,8 @@ ENTRIES: dict[Reason, Entry] = {
     ),
     Reason.PRE_PULL_FAILED: Entry(
         meaning="A node cannot pull the image that a group on it is to move to: the group goes on as it is. "
-        "As an event: it had not pulled it within half an hour for another reason, or the cluster has refused "
-        "the Job of the pull for two minutes, and the group moves.",
+        "As an event: it had not pulled it within half an hour for another reason, or the cluster has "
+        "refused the Job of the pull for two minutes, and the group moves.",
         remedy="Correct the image or its imagePullSecrets, or go back with `hortator k8s rollout undo`; with "
         "spec.rollout.prePull: Off nothing is waited for.",
     ),
