@@ -117,11 +117,12 @@ def fill(template: Obj, group: Group, *, owner: Owner, drain_timeout_s: float, u
         engine.INCARNATION: names.incarnation(uid),
         engine.DRAIN_TIMEOUT_S: f"{drain_timeout_s:g}",
     }
-    filled: Obj = _filled(template, values)
+    filled: Obj = substituted(template, values)
     return filled
 
 
-def _filled(value: Any, values: Mapping[str, str]) -> Any:
+def substituted(value: Any, values: Mapping[str, str]) -> Any:
+    """A copy with each of these texts replaced wherever it stands, in this order."""
     match value:
         case str():
             for mark, text in values.items():
@@ -129,8 +130,8 @@ def _filled(value: Any, values: Mapping[str, str]) -> Any:
                     value = value.replace(mark, text)
             return value
         case dict():
-            return {key: _filled(item, values) for key, item in value.items()}
+            return {key: substituted(item, values) for key, item in value.items()}
         case list():
-            return [_filled(item, values) for item in value]
+            return [substituted(item, values) for item in value]
         case _:
             return value
