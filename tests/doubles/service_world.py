@@ -589,8 +589,8 @@ class World:
 def gang_of(pod: Obj) -> str:
     """The PodGroup that a pod, or a template of pods, names."""
     metadata = pod["metadata"]
-    by_annotation = metadata.get("annotations", {}).get("scheduling.k8s.io/group-name", "")
-    return by_annotation or metadata.get("labels", {}).get("scheduling.x-k8s.io/pod-group", "")
+    by_annotation = metadata.get("annotations", {}).get(names.VOLCANO_GROUP, "")
+    return by_annotation or metadata.get("labels", {}).get(names.COSCHEDULING_GROUP, "")
 
 
 def _incarnation(pod: Obj) -> str:

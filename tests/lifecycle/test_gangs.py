@@ -219,6 +219,18 @@ def test_a_gang_that_another_scheduler_placed_in_part_gives_its_nodes_back():
     assert len(gangs(world)) == 1
 
 
+@pytest.mark.parametrize("gang", EVERY)
+def test_what_waits_in_another_queue_holds_no_room_of_groups_that_the_operator_starts(gang):
+    world = world_of(gang, aggregated=1)
+    hold(world)
+    world.until(lambda: len(engines(world)) == 2)
+    *_, observed = world._seen()
+    assert observed.claims == ()
+    own = world_of({"provider": "None"}, aggregated=1, on={"n-0": {"gpus": 0}})
+    own.until(lambda: len(engines(own)) == 2)
+    assert len(own._seen()[-1].claims) == 1
+
+
 def test_a_pod_in_a_queue_is_no_pod_without_room():
     world = world_of(KUEUE, aggregated=1)
     hold(world)

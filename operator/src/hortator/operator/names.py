@@ -65,6 +65,11 @@ ANNOTATION_GENERATION = PREFIX + "generation"
 ANNOTATION_DRAIN_REQUESTED = PREFIX + "drain-requested"
 """Written by people on a group's StatefulSet: the epoch that is to be drained and followed by the next."""
 
+VOLCANO_GROUP = "scheduling.k8s.io/group-name"
+COSCHEDULING_GROUP = "scheduling.x-k8s.io/pod-group"
+KUEUE_GROUP = "kueue.x-k8s.io/pod-group-name"
+"""An annotation and two labels by which other schedulers know the pods of a gang."""
+
 COMPONENT_OPERATOR = "operator"
 COMPONENT_ENGINE = "engine"
 COMPONENT_SCHEDULER = "scheduler"

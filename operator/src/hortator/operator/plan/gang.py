@@ -21,6 +21,8 @@ from hortator.operator.plan import rendering
 from hortator.operator.plan.actions import Apply, Delete, Item
 from hortator.operator.situation import Situation, View
 
+MAX_DIGITS = 10
+"""Of the index of a group."""
 _KINDS = {(one.kind.api_version, one.kind.kind) for one in PROVIDERS.values() if one.kind is not None}
 
 
@@ -65,5 +67,6 @@ def _group_of(obj: Obj) -> str:
     labels = texts(obj, "metadata", "labels")
     role = names.role_of_label(labels.get(names.LABEL_ROLE, ""))
     index = labels.get(names.LABEL_GROUP, "")
-    is_whole = role is not None and index.isascii() and index.isdigit()
-    return names.group_name(labels[names.LABEL_SERVICE], role, int(index)) if is_whole and role else ""
+    if role is None or not (index.isascii() and index.isdigit() and len(index) < MAX_DIGITS):
+        return ""
+    return names.group_name(labels.get(names.LABEL_SERVICE, ""), role, int(index))

@@ -14,13 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pydantic import ValidationError
+
 from hortator.api.v1alpha1 import GangSpec, RoleSpec
 from hortator.operator import names
 from hortator.operator.manifests.gang import coscheduling, kueue, volcano
 from hortator.operator.manifests.gang.provider import GROUP_NAME, Provider
 from hortator.operator.manifests.metadata import Owner, child
 from hortator.operator.objects import Obj
-from hortator.operator.observed.reading import mapping
+from hortator.operator.observed.reading import mapping, text
 from hortator.operator.topology import Group
 
 __all__ = ["GROUP_NAME", "PROVIDERS", "Provider", "fields", "marked", "of_revision", "pod_group"]
@@ -39,9 +41,14 @@ def fields(gang: GangSpec) -> Obj | None:
 
 
 def of_revision(obj: Obj) -> GangSpec | None:
-    """What the pods of a ControllerRevision are told of it; None where that is nothing."""
+    """What the pods of a ControllerRevision are told of it; None where that is nothing. Total."""
     found = mapping(obj, "data", "fields", "placement", "gang")
-    return GangSpec.model_validate(found) if found.get("provider") in PROVIDERS else None
+    if text(found, "provider") not in PROVIDERS:
+        return None
+    try:
+        return GangSpec.model_validate(found)
+    except ValidationError:  # of another version, or damaged
+        return None
 
 
 def marked(gang: GangSpec, role: RoleSpec, template: Obj) -> Obj:

@@ -7,6 +7,7 @@ then spec.placement.gang.schedulerName is `default-scheduler`.
 from __future__ import annotations
 
 from hortator.api.v1alpha1 import GangSpec, RoleSpec
+from hortator.operator import names
 from hortator.operator.kinds import ours
 from hortator.operator.manifests.gang.provider import GROUP_NAME, Provider
 from hortator.operator.objects import Obj
@@ -16,7 +17,7 @@ KIND = ours("scheduling.x-k8s.io/v1alpha1", "PodGroup", "podgroups")
 
 
 def _labels(_: GangSpec, __: RoleSpec) -> dict[str, str]:
-    return {"scheduling.x-k8s.io/pod-group": GROUP_NAME}
+    return {names.COSCHEDULING_GROUP: GROUP_NAME}
 
 
 def _scheduler(gang: GangSpec) -> str:

@@ -8,13 +8,14 @@ another pod for one that went, so it is not retriable: Kueue lets go of the pods
 from __future__ import annotations
 
 from hortator.api.v1alpha1 import GangSpec, RoleSpec
+from hortator.operator import names
 from hortator.operator.manifests.gang.provider import GROUP_NAME, Provider
 
 PREFIX = "kueue.x-k8s.io/"
 
 
 def _labels(gang: GangSpec, _: RoleSpec) -> dict[str, str]:
-    return {f"{PREFIX}queue-name": gang.queue or "", f"{PREFIX}pod-group-name": GROUP_NAME}
+    return {f"{PREFIX}queue-name": gang.queue or "", names.KUEUE_GROUP: GROUP_NAME}
 
 
 def _annotations(_: GangSpec, role: RoleSpec) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hortator.api.v1alpha1 import GangSpec, RoleSpec
+from hortator.operator import names
 from hortator.operator.kinds import ours
 from hortator.operator.manifests.gang.provider import GROUP_NAME, Provider
 from hortator.operator.objects import Obj
@@ -12,7 +13,7 @@ KIND = ours("scheduling.volcano.sh/v1beta1", "PodGroup", "podgroups")
 
 
 def _annotations(_: GangSpec, __: RoleSpec) -> dict[str, str]:
-    return {"scheduling.k8s.io/group-name": GROUP_NAME}
+    return {names.VOLCANO_GROUP: GROUP_NAME}
 
 
 def _scheduler(gang: GangSpec) -> str:
