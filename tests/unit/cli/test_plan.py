@@ -96,3 +96,14 @@ def test_leader_worker_sets_are_not_in_gangs_of_others(tmp_path):
     file.write_text(text)
     with pytest.raises(CommandError, match=r"provider Volcano \(allowed: Builtin, None"):
         run(file, output="lws")
+
+
+def test_a_gang_of_another_scheduler_is_shown_and_warned_of(tmp_path, capsys):
+    file = tmp_path / "m.yaml"
+    text = SIMULATED.read_text().replace("\nspec:\n", "\nspec:\n  placement: {gang: {provider: Volcano}}\n")
+    file.write_text(text)
+    run(file)
+    shown = capsys.readouterr().out
+    assert "simulated-d-0-*" in shown
+    assert "all 4 pods of a group or none" in shown
+    assert "spec.placement.gang.provider: Volcano" in shown

@@ -3,8 +3,8 @@
 First the layout, which DP ranks run on which pod and what its node must have; then every object; then what is
 worth a warning. With `-o yaml` the objects themselves, with warnings on standard error. With `-o lws` what
 takes their place where LeaderWorkerSet, not the operator, looks after the groups: rendered, never run. Two
-things are known only on a cluster: the nodes, and the uid of the LLMService, which the names of identity
-Secrets and of the record of the spec depend on.
+things are known only on a cluster: the nodes, and the uids of objects, which the names of identity Secrets,
+of gangs and of the record of the spec depend on.
 """
 
 from __future__ import annotations
@@ -184,7 +184,9 @@ def _objects(wanted: Desired) -> Table:
 def _name(obj: Obj) -> str:
     """Some names end with a hash of the uid, which no manifest has."""
     name: str = obj["metadata"]["name"]
-    has_uid = obj["kind"] == "Secret" or (obj["kind"] == "ControllerRevision" and is_record(obj))
+    has_uid = obj["kind"] in {"Secret", "PodGroup"} or (
+        obj["kind"] == "ControllerRevision" and is_record(obj)
+    )
     return f"{name.rpartition('-')[0]}-*" if has_uid else name
 
 
@@ -209,6 +211,8 @@ def _what(obj: Obj) -> str:
             return "no pod is evicted until its group is drained"
         case "NetworkPolicy":
             return "who reaches its pods, and whom they reach"
+        case "PodGroup":
+            return f"all {spec['minMember']} pods of a group or none"
         case "Secret":
             return "content made when it is created"
         case _:
