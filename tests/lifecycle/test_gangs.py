@@ -7,7 +7,7 @@ import pytest
 from doubles.service_world import World, a_manifest, gang_of
 from hortator.operator import names
 from hortator.operator.manifests.gang import PROVIDERS
-from hortator.operator.plan import Apply, Delete
+from hortator.operator.plan import Apply
 
 NODES = {f"n-{index}": {"gpus": 8} for index in range(6)}
 VOLCANO = {"provider": "Volcano", "queue": "serving"}
@@ -260,17 +260,35 @@ def test_with_provider_none_the_gang_timeout_gives_back_what_is_not_complete():
     assert "Warning GangTimeout" in world.events
 
 
-@pytest.mark.parametrize("gang", WITH_OBJECTS)
-@pytest.mark.parametrize("change", [None, {"placement": {"gang": {"provider": "Builtin", "queue": None}}}])
-def test_an_operator_that_dies_after_any_write_leaves_nothing_behind(gang, change):
-    world = world_of(gang) if change is None else settled(gang)
+@pytest.mark.parametrize(
+    "change", [None, {"gang": {"provider": "Builtin", "queue": None}}], ids=["start", "end"]
+)
+def test_an_operator_that_dies_after_any_write_leaves_nothing_behind(change):
+    world = world_of(VOLCANO, aggregated=1, rollout={"allowOutage": True})
     if change is not None:
-        world.edit(change)
-    world.kills_always = True
-    for _ in range(60):
+        world.settle()
+        world.edit({"placement": change})
+    world.clones = []
+    world.settle()
+    clones = world.clones
+    assert len(clones) > 5
+    for clone in clones:
+        at_rest(clone)
+        assert {gang_of(pod) for pod in engines(clone)} - {""} == gangs(clone).keys()
+        assert len(gangs(clone)) == (change is None)
+
+
+@pytest.mark.parametrize("gang", WITH_OBJECTS)
+def test_a_gang_stays_as_long_as_a_pod_of_it_may_be_there(gang):
+    world = settled(gang)
+    pod = world._pod("demo-a-1-0")
+    node, named = pod["spec"]["nodeName"], gang_of(pod)
+    world.lose_node(node)
+    world.until(lambda: world.statefulsets()["demo-a-1"]["spec"]["replicas"] == 0)
+    for _ in range(10):
         world.tick()
-    world.kills_always = False
+        assert world._pod("demo-a-1-0") is not None
+        assert named in gangs(world)
+    world.remove_node(node)
     at_rest(world)
-    assert {gang_of(pod) for pod in engines(world)} - {""} == gangs(world).keys()
-    assert len(gangs(world)) == (2 if change is None else 0)
-    assert sum(isinstance(one, Delete) and one.ref.kind == "PodGroup" for one in world.actions) <= 2
+    assert named not in gangs(world)

@@ -59,7 +59,7 @@ def _is_named(ref: Ref, group: GroupFacts | None) -> bool:
         return bool(group.pods)
     metadata = at(group.statefulset, "spec", "template", "metadata")
     said = texts(metadata, "labels") | texts(metadata, "annotations")
-    return ref.name in said.values() or bool(group.former_pods)
+    return ref.name in said.values()
 
 
 def _group_of(obj: Obj) -> str:
