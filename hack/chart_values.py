@@ -125,6 +125,16 @@ class Monitoring(Model):
     dashboards: Dashboards = Dashboards()
 
 
+class Gang(Model):
+    """Gangs (docs/how-to/gang.md)."""
+
+    providers: Annotated[
+        list[Literal["Volcano", "Coscheduling", "Kueue"]], Field(json_schema_extra={"uniqueItems": True})
+    ] = []
+    """Other schedulers that LLMServices may name in spec.placement.gang.provider. The operator looks for them
+    and gets a rule for the objects of each."""
+
+
 class NetworkPolicy(Model):
     """What may reach the operator, and what it may reach. Of services it is spec.security.networkPolicy."""
 
@@ -146,6 +156,7 @@ class Values(Model):
     observe_nodes: bool = True
     """Let the operator read Nodes: it checks for room before a group starts, and replaces pods of lost nodes.
     Without effect where `namespaces` is set."""
+    gang: Gang = Gang()
     aggregate_roles: bool = True
     """Let those who may view or edit a namespace do so with its LLMServices.
     Without effect where `namespaces` is set."""

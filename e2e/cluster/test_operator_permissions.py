@@ -36,7 +36,7 @@ NOT_USED_HERE = {
 
 def granted(*scopes: Scope) -> set[tuple[str, str, str]]:
     """(group, resource, verb) of what the operator may do in these scopes."""
-    permissions = [one for one in PERMISSIONS if one.scope in scopes]
+    permissions = [one for one in PERMISSIONS if one.scope in scopes and not one.provider]
     return {(one.group, one.resource, verb) for one in permissions for verb in one.verbs}
 
 

@@ -58,7 +58,12 @@ class OperatorWorld:
     """A cluster of twelve nodes with an operator; `async with`."""
 
     def __init__(
-        self, api: ApiServer | None = None, *, past: ApiServer | None = None, at: float = 0.0
+        self,
+        api: ApiServer | None = None,
+        *,
+        past: ApiServer | None = None,
+        at: float = 0.0,
+        gang_providers: Sequence[str] = (),
     ) -> None:
         """`past` is a copy of the API server of a world that began `at` that loop time: it goes on from there."""
         self.began_at = asyncio.get_running_loop().time() if at is None else at
@@ -71,6 +76,7 @@ class OperatorWorld:
         for number in range(0 if past else 12):
             self.kubelets.add_node(f"node-{number}")
         self.leads_for_s = 1e9
+        self.gang_providers = gang_providers
         self.num_starts = 0
         self._cluster_task: asyncio.Task[Any] | None = None
         self._tasks: list[asyncio.Task[Any]] = []
@@ -95,7 +101,13 @@ class OperatorWorld:
             told_at=clock,
         )
         self.resync = Resync(
-            self.cluster, self.inventory, namespaces=(), told=self._told, interval_s=RESYNC_S, clock=clock
+            self.cluster,
+            self.inventory,
+            namespaces=(),
+            told=self._told,
+            interval_s=RESYNC_S,
+            gang_providers=self.gang_providers,
+            clock=clock,
         )
 
     async def __aenter__(self) -> Self:

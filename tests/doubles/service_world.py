@@ -34,11 +34,13 @@ from hortator.api.v1alpha1 import LLMService
 from hortator.operator import names
 from hortator.operator.accepted import Accepted, accepted
 from hortator.operator.desired import Desired, Options, desired
+from hortator.operator.manifests.gang import PROVIDERS
 from hortator.operator.manifests.group import with_token
 from hortator.operator.objects import Ref
-from hortator.operator.observed import Meta, Observed, WorkerLoad, observe
+from hortator.operator.observed import Meta, Observed, Refusal, WorkerLoad, observe
 from hortator.operator.options import Images
 from hortator.operator.plan import Action, Apply, Create, Delete, PatchLabels, Plan, Scale, StartDrain, plan
+from hortator.operator.pulls import is_pull, refused
 from hortator.operator.status.explain import explain
 
 NAMESPACE = "default"
@@ -46,7 +48,7 @@ START = datetime(2026, 11, 26, 10, 0, 0, tzinfo=UTC)
 OPTIONS = Options(images=Images.of_version("1.2.3"))
 _OBSERVED_KINDS = (
     "StatefulSet", "Pod", "Service", "PodDisruptionBudget", "Deployment", "ServiceAccount", "ControllerRevision",
-    "PersistentVolumeClaim", "Job", "NetworkPolicy", "Node", "Event",
+    "PersistentVolumeClaim", "Job", "NetworkPolicy", "Node", "Event", "PodGroup",
 )  # fmt: skip
 
 
@@ -118,6 +120,10 @@ class World:
         self.is_scheduler_answering = True
         self.is_traffic_on = False
         self.is_allowed_to_see_nodes = True
+        self.refuses_pulls = ""
+        """What the API server has against Jobs of pulls."""
+        self.pull_refusal: Refusal | None = None
+        """What the operator remembers of that."""
         self.options = OPTIONS
         """Those of the operator that looks next: another version of it has others."""
         self.num_writes = 0
@@ -279,7 +285,14 @@ class World:
         )
         kinds = [kind for kind in _OBSERVED_KINDS if kind != "Node" or self.is_allowed_to_see_nodes]
         objects = [one for kind in kinds for one in self.api.find(kind)]
-        observed = observe(objects, meta=meta, loads=self.loads())
+        there = {name for name, one in PROVIDERS.items() if self.api.installed.intersection(one.needs)}
+        observed = observe(
+            objects,
+            meta=meta,
+            loads=self.loads(),
+            gang_providers=frozenset(there),
+            pull_refusal=self.pull_refusal,
+        )
         wanted = self._wanted(kept, meta.uid) if kept is not None else None
         return meta, kept.service if kept is not None else None, wanted, tuple(parsed.problems), observed
 
@@ -290,7 +303,10 @@ class World:
             case Apply(obj=obj):
                 self._before_apply(obj)
                 self.api.apply(obj, manager=names.FIELD_MANAGER, force=True)
+            case Create(obj=obj) if is_pull(obj) and self.refuses_pulls:
+                self.pull_refusal = refused(self.pull_refusal, self.refuses_pulls, now=self.clock)
             case Create(obj=obj):
+                self.pull_refusal = None if is_pull(obj) else self.pull_refusal
                 try:
                     self.api.create(with_token(obj, "t") if obj["kind"] == "Secret" else obj)
                 except ApiError as error:
@@ -491,6 +507,8 @@ class World:
 
     def _before_apply(self, obj: Obj) -> None:
         name = obj["metadata"]["name"]
+        if obj["kind"] == "PodGroup":
+            self._before_pod_group(obj)
         live = self.statefulsets().get(name)
         if obj["kind"] == "PodDisruptionBudget" and obj["spec"]["maxUnavailable"] > 0:
             self._must_be_drained(name, live, "its budget is opened")
@@ -506,12 +524,27 @@ class World:
     def _admit(self, name: str, live: Obj, obj: Obj) -> None:
         """The operator opens an epoch. (One that a person opens by hand is not its doing.)"""
         epoch = int(obj["spec"]["template"]["metadata"]["labels"][names.LABEL_EPOCH])
+        named = gang_of(obj["spec"]["template"])
+        if named and named not in {one["metadata"]["name"] for one in self.api.find("PodGroup")}:
+            self.broken.append(f"{self.clock}: {name} gets pods of gang {named}, which is not there")
         admission = live["metadata"]["uid"], epoch
         if admission in self._admitted:
             self.broken.append(f"{self.clock}: epoch {epoch} of {name} was admitted twice")
         self._admitted.add(admission)
 
+    def _before_pod_group(self, obj: Obj) -> None:
+        """A gang is made for a group that is about to get pods, and has none."""
+        labels = {key: obj["metadata"]["labels"][key] for key in (names.LABEL_ROLE, names.LABEL_GROUP)}
+        statefulsets = self.api.find("StatefulSet", **labels)
+        is_closed = [one["spec"]["replicas"] for one in statefulsets] == [0]
+        if not is_closed or self.api.find("Pod", **labels):
+            self.broken.append(
+                f"{self.clock}: gang {obj['metadata']['name']} is made for a group that is not closed"
+            )
+
     def _before_delete(self, ref: Ref) -> None:
+        if ref.kind == "PodGroup" and ref.name in {gang_of(pod) for pod in self.api.find("Pod")}:
+            self.broken.append(f"{self.clock}: gang {ref.name} is deleted, and has pods")
         if ref.kind == "StatefulSet":
             self._must_be_drained(ref.name, self.statefulsets().get(ref.name), "it is deleted")
 
@@ -551,6 +584,13 @@ class World:
             if epoch < self._epoch_seen.get(uid, 0):
                 self.broken.append(f"{self.clock}: epoch of {name} went back to {epoch}")
             self._epoch_seen[uid] = epoch
+
+
+def gang_of(pod: Obj) -> str:
+    """The PodGroup that a pod, or a template of pods, names."""
+    metadata = pod["metadata"]
+    by_annotation = metadata.get("annotations", {}).get(names.VOLCANO_GROUP, "")
+    return by_annotation or metadata.get("labels", {}).get(names.COSCHEDULING_GROUP, "")
 
 
 def _incarnation(pod: Obj) -> str:

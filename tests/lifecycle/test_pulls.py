@@ -9,7 +9,7 @@ from doubles.service_world import NAMESPACE, World, a_manifest
 from hortator.operator import names
 from hortator.operator.plan import Apply, Create, Delete
 from hortator.operator.plan.pulls import MAX_AT_ONCE
-from hortator.operator.pulls import LIMIT_S
+from hortator.operator.pulls import LIMIT_S, REFUSED_LIMIT_S, REFUSED_RETRY_S
 
 NODES = {f"n-{index}": {"gpus": 8} for index in range(10)}
 NEW = "registry.example/worker:2"
@@ -229,6 +229,64 @@ def test_a_pod_that_cannot_even_be_made_holds_nothing_up_for_ever():
     assert "exceeded quota: three" in world.condition("Ready")["message"]
     world.clock += timedelta(seconds=LIMIT_S)
     rolled(world)
+
+
+QUOTA = 'jobs.batch "x" is forbidden: exceeded quota: jobs, requested: count/jobs.batch=1'
+
+
+def test_a_job_that_may_not_be_made_holds_groups_up_for_two_minutes():
+    world = settled(aggregated=3)
+    world.refuses_pulls = QUOTA
+    world.edit(NEW_IMAGE)
+    world.until(lambda: world.pull_refusal)
+    since = world.clock
+    world.until(lambda: "exceeded quota" in world.condition("Progressing")["message"], limit=3)
+    while not draining(world):
+        world.tick()
+        assert moved(world) == set()
+    assert REFUSED_LIMIT_S <= (world.clock - since).total_seconds() < REFUSED_LIMIT_S + 10
+    assert world.condition("Available")["status"] == "True"
+    rolled(world)
+    assert world.events.count("Warning PrePullFailed") == 3  # of each group that moved without
+    tries = [one for one in world.actions if isinstance(one, Create) and one.obj["kind"] == "Job"]
+    assert len(tries) >= 2
+    assert (world.clock - since).total_seconds() >= REFUSED_RETRY_S * (
+        len(tries) / 3 - 1
+    )  # not again and again
+    assert jobs(world) == []
+
+
+def test_a_refusal_that_ends_is_a_pull_as_any_other():
+    world = settled(aggregated=2)
+    hold(world, PULLING)
+    world.refuses_pulls = QUOTA
+    world.edit(NEW_IMAGE)
+    world.until(lambda: world.pull_refusal)
+    world.refuses_pulls = ""
+    world.until(lambda: jobs(world), limit=70)
+    assert world.pull_refusal is None
+    ticked(world)
+    world.clock += timedelta(seconds=REFUSED_LIMIT_S)
+    ticked(world)
+    assert (draining(world), moved(world)) == (set(), set())
+    assert "exceeded quota" not in world.condition("Ready")["message"]
+    hold(world, None)
+    rolled(world)
+
+
+def test_a_refusal_of_long_ago_says_nothing_of_the_next_rollout():
+    world = settled(aggregated=2)
+    world.refuses_pulls = QUOTA
+    world.edit(NEW_IMAGE)
+    world.until(lambda: world.pull_refusal)
+    world.edit(NO_IMAGE)
+    ticked(world, 60)
+    world.clock += timedelta(hours=1)
+    world.edit(NEW_IMAGE)
+    since = world.clock
+    while not draining(world):
+        world.tick()
+    assert (world.clock - since).total_seconds() >= REFUSED_LIMIT_S
 
 
 @pytest.mark.parametrize("reason", ["CreateContainerConfigError", "RunContainerError"])

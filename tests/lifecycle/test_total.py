@@ -40,8 +40,10 @@ def _put(value, path, garbage):
     value[path[-1]] = garbage
 
 
-def _a_world():
-    world = World(a_manifest(backend="TensorRTLLM", gpus_per_node=8), nodes={f"n-{i}": {} for i in range(4)})
+def _a_world(gang):
+    manifest = a_manifest(backend="TensorRTLLM", gpus_per_node=8, placement={"gang": {"provider": gang}})
+    world = World(manifest, nodes={f"n-{i}": {} for i in range(4)})
+    world.api.installed.add(("scheduling.volcano.sh/v1beta1", "PodGroup"))
     world.settle()
     world.edit({"engine": {"image": "a/worker:2"}, "rollout": {"partition": 1, "maxSurge": 1}})
     world.until(lambda: "demo-a-2" in world.statefulsets())
@@ -54,11 +56,39 @@ def is_empty(world):
     return not any(pod["metadata"]["name"].startswith("demo-a-0-") for pod in world.api.find("Pod"))
 
 
-WORLD = _a_world()
+WORLD, GANG_WORLD = _a_world("Builtin"), _a_world("Volcano")
 META, SERVICE, _, PROBLEMS, _ = WORLD._seen()
-KINDS = ("StatefulSet", "Pod", "Service", "PodDisruptionBudget", "Deployment", "ControllerRevision", "Node")
+KINDS = (
+    "StatefulSet",
+    "Pod",
+    "Service",
+    "PodDisruptionBudget",
+    "Deployment",
+    "ControllerRevision",
+    "Node",
+    "PodGroup",
+)
 OBJECTS = [obj for kind in KINDS for obj in WORLD.api.find(kind)]
 WANTED = desired(SERVICE, uid=META.uid, options=OPTIONS)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_garbage_in_gangs_never_raises(data):
+    meta, service, _, _, _ = GANG_WORLD._seen()
+    objects = [copy.deepcopy(one) for kind in KINDS for one in GANG_WORLD.api.find(kind)]
+    touched = [one for one in objects if one["kind"] in {"PodGroup", "ControllerRevision", "StatefulSet"}]
+    assert any(one["kind"] == "PodGroup" for one in touched)
+    for _ in range(data.draw(st.integers(1, 4))):
+        obj = data.draw(st.sampled_from(touched))
+        paths = sorted((path for path in _paths(obj) if path), key=str)
+        if paths:
+            _put(obj, data.draw(st.sampled_from(paths)), data.draw(GARBAGE))
+    for providers in (frozenset(), frozenset({"Volcano"})):
+        observed = observe(objects, meta=meta, loads=GANG_WORLD.loads(), gang_providers=providers)
+        wanted = desired(service, uid=meta.uid, options=OPTIONS)
+        now = GANG_WORLD.clock
+        plan(service, meta=meta, desired=wanted, problems=(), observed=observed, now=now)
 
 
 @settings(max_examples=150, deadline=None)

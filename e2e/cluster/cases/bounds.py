@@ -49,6 +49,8 @@ COMPANY: Mapping[str, Obj] = {
     "spec.roles[].name enum": {},
     "spec.roles[].tolerations[].operator enum": {},
     "spec.security.clientAuth enum": {"spec.security.tls": {}},
+    "spec.placement.gang.queue": {"spec.placement.gang.provider": "Kueue"},
+    "spec.placement.gang.schedulerName": {"spec.placement.gang.provider": "Coscheduling"},
     "spec.rollout.maxUnavailable minimum": {"spec.rollout.maxSurge": 1},
     "spec.restart.baseDelay": {"spec.restart.maxDelay": "24h"},
     "spec.restart.maxDelay": {"spec.restart.baseDelay": "0s"},
@@ -57,6 +59,7 @@ COMPANY: Mapping[str, Obj] = {
 """By field and keyword, or by field for all its keywords."""
 
 EDGE: Mapping[str, Any] = {
+    "spec.placement.gang.provider enum": "None",
     "spec.engine.backend enum": "Simulated",
     "spec.topology enum": "Aggregated",
     "spec.roles[].name enum": "Aggregated",

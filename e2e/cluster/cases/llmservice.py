@@ -160,6 +160,8 @@ SIMULATED = "only with backend Simulated"
 TORCH_URI = "must start with builtin:// or file:// with backend TorchMoE"
 TRT_URI = "must start with hf://, pvc://, oci://, s3:// or file:// with backend TensorRTLLM"
 CLAIM = "exactly one of claimName and create is needed"
+QUEUES = "Kueue needs a queue, Volcano may have one, no other provider has any"
+PLACES = "only with providers Volcano and Coscheduling"
 STEPS = "maxUnavailable and maxSurge must not both be 0"
 SCALES = "minReplicas must not be above maxReplicas"
 DELAYS = "baseDelay must not be above maxDelay"
@@ -325,6 +327,20 @@ def _rules() -> list[Case]:
     smallest, largest = "spec.autoscaling.minReplicas", "spec.autoscaling.maxReplicas"
     add("autoscaling-bounds", "equal", {smallest: 4, largest: 4})
     add("autoscaling-bounds", "one above", {smallest: 5, largest: 4}, SCALES, smallest)
+    gang = "spec.placement.gang"
+    for provider in ("Volcano", "Kueue"):
+        add("gang-queue", f"of {provider}", {f"{gang}.provider": provider, f"{gang}.queue": "q"})
+    add("gang-queue", "Volcano without", {f"{gang}.provider": "Volcano"})
+    add("gang-queue", "Kueue without", {f"{gang}.provider": "Kueue"}, QUEUES, f"{gang}.queue")
+    add("gang-queue", "nobody's", {f"{gang}.queue": "q"}, QUEUES, f"{gang}.queue")
+    unqueued = {f"{gang}.provider": "Coscheduling", f"{gang}.queue": "q"}
+    add("gang-queue", "of Coscheduling", unqueued, QUEUES, f"{gang}.queue")
+    mine = {f"{gang}.schedulerName": "mine"}
+    for provider in ("Volcano", "Coscheduling"):
+        add("gang-scheduler", f"of {provider}", mine | {f"{gang}.provider": provider})
+    add("gang-scheduler", "of the operator", mine, PLACES, f"{gang}.schedulerName")
+    queued = {f"{gang}.provider": "Kueue", f"{gang}.queue": "q"}
+    add("gang-scheduler", "of Kueue", mine | queued, PLACES, f"{gang}.schedulerName")
     none_away = {"spec.rollout.maxUnavailable": 0}
     add("rollout-steps", "maxSurge alone", none_away | {"spec.rollout.maxSurge": 1})
     add("rollout-steps", "neither", none_away, STEPS, "spec.rollout.maxUnavailable")

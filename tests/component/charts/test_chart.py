@@ -14,6 +14,7 @@ from hortator.api.crd import crd
 from hortator.api.files import load_llmservice
 from hortator.operator import names
 from hortator.operator.manifests import pods
+from hortator.operator.manifests.gang import PROVIDERS
 from hortator.operator.permissions import PERMISSIONS, Scope, rules
 from hortator.operator.settings import OperatorSettings
 
@@ -39,6 +40,7 @@ MATRIX = {
     "defaults": {},
     "one namespace": {"namespaces": ["team-a"]},
     "two namespaces": {"namespaces": ["team-a", "team-b"], "replicas": 2},
+    "gangs": {"gang": {"providers": ["Volcano", "Kueue"]}},
     "no nodes": {"observeNodes": False, "aggregateRoles": False},
     "a registry": {
         "image": {"registry": "r.example/x", "tag": "9.9"},
@@ -210,7 +212,7 @@ def test_the_documented_permissions_are_those_of_the_rendered_roles(render):
     documented = [line.split(" | ")[:3] for line in page.splitlines() if line.startswith("| `")]
     granted = [
         (rule["resources"][0], rule["apiGroups"][0] or "core", rule.get("resourceNames"), verb)
-        for one in render()
+        for one in render({"gang": {"providers": list(PROVIDERS)}})
         if one["kind"] in {"ClusterRole", "Role"} and one["metadata"]["name"].startswith(names.OPERATOR_NAME)
         for rule in one["rules"]
         for verb in rule["verbs"]
@@ -220,6 +222,20 @@ def test_the_documented_permissions_are_those_of_the_rendered_roles(render):
         name, *only = resource.removeprefix("| ").replace("`", "").split()
         said += [(name, group, only or None, verb) for verb in verbs.split(", ")]
     assert sorted(map(str, granted)) == sorted(map(str, said))
+
+
+@pytest.mark.parametrize("given", [{}, {"namespaces": ["team-a", "team-b"]}], ids=["cluster", "namespaced"])
+def test_of_other_schedulers_only_those_that_are_named_may_be_used(render, given):
+    objects = render(given | MATRIX["gangs"])
+    kind = "Role" if given else "ClusterRole"
+    (served, *others) = [
+        one["rules"] for one in objects if one["kind"] == kind and rules(Scope.SERVED)[1] in one["rules"]
+    ]
+    assert served == [*rules(Scope.SERVED), *rules(Scope.SERVED, provider="Volcano")]
+    assert others == [served] * (len(given.get("namespaces", [0])) - 1)
+    (container,) = named(objects, "Deployment")["hortator-operator"]["spec"]["template"]["spec"]["containers"]
+    variables = {one["name"]: one.get("value") for one in container["env"]}
+    assert json.loads(variables["HORTATOR_OPERATOR_GANG_PROVIDERS"]) == ["Volcano", "Kueue"]
 
 
 def test_named_namespaces_ask_for_nothing_of_the_cluster(render):

@@ -145,6 +145,35 @@ async def test_a_missing_role_of_the_operator_is_told(world: OperatorWorld) -> N
 
 
 @in_world
+async def test_a_pull_that_may_not_be_made_is_told_and_groups_move_without_it(world: OperatorWorld) -> None:
+    drain, rollout = {"timeout": "1s"}, {"allowOutage": True, "maxSkew": 8}
+    world.create(drain=drain, rollout=rollout)
+    await world.until("AllGroupsReady")
+    error = ApiError(403, "Forbidden", "jobs.batch is forbidden: exceeded quota: jobs")
+    refuse, calls = reason_of("create", "Job", error), []
+
+    def fault(verb: str, ref: Ref) -> ApiError | None:
+        calls.extend([asyncio.get_running_loop().time()] * (ref.kind == "Job" and verb == "create"))
+        return refuse(verb, ref)
+
+    world.cluster.fault = fault
+    world.edit(engine={"backend": "Simulated", "image": "registry.example/worker:2"})
+    await asyncio.sleep(50)
+    assert (world.reason(), len(calls)) == ("PrePulling", 1)
+    assert "exceeded quota: jobs" in world.condition()["message"]
+    (event,) = [event for event in world.api.find("Event") if event["reason"] == "PrePullFailed"]
+    assert "exceeded quota: jobs" in event["message"]
+    assert event["type"] == "Warning"
+    await asyncio.sleep(100)
+    assert len(calls) <= 3
+    await world.until("AllGroupsReady", within_s=400)
+    images = {
+        one["spec"]["template"]["spec"]["containers"][0]["image"] for one in world.api.find("StatefulSet")
+    }
+    assert images == {"registry.example/worker:2"}
+
+
+@in_world
 async def test_who_does_not_lead_writes_nothing(world: OperatorWorld) -> None:
     world.leads_for_s = 0.0
     world.create()

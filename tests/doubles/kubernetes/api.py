@@ -82,6 +82,8 @@ class ApiServer:
         self._compacted = 0
         self._uids = itertools.count(1)
         self.watches: list[Watch] = []
+        self.installed: set[tuple[str, str]] = set()
+        """API version and kind of what others have brought a CRD for."""
         for name in ("default", "kube-system"):
             self.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
         self.writes.clear()
@@ -270,10 +272,10 @@ class ApiServer:
     # --- inside ---------------------------------------------------------------------------------------
 
     def _kind(self, key: Key) -> Kind:
-        try:
-            return KINDS[key[:2]]
-        except KeyError:
-            raise ApiError(404, "NotFound", "the server could not find the requested resource") from None
+        kind = KINDS.get(key[:2])
+        if kind is not None and (not kind.is_optional or key[:2] in self.installed):
+            return kind
+        raise ApiError(404, "NotFound", "the server could not find the requested resource")
 
     def _record(self, key: Key) -> _Record:
         kind = self._kind(key)

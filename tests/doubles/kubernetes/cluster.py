@@ -101,10 +101,15 @@ class FakeCluster:
         await self._call("scale", ref, write)
 
     async def serves(self, api_version: str, kind: str) -> bool:
-        return (api_version, kind) in KINDS
+        found = KINDS.get((api_version, kind))
+        return found is not None and self._is_served(found)
+
+    def _is_served(self, kind: Kind) -> bool:
+        return not kind.is_optional or (kind.api_version, kind.kind) in self.api.installed
 
     async def _call(self, verb: str, ref: Ref, do: Callable[[], Any]) -> Any:
-        _kind(ref)
+        if not self._is_served(_kind(ref)):
+            raise InvalidError(f"the API server does not serve {ref.api_version} {ref.kind}")
         try:
             async with asyncio.timeout(self._call_timeout_s):
                 await self._is_running.wait()

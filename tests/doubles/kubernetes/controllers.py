@@ -23,6 +23,8 @@ class Controllers:
         self.api = api
         self.refuse_pod: Callable[[Obj], str] = lambda _pod: ""
         """Why the API server refuses a pod (a quota, a policy); empty: it takes it."""
+        self.held_by_a_scheduler: Callable[[Obj], bool] = lambda _pod: False
+        """Pods that the scheduler named in them does not place yet."""
         self.unbound_claims: set[str] = set()
         """Names of PersistentVolumeClaims that no volume is found for."""
         self._names = itertools.count()
@@ -161,6 +163,9 @@ class Controllers:
             if pod["spec"].get("nodeName") or not _is_living(pod) or pod["spec"].get("schedulingGates"):
                 continue
             nodes = self.api.find("Node")
+            if self.held_by_a_scheduler(pod):
+                self._cannot_place(pod, len(nodes), "pod group is not ready")
+                continue
             if self.unbound_claims & _claims(pod):
                 self._cannot_place(pod, len(nodes), "pod has unbound immediate PersistentVolumeClaims")
                 continue

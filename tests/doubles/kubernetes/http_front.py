@@ -91,14 +91,15 @@ class HttpFront:
         return json.loads(raw or b"null")
 
     def _discovery(self, path: str) -> Any:
-        groups = sorted({kind.api_version for kind in KINDS.values() if "/" in kind.api_version})
+        served = [kind for key, kind in KINDS.items() if not kind.is_optional or key in self.api.installed]
+        groups = sorted({kind.api_version for kind in served if "/" in kind.api_version})
         if path == "/version":
             return {"major": "1", "minor": "34", "gitVersion": "v1.34.0"}
         if path == "/api":
             return {"kind": "APIVersions", "versions": ["v1"]}
         if path == "/apis":
             return {"kind": "APIGroupList", "groups": [_group(group_version) for group_version in groups]}
-        kinds = [kind for kind in KINDS.values() if _root(kind.api_version) == path.rstrip("/")]
+        kinds = [kind for kind in served if _root(kind.api_version) == path.rstrip("/")]
         if not kinds:
             return None
         return {

@@ -6,18 +6,22 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """One kind; `has_status`: status is a subresource, and the rest of the object cannot be written there."""
+    """One kind; `has_status`: status is a subresource, and the rest of the object cannot be written there.
+
+    `is_optional`: others bring its CRD, so it is there only where a test says so (`ApiServer.installed`).
+    """
 
     api_version: str
     kind: str
     plural: str
     is_namespaced: bool = True
     has_status: bool = True
+    is_optional: bool = False
 
     @property
     def is_custom(self) -> bool:
         """Whether a CRD defines it: its objects are validated as they are stored."""
-        return self.api_version.startswith("serving.hortator.dev/")
+        return self.is_optional or self.api_version.startswith("serving.hortator.dev/")
 
 
 _TABLE: tuple[tuple[str, str, str], ...] = (
@@ -42,6 +46,11 @@ _WITHOUT_STATUS: tuple[tuple[str, str, str], ...] = (
     ("rbac.authorization.k8s.io/v1", "Role", "roles"),
     ("rbac.authorization.k8s.io/v1", "RoleBinding", "rolebindings"),
 )
+_OPTIONAL: tuple[tuple[str, str, str], ...] = (
+    ("scheduling.volcano.sh/v1beta1", "PodGroup", "podgroups"),
+    ("scheduling.x-k8s.io/v1alpha1", "PodGroup", "podgroups"),
+    ("kueue.x-k8s.io/v1beta1", "LocalQueue", "localqueues"),
+)
 _CLUSTER_SCOPED: tuple[tuple[str, str, str], ...] = (
     ("v1", "Node", "nodes"),
     ("v1", "Namespace", "namespaces"),
@@ -56,6 +65,7 @@ KINDS: dict[tuple[str, str], Kind] = {
     for table, is_namespaced, has_status in (
         (_TABLE, True, True),
         (_WITHOUT_STATUS, True, False),
+        (_OPTIONAL, True, False),
         (_CLUSTER_SCOPED, False, True),
         (_CLUSTER_SCOPED_WITHOUT_STATUS, False, False),
     )
@@ -67,6 +77,7 @@ KINDS: dict[tuple[str, str], Kind] = {
             plural=kind_key[2],
             is_namespaced=is_namespaced,
             has_status=has_status,
+            is_optional=table is _OPTIONAL,
         )
     ]
 }

@@ -131,6 +131,7 @@ CHANGES = [
     {"spec.model.name": "other"},
     {"spec.model.authSecretRef": {"name": "hf"}},
     {"spec.placement.topologyKey": "topology.kubernetes.io/zone"},
+    {"spec.placement.gang": {"provider": "Volcano", "queue": "serving"}},
 ]
 
 
@@ -163,6 +164,13 @@ def test_a_part_that_goes_back_to_nothing_leaves_what_no_pod_sees():
     placement = {"topologyKey": "topology.kubernetes.io/zone", "gang": {"timeout": "1m"}}
     life = Life().change({"spec.placement": placement}).roll().undo()
     assert life.service["spec"]["placement"] == {"gang": {"timeout": "1m"}}
+
+
+def test_going_back_to_the_own_gang_leaves_its_timeout():
+    told = {"provider": "Volcano", "queue": "serving", "schedulerName": "mine"}
+    life = Life(**{"spec.placement": {"gang": {"timeout": "1m"}}})
+    life.change({"spec.placement": {"gang": {"timeout": "2m"} | told}}).roll().undo()
+    assert life.service["spec"]["placement"] == {"gang": {"timeout": "2m"}}
 
 
 def test_while_groups_are_still_to_move_undo_means_what_they_run():

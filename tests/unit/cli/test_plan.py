@@ -62,7 +62,7 @@ def test_a_wrong_manifest_is_one_line_per_problem(tmp_path, capsys):
 
 
 def test_an_unknown_output_is_refused():
-    with pytest.raises(CommandError, match="--output: got 'xml' \\(allowed: table, yaml\\)"):
+    with pytest.raises(CommandError, match="--output: got 'xml' \\(allowed: table, yaml, lws\\)"):
         run(output="xml")
 
 
@@ -76,3 +76,34 @@ def test_the_shown_ranks_are_all_ranks():
         ranks = [rank for member in group["members"] for rank in member["ranks"]]
         assert ranks == list(range(len(ranks)))
     assert sum(len(member["ranks"]) for group in document["groups"] for member in group["members"]) == 64
+
+
+def test_leader_worker_sets_come_without_an_owner_and_say_what_they_are(capsys):
+    run(output="lws")
+    shown = capsys.readouterr()
+    objects = list(yaml.safe_load_all(shown.out))
+    kinds = [obj["kind"] for obj in objects]
+    assert kinds.count("LeaderWorkerSet") == 2
+    assert not {"StatefulSet", "ControllerRevision", "PodDisruptionBudget", "Secret"} & set(kinds)
+    assert not any("ownerReferences" in obj["metadata"] for obj in objects)
+    assert "rendered, never run" in shown.err
+    assert "Secret simulated-d-identity" in shown.err
+
+
+def test_leader_worker_sets_are_not_in_gangs_of_others(tmp_path):
+    file = tmp_path / "m.yaml"
+    text = SIMULATED.read_text().replace("\nspec:\n", "\nspec:\n  placement: {gang: {provider: Volcano}}\n")
+    file.write_text(text)
+    with pytest.raises(CommandError, match=r"provider Volcano \(allowed: Builtin, None"):
+        run(file, output="lws")
+
+
+def test_a_gang_of_another_scheduler_is_shown_and_warned_of(tmp_path, capsys):
+    file = tmp_path / "m.yaml"
+    text = SIMULATED.read_text().replace("\nspec:\n", "\nspec:\n  placement: {gang: {provider: Volcano}}\n")
+    file.write_text(text)
+    run(file)
+    shown = capsys.readouterr().out
+    assert "simulated-d-0-*" in shown
+    assert "all 4 pods of a group or none" in shown
+    assert "spec.placement.gang.provider: Volcano" in shown

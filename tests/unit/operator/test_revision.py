@@ -25,6 +25,8 @@ STAYS = [
     {"spec.restart.requestedAt": "2026-11-26T10:00:00Z"},
     {"spec.disruption.maxUnavailableGroups": 2},
     {"spec.placement.gang.timeout": "1m"},
+    {"spec.placement.gang.provider": "Builtin"},
+    {"spec.placement.gang.provider": "None"},
     {"spec.suspend": True},
     {"metadata.labels.team": "a"},
     {"metadata.annotations.note": "a"},
@@ -51,6 +53,8 @@ CHANGES = [
     {"spec.model.authSecretRef": {"name": "hf"}},
     {"spec.model.cache": {"claimName": "weights"}},
     {"spec.placement.topologyKey": "topology.kubernetes.io/zone"},
+    {"spec.placement.gang": {"provider": "Volcano"}},
+    {"spec.placement.gang": {"provider": "Kueue", "queue": "serving"}},
     {"spec.roles.1.maxSequenceTokens": 4096},  # an engine is told the least of all roles
 ]
 CHANGES_ON_GPUS = [  # the modelled engine does not look at these

@@ -176,6 +176,20 @@ def _cache_claim(service: LLMService) -> Iterator[Found]:
         yield "spec.model.cache", "neither" if cache.create is None else "both"
 
 
+def _gang_queue(service: LLMService) -> Iterator[Found]:
+    gang = service.spec.placement.gang
+    if gang.provider == "Kueue" and gang.queue is None:
+        yield "spec.placement.gang.queue", "Kueue without a queue"
+    if gang.queue is not None and gang.provider not in {"Volcano", "Kueue"}:
+        yield "spec.placement.gang.queue", f"{gang.queue} with provider {gang.provider}"
+
+
+def _gang_scheduler(service: LLMService) -> Iterator[Found]:
+    gang = service.spec.placement.gang
+    if gang.scheduler_name is not None and gang.provider not in {"Volcano", "Coscheduling"}:
+        yield "spec.placement.gang.schedulerName", f"{gang.scheduler_name} with provider {gang.provider}"
+
+
 def _client_certificates(service: LLMService) -> Iterator[Found]:
     security = service.spec.security
     if security.client_auth == "Certificate" and security.tls is None:
@@ -354,6 +368,22 @@ RULES: tuple[Rule, ...] = (
         cel="has(self.claimName) != has(self.create)",
         message="exactly one of claimName and create is needed",
         find=_cache_claim,
+    ),
+    Rule(
+        name="gang-queue",
+        at="spec.placement.gang",
+        field="queue",
+        cel="has(self.queue) ? self.provider in ['Volcano', 'Kueue'] : self.provider != 'Kueue'",
+        message="Kueue needs a queue, Volcano may have one, no other provider has any",
+        find=_gang_queue,
+    ),
+    Rule(
+        name="gang-scheduler",
+        at="spec.placement.gang",
+        field="schedulerName",
+        cel="!has(self.schedulerName) || self.provider in ['Volcano', 'Coscheduling']",
+        message="only with providers Volcano and Coscheduling: else kube-scheduler places the pods",
+        find=_gang_scheduler,
     ),
     Rule(
         name="rollout-steps",

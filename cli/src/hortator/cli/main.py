@@ -367,7 +367,12 @@ def plan(
     file: FileOption,
     *,
     output: Annotated[
-        str, typer.Option("--output", "-o", help="table, or yaml: the objects as `kubectl` takes them.")
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            help="table; yaml: the objects as `kubectl` takes them; lws: LeaderWorkerSets (never run).",
+        ),
     ] = "table",
     registry: Annotated[
         str, typer.Option(metavar="HOST/PATH", help="Where images come from, if the manifest names none.")

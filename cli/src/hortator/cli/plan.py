@@ -1,14 +1,16 @@
 """`hortator plan`: what the operator makes of an LLMService, without a cluster.
 
 First the layout, which DP ranks run on which pod and what its node must have; then every object; then what is
-worth a warning. With `-o yaml` the objects themselves, with warnings on standard error. Two things are known
-only on a cluster: the nodes, and the uid of the LLMService, which the names of identity Secrets and of the
-record of the spec depend on.
+worth a warning. With `-o yaml` the objects themselves, with warnings on standard error. With `-o lws` what
+takes their place where LeaderWorkerSet, not the operator, looks after the groups: rendered, never run. Two
+things are known only on a cluster: the nodes, and the uids of objects, which the names of identity Secrets,
+of gangs and of the record of the spec depend on.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -26,11 +28,18 @@ from hortator.cli.errors import CommandError
 from hortator.operator.accepted import is_record
 from hortator.operator.advice import warnings
 from hortator.operator.desired import Desired, DesiredGroup, desired
+from hortator.operator.manifests import engine, lws
+from hortator.operator.manifests.gang import PROVIDERS
 from hortator.operator.objects import Obj
 from hortator.operator.options import Images, Options
+from hortator.operator.revision import hash_of, role_of, template_of
 from hortator.operator.topology import ranks_text
 
-OUTPUTS = ("table", "yaml")
+OUTPUTS = ("table", "yaml", "lws")
+LWS_NOTE = (
+    "note: rendered, never run. Without the operator no group is drained before it goes, no room is looked "
+    "for, no node is avoided and no status is written (docs/how-to/gang.md)"
+)
 UNKNOWN_UID = "00000000-0000-0000-0000-000000000000"
 
 
@@ -51,8 +60,43 @@ def run(*, file: Path, output: str, registry: str, as_json: bool) -> None:
         print(yaml.safe_dump_all(wanted.objects(), sort_keys=False, width=110), end="")
         for line in advice:
             stderr().print(f"warning: {line}", markup=False)
+    elif output == "lws":
+        _print_lws(service, wanted)
     else:
         stdout().print(render(service, wanted, advice))
+
+
+def _print_lws(service: LLMService, wanted: Desired) -> None:
+    if service.spec.placement.gang.provider in PROVIDERS:
+        provider = service.spec.placement.gang.provider
+        raise CommandError(
+            f"--output lws: got spec.placement.gang.provider {provider} (allowed: Builtin, None; "
+            "LeaderWorkerSet has gangs of its own)"
+        )
+    print(yaml.safe_dump_all(lws_objects(service, wanted), sort_keys=False, width=110), end="")
+    print(LWS_NOTE, file=sys.stderr)
+    for role in service.spec.roles:
+        name = lws.secret_name(service, role)
+        print(f"note: its pods need Secret {name} with a random entry {engine.IDENTITY_KEY}", file=sys.stderr)
+
+
+def lws_objects(service: LLMService, wanted: Desired) -> list[Obj]:
+    """What there is without an LLMService: nobody owns it, so `kubectl delete` is what takes it away."""
+    own = [*wanted.shared, *([wanted.prefetch] if wanted.prefetch else [])]
+    shared = [
+        obj | {"metadata": {k: v for k, v in obj["metadata"].items() if k != "ownerReferences"}}
+        for obj in own
+    ]
+    revisions = {role_of(obj): obj for obj in wanted.revisions}
+    return shared + [
+        lws.leader_worker_set(
+            service,
+            role,
+            template=template_of(revisions[role.name]),
+            revision=hash_of(revisions[role.name]),
+        )
+        for role in service.spec.roles
+    ]
 
 
 def document(service: LLMService, wanted: Desired, advice: tuple[Problem, ...]) -> dict[str, object]:
@@ -140,7 +184,9 @@ def _objects(wanted: Desired) -> Table:
 def _name(obj: Obj) -> str:
     """Some names end with a hash of the uid, which no manifest has."""
     name: str = obj["metadata"]["name"]
-    has_uid = obj["kind"] == "Secret" or (obj["kind"] == "ControllerRevision" and is_record(obj))
+    has_uid = obj["kind"] in {"Secret", "PodGroup"} or (
+        obj["kind"] == "ControllerRevision" and is_record(obj)
+    )
     return f"{name.rpartition('-')[0]}-*" if has_uid else name
 
 
@@ -165,6 +211,8 @@ def _what(obj: Obj) -> str:
             return "no pod is evicted until its group is drained"
         case "NetworkPolicy":
             return "who reaches its pods, and whom they reach"
+        case "PodGroup":
+            return f"all {spec['minMember']} pods of a group or none"
         case "Secret":
             return "content made when it is created"
         case _:

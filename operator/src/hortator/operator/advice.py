@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from hortator.api import processes
 from hortator.api.arithmetic import Problem, num_groups
 from hortator.api.v1alpha1 import LLMService
+from hortator.operator.manifests.gang import PROVIDERS
 
 MOE_BACKENDS_ON_HOPPER = ("AUTO", "CUTLASS")
 
@@ -20,6 +21,7 @@ def warnings(service: LLMService) -> tuple[Problem, ...]:
         *_model(service),
         *_engine(service),
         *_groups(service),
+        *_gang(service),
         *_roles(service),
         *_security(service),
     )
@@ -76,6 +78,16 @@ def _groups(service: LLMService) -> Iterator[Problem]:
                 message=f"one {role.name} group: it does not move to another image or model by itself (two "
                 "groups can take turns; else set rollout.maxSurge or rollout.allowOutage)",
             )
+
+
+def _gang(service: LLMService) -> Iterator[Problem]:
+    provider = service.spec.placement.gang.provider
+    if provider in PROVIDERS:
+        yield Problem(
+            path="spec.placement.gang.provider",
+            message=f"{provider} is told of every group as it publishes, and was never seen to place one "
+            "(docs/how-to/gang.md)",
+        )
 
 
 def _roles(service: LLMService) -> Iterator[Problem]:

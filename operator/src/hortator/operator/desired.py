@@ -17,10 +17,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hortator.api.parse import Parsed
-from hortator.api.v1alpha1 import LLMService, RoleName
+from hortator.api.v1alpha1 import GangSpec, LLMService, RoleName
 from hortator.operator import names, topology
 from hortator.operator.accepted import accepted, record_of
-from hortator.operator.manifests import accounts, cache, disruption, gateway, group, network, scheduler
+from hortator.operator.manifests import accounts, cache, disruption, gang, gateway, group, network, scheduler
 from hortator.operator.manifests.metadata import Owner
 from hortator.operator.objects import Obj
 from hortator.operator.observed.reading import text
@@ -66,6 +66,8 @@ class DesiredGroup:
     owner: Owner
     template: Obj
     """The frozen template of `revision`."""
+    gang: GangSpec | None
+    """What its pods are told of another scheduler, which sees to their gang; None: no other does."""
     drain_timeout_s: float
 
     def statefulset(
@@ -100,7 +102,19 @@ class DesiredGroup:
 
     def at(self, revision: Obj) -> DesiredGroup:
         """The same group as it is made from another ControllerRevision."""
-        return replace(self, revision=hash_of(revision), template=template_of(revision))
+        return replace(
+            self,
+            revision=hash_of(revision),
+            template=template_of(revision),
+            gang=gang.of_revision(revision),
+        )
+
+    def pod_group(self, *, epoch: int, uid: str) -> Obj | None:
+        """By what another scheduler, which sees to gangs, knows one epoch of the group; None: nothing."""
+        if self.gang is None:
+            return None
+        name = names.pod_group_name(self.name, uid, epoch)
+        return gang.pod_group(self.gang, self.group, name=name, owner=self.owner)
 
     def pdb(self, *, is_open: bool) -> Obj:
         """The PodDisruptionBudget: closed, or open for all members."""
@@ -147,6 +161,9 @@ class Desired:
         yield from self.revisions
         for one in self.groups:
             yield from (one.service, one.identity, one.pdb(is_open=False))
+            pod_group = one.pod_group(epoch=epoch, uid="")
+            if pod_group is not None:
+                yield pod_group
             yield one.statefulset(epoch=epoch, replicas=one.num_members, annotations={})
 
 
@@ -227,5 +244,6 @@ def _group(service: LLMService, one: topology.Group, revision: Revision, *, owne
         group=one,
         owner=owner,
         template=revision.template,
+        gang=gang.of_revision(revision.obj),
         drain_timeout_s=service.spec.drain.timeout_s,
     )

@@ -58,6 +58,8 @@ class Inventory:
         """StatefulSets as they are about to be written, by the service whose look writes them."""
         self._gone: OrderedDict[str, None] = OrderedDict()
         self._departed: OrderedDict[str, Obj] = OrderedDict()
+        self.gang_providers: frozenset[str] = frozenset()
+        """Other schedulers that see to gangs, of which there is an API; see `resync`."""
 
     # --- reading --------------------------------------------------------------------------------------
 

@@ -33,6 +33,11 @@ class Watched:
         return group, version
 
 
+def ours(api_version: str, kind: str, plural: str) -> Watched:
+    """Those objects of a kind that the operator has made."""
+    return Watched(api_version=api_version, kind=kind, plural=plural, labels=_OURS)
+
+
 SERVICES = Watched(api_version=API_VERSION, kind=KIND, plural="llmservices")
 NODES = Watched(api_version="v1", kind="Node", plural="nodes", is_namespaced=False)
 PODS = Watched(api_version="v1", kind="Pod", plural="pods", labels=_OURS)

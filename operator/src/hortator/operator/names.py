@@ -7,6 +7,7 @@ name of 40 characters (its CRD bound), groups counted over at most 1024 x 1024 a
     pod                                  <svc>-p-<g>-<n>         50 + 1 + 2         = 53
     pre-pull Job, its pod                <svc>-pull-<10>-<5>     40 + 6 + 10 + 6    = 62
     its label controller-revision-hash   <svc>-p-<g>-<10 chars>  50 + 1 + 10        = 61
+    PodGroup of another scheduler        <svc>-p-<g>-<10 chars>  50 + 1 + 10        = 61
     ControllerRevision                   <svc>-p-<10 chars>      40 + 2 + 1 + 10    = 53
     Deployment, its pod-template-hash    <svc>-scheduler-<10>    40 + 10 + 1 + 10   = 61
 
@@ -63,6 +64,11 @@ ANNOTATION_GENERATION = PREFIX + "generation"
 """On the ControllerRevision of a pod template: the LLMService's generation that first asked for it."""
 ANNOTATION_DRAIN_REQUESTED = PREFIX + "drain-requested"
 """Written by people on a group's StatefulSet: the epoch that is to be drained and followed by the next."""
+
+VOLCANO_GROUP = "scheduling.k8s.io/group-name"
+COSCHEDULING_GROUP = "scheduling.x-k8s.io/pod-group"
+KUEUE_GROUP = "kueue.x-k8s.io/pod-group-name"
+"""An annotation and two labels by which other schedulers know the pods of a gang."""
 
 COMPONENT_OPERATOR = "operator"
 COMPONENT_ENGINE = "engine"
@@ -140,6 +146,11 @@ def identity_name(service: str, role: RoleName, index: int, uid: str) -> str:
 def incarnation(uid: str) -> str:
     """What tells a group from one of its name that was there before; `uid` is its StatefulSet's."""
     return digest(uid, length=REVISION_HASH_LENGTH) if uid else ""
+
+
+def pod_group_name(group: str, uid: str, epoch: int) -> str:
+    """What another scheduler calls one epoch of a group; `uid` is its StatefulSet's. Also a label's value."""
+    return f"{group}-{digest([uid, epoch], length=REVISION_HASH_LENGTH)}"
 
 
 def worker_id(role: RoleName, index: int) -> str:

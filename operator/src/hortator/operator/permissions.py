@@ -6,7 +6,8 @@ Rules:
 2. Of secrets only `create`: that one exists already is an answer, deletion is by owner reference, and a
    Secret that is missing is read from the message of the pod that waits for it.
 3. What is only for the operator itself (its Lease) is allowed in its own namespace only.
-4. What only makes the operator wiser (nodes, for the capacity check) stands apart, so that an installation
+4. What belongs to another scheduler is asked for only where that one is used (the chart's gang.providers).
+5. What only makes the operator wiser (nodes, for the capacity check) stands apart, so that an installation
    that may not have it loses nothing else.
 
 An apply of an object that is not there yet needs `create` as well as `patch`.
@@ -24,6 +25,7 @@ from hortator.operator.objects import Obj
 
 READ = ("get", "list", "watch")
 APPLY = ("create", "patch")
+_OF_GANGS = ("get", "list", *APPLY, "delete")
 
 
 class Scope(Enum):
@@ -49,6 +51,8 @@ class Permission:
     scope: Scope = Scope.SERVED
     names: tuple[str, ...] = field(default=())
     """Only these objects; empty: all. `create` cannot be bound to names."""
+    provider: str = ""
+    """Only for those who let this one see to gangs; "": for all."""
 
     def rule(self) -> Obj:
         """As a role has it."""
@@ -135,6 +139,20 @@ PERMISSIONS: tuple[Permission, ...] = (
         why="who may reach a service's pods (spec.security.networkPolicy); they go when it is taken out",
     ),
     Permission(
+        group="scheduling.volcano.sh",
+        resource="podgroups",
+        verbs=_OF_GANGS,
+        why="one per start of a group whose gang Volcano sees to; it goes when no pod names it any more",
+        provider="Volcano",
+    ),
+    Permission(
+        group="scheduling.x-k8s.io",
+        resource="podgroups",
+        verbs=_OF_GANGS,
+        why="the same where the plugin coscheduling sees to gangs",
+        provider="Coscheduling",
+    ),
+    Permission(
         group="",
         resource="pods",
         verbs=(*READ, "patch", "delete"),
@@ -172,9 +190,9 @@ PERMISSIONS: tuple[Permission, ...] = (
 )
 
 
-def rules(scope: Scope) -> list[Obj]:
-    """The rules of the role for a scope, in the order of the table."""
-    return [permission.rule() for permission in PERMISSIONS if permission.scope is scope]
+def rules(scope: Scope, *, provider: str = "") -> list[Obj]:
+    """The rules of the role for a scope, in the order of the table; those for a provider stand apart."""
+    return [one.rule() for one in PERMISSIONS if (one.scope, one.provider) == (scope, provider)]
 
 
 def people() -> dict[str, list[Obj]]:

@@ -2,12 +2,15 @@
 
     DONE        the container of the Job's pod was started, or could not be for another reason than its image
     FAILING     the node says that it cannot pull the image: its group stays: it would not come back
-    GIVEN_UP    nothing of that within `LIMIT_S` (a slow pull, no room, a quota): the group moves all the same
+    GIVEN_UP    nothing of that within `LIMIT_S` (a slow pull, no room, a quota), or no Job could be made
+                for `REFUSED_LIMIT_S`: the group moves all the same
     PENDING     anything else, and no Job yet
 
 A group needs pulls while it serves with another image than the one it is to move to, on every node of its
 members that is there and not cordoned. It needs none once it drains, while it may not move, or when nothing
-is ever pulled (imagePullPolicy Never). All of it follows from the Jobs that are there.
+is ever pulled (imagePullPolicy Never). All of it follows from the Jobs that are there, but for how long the
+API server has refused to make one (an admission policy, a quota of Jobs, a role that was cut): that is known
+to the operator that tried, so with another operator the time begins anew.
 """
 
 from __future__ import annotations
@@ -17,18 +20,25 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from hortator.operator import names
 from hortator.operator.desired import DesiredGroup
 from hortator.operator.lifecycle import is_lost
 from hortator.operator.manifests import pull
 from hortator.operator.objects import Obj, Ref, ref_of
-from hortator.operator.observed import GroupFacts, JobFacts, Observed, PodFacts
-from hortator.operator.observed.reading import instant, mapping, seconds_later
+from hortator.operator.observed import GroupFacts, JobFacts, Observed, PodFacts, Refusal
+from hortator.operator.observed.reading import instant, mapping, seconds_later, text, texts
 from hortator.operator.status import evidence
 from hortator.operator.status.evidence import Finding
 from hortator.operator.status.reasons import Reason
 
 LIMIT_S = 1800.0
 """From the start of a pull: 30 GB at 17 MB/s."""
+REFUSED_LIMIT_S = 120.0
+"""From the first refusal of a Job."""
+REFUSED_RETRY_S = 60.0
+"""From a refusal to the next try."""
+_REFUSED_FORGOTTEN_S = 3 * REFUSED_RETRY_S
+"""From the last refusal, when nobody has tried again: nothing was to be pulled meanwhile."""
 _CANNOT_PULL = {Reason.IMAGE_PULL_BACK_OFF, Reason.ERR_IMAGE_PULL, Reason.INVALID_IMAGE_NAME}
 _AFTER_THE_PULL = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 
@@ -99,6 +109,29 @@ def wait_for(pulls: Sequence[Pull]) -> Finding | None:
     return None
 
 
+def is_pull(obj: Obj) -> bool:
+    """Whether an object is such a Job."""
+    labels = texts(obj, "metadata", "labels")
+    return text(obj, "kind") == "Job" and labels.get(names.LABEL_COMPONENT) == names.COMPONENT_PULL
+
+
+def refused(before: Refusal | None, message: str, *, now: datetime) -> Refusal:
+    """What is known once the API server has refused a Job, by what was known before."""
+    known = _lasting(before, now)
+    return Refusal(since=known.since if known is not None else now, at=now, message=message)
+
+
+def within_s(one: Pull) -> float:
+    """For how long one that is given up was waited for."""
+    return REFUSED_LIMIT_S if one.since is None else LIMIT_S
+
+
+def _lasting(refusal: Refusal | None, now: datetime) -> Refusal | None:
+    if refusal is None or now >= seconds_later(refusal.at, _REFUSED_FORGOTTEN_S):
+        return None
+    return refusal
+
+
 def _can_pull(node: str, observed: Observed, now: datetime) -> bool:
     """Whether a pod may be placed there; of nodes that cannot be seen that is assumed."""
     facts = observed.nodes.get(node)
@@ -114,6 +147,10 @@ def _pull(job: Obj, node: str, image: str, observed: Observed, now: datetime) ->
     since = instant(live, "metadata", "creationTimestamp")
     limit = seconds_later(since, LIMIT_S) if since is not None else None
     found = _keeps(facts)
+    refusal = _lasting(observed.pull_refusal, now) if live is None else None
+    if refusal is not None:
+        limit = seconds_later(refusal.since, REFUSED_LIMIT_S)
+        found = Finding(reason=Reason.PRE_PULLING, message=f"the Job is refused: {refusal.message}")
     ended_at: datetime | None = None
     is_stale = (
         facts is not None

@@ -7,6 +7,7 @@ Whatever fails, the next look starts from what is there:
     a conflict                   the object has been read again; again soon
     the service's namespace ends the service is read again; it will go
     refused for good             told in the conditions, tried again after `REFUSED_RETRY_S` or on news
+    a pull refused for good      told in an event; after a while groups do without (`pulls`)
     anything else                a defect: logged with its traceback, again later
 
 What a plan is about to write is promised before anything else may run (`inventory`), so of two services that
@@ -43,8 +44,10 @@ from hortator.operator.guard import NotLeaderError
 from hortator.operator.inventory import Inventory
 from hortator.operator.metrics import OperatorMetrics
 from hortator.operator.objects import Obj
-from hortator.operator.observed import Meta, SchedulerView, observe
-from hortator.operator.plan import Action, Apply, Emit, Plan, Scale, plan
+from hortator.operator.observed import Meta, Refusal, SchedulerView, observe
+from hortator.operator.plan import Action, Apply, Create, Emit, Plan, Scale, plan
+from hortator.operator.plan.actions import emitted
+from hortator.operator.pulls import REFUSED_LIMIT_S, is_pull, refused
 from hortator.operator.recorder import EventRecorder
 from hortator.operator.schedulers import Schedulers
 from hortator.operator.status.reasons import Reason
@@ -83,6 +86,8 @@ class Reconciler:
         """Looks in a row that wrote something; see `_next_look_s`."""
         self._demands: dict[Key, Demand] = {}
         """Of the services with a scaler."""
+        self._pull_refusals: dict[Key, Refusal] = {}
+        """Of the services whose pulls the API server refuses to make."""
         self._log = structlog.get_logger("hortator.operator.reconciler")
 
     def forget(self, key: Key) -> None:
@@ -91,6 +96,7 @@ class Reconciler:
         self._inventory.promise(key, ())
         self._num_steps.pop(key, None)
         self._demands.pop(key, None)
+        self._pull_refusals.pop(key, None)
         self._metrics.forget(key)
 
     async def look(self, key: Key) -> Done | Failed:
@@ -144,13 +150,19 @@ class Reconciler:
         refusal: ClusterError | None = None
         for action in actions:
             self._log.info("step", action=type(action).__name__, what=_what(action), why=action.why)
+            is_of_pull = isinstance(action, Create) and is_pull(action.obj)
             try:
                 await self._executor.carry_out(key, action)
             except (InvalidError, ForbiddenError) as error:
                 self._count(error)
                 self._log.warning("the API server refuses", error=str(error))
-                refusal = error
+                if is_of_pull:
+                    await self._pull_refused(key, service, error)
+                else:
+                    refusal = error
                 break
+            if is_of_pull:
+                self._pull_refusals.pop(key, None)
             if isinstance(action, Scale):
                 self._demands.pop(key, None)  # the windows begin anew
         self._inventory.promise(key, ())  # all of it is known by now, or refused
@@ -199,6 +211,8 @@ class Reconciler:
             meta=meta,
             loads=view.workers if view else {},
             departed=self._inventory.departed(key),
+            gang_providers=self._inventory.gang_providers,
+            pull_refusal=self._pull_refusals.get(key),
         )
         parsed = parse(service)
         spec, wanted = carried_out(service, parsed, options=self._options, children=children)
@@ -226,6 +240,13 @@ class Reconciler:
         demand = self._demands.get(key, Demand()).with_sample(sample, now, scaling)
         self._demands[key] = demand
         return demand
+
+    async def _pull_refused(self, key: Key, service: Obj, error: ClusterError) -> None:
+        """Nothing of the service depends on it for long: it is noted, and the plan goes by how long."""
+        found = refused(self._pull_refusals.get(key), str(error), now=self._now())
+        self._pull_refusals[key] = found
+        message = f"an image cannot be pulled before groups move, which waits {REFUSED_LIMIT_S:g} s: {error}"
+        await self._recorder.emit(service, emitted(Reason.PRE_PULL_FAILED, message, is_warning=True))
 
     # --- tell -----------------------------------------------------------------------------------------
 

@@ -2,6 +2,9 @@
 
 A watch can be silent, begin anew after a gap, or never say that an object went. So all is listed every
 `interval_s`, and whatever differs from what was known is looked at. A list that fails is repeated soon.
+
+Schedulers that see to gangs may come and go while the operator runs, so they are looked for again each time.
+Their objects are listed only, not watched: nobody but the operator makes or deletes those that it made.
 """
 
 from __future__ import annotations
@@ -12,9 +15,16 @@ from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
-from hortator.operator.cluster import Cluster, ClusterError, ForbiddenError
+from hortator.operator.cluster import (
+    Cluster,
+    ClusterError,
+    ForbiddenError,
+    NotFoundError,
+    UnavailableError,
+)
 from hortator.operator.inventory import Inventory
 from hortator.operator.kinds import CHILDREN, EVENTS, NODES, PODS, SERVICES, Watched
+from hortator.operator.manifests.gang import PROVIDERS, Provider
 from hortator.operator.work_queue import Key
 
 RETRY_S = 2.0
@@ -32,11 +42,13 @@ class Resync:
         told: Callable[[Iterable[Key]], None],
         interval_s: float,
         observe_nodes: bool = True,
+        gang_providers: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """No `namespaces` means all."""
+        """No `namespaces` means all; `gang_providers` are those that the operator may use."""
         self._cluster = cluster
         self._inventory = inventory
+        self._gang_providers = [PROVIDERS[name] for name in gang_providers]
         self._namespaces: tuple[str | None, ...] = tuple(namespaces) or (None,)
         self._told = told
         self._interval_s = interval_s
@@ -71,6 +83,7 @@ class Resync:
                 else:
                     missing, why = await self._list(missing)
                     if not missing:
+                        await self._find_gang_providers()
                         return
                     not_yet(why)
             await asyncio.sleep(RETRY_S)
@@ -83,6 +96,43 @@ class Resync:
             missing, why = await self._list(missing or self.kinds)
             if missing:
                 self._log.warning("cannot list", error=why)
+            await self._find_gang_providers()
+
+    async def _find_gang_providers(self) -> None:
+        """Which of them are there now; of one that cannot be asked nothing changes."""
+        before = self._inventory.gang_providers
+        found: set[str] = set()
+        for provider in self._gang_providers:
+            try:
+                is_there = await self._is_there(provider)
+            except UnavailableError as error:
+                self._log.warning("cannot look for", provider=provider.name, error=str(error))
+                is_there = provider.name in before
+            if is_there:
+                found.add(provider.name)
+        if found != before:
+            self._log.info("gangs of other schedulers", providers=sorted(found))
+            self._inventory.gang_providers = frozenset(found)
+            self._told(self._inventory.services())
+
+    async def _is_there(self, provider: Provider) -> bool:
+        """Whether it can be used; its objects are listed on the way. Raises UnavailableError."""
+        for api_version, kind in provider.needs:
+            if await self._cluster.serves(api_version, kind):
+                break
+        else:
+            return False
+        try:
+            if provider.kind is not None:
+                await self._list_one(provider.kind)
+        except NotFoundError:
+            return False
+        except ClusterError as error:
+            if isinstance(error, UnavailableError):
+                raise
+            self._log.warning("cannot use", provider=provider.name, error=str(error))
+            return False
+        return True
 
     async def _list(self, kinds: Sequence[Watched]) -> tuple[Sequence[Watched], str]:
         """List these kinds once; those that could not be listed, and why the last of them could not."""

@@ -10,8 +10,8 @@ engine that took 45 minutes to start. Two rules keep the hash itself from moving
 1. Fields with their default value do not count. A field that a newer version adds changes no hash until it is
    set, and neither does a default that the API server fills in.
 2. What does not reach the pods does not count: replicas, scheduler, gateway, restart, drain, disruption,
-   suspend, labels. The drain timeout does reach them, but is filled in outside of the frozen part: a group
-   has the new one from its next start on.
+   suspend, labels, who sees to gangs unless another scheduler does. The drain timeout does reach them, but
+   is filled in outside of the frozen part: a group has the new one from its next start on.
 
 A StatefulSet's controller makes ControllerRevisions too, with all labels of the pod template: ours are told
 from them by their owner alone (`is_owned_by`).
@@ -26,7 +26,7 @@ from typing import Any
 from hortator.api.v1alpha1 import LLMService, RoleName, RoleSpec
 from hortator.operator import names
 from hortator.operator.digest import digest
-from hortator.operator.manifests import cache, engine
+from hortator.operator.manifests import cache, engine, gang
 from hortator.operator.manifests.metadata import Owner, child
 from hortator.operator.objects import Obj
 from hortator.operator.observed.reading import is_owned_by, items, mapping
@@ -53,7 +53,8 @@ def pod_fields(service: LLMService, role: RoleSpec) -> Obj:
         "cache": _cache(service),
         "engine": _dump(spec.engine),
         "role": _dump(role, exclude={"replicas": True}),
-        "placement": _dump(spec.placement, exclude={"gang": True}),
+        "placement": _dump(spec.placement, exclude={"gang": True})
+        | {"gang": gang.fields(spec.placement.gang)},
         "tls": _dump(spec.security.tls) | {"isOn": True} if spec.security.tls else None,
         "maxSequenceTokens": min(
             (other.max_sequence_tokens for other in spec.roles if other.max_sequence_tokens), default=None

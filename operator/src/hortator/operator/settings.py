@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -49,6 +49,10 @@ class OperatorSettings(Settings):
     observe_nodes: bool = Field(
         default=True,
         description="Watch Nodes and who holds devices, for the capacity check; needs a ClusterRole.",
+    )
+    gang_providers: tuple[Literal["Volcano", "Coscheduling", "Kueue"], ...] = Field(
+        default=(),
+        description="Other schedulers that may see to gangs, as a JSON list; their kinds need roles.",
     )
     num_workers: int = Field(default=4, ge=1, le=64, description="LLMServices looked at concurrently.")
     resync_interval_s: float = Field(

@@ -2,6 +2,8 @@
 
 n-th restart within the window   delay(1) = 0,  delay(n) = min(maxDelay, baseDelay x 2^(n - 2))
 n-th try after a gang timeout    10 s x 2^(n - 1), at most 300 s, times a factor from 0.5 to 1.5
+gang timeout                     from the admission of a group, while pods have no node; where another
+                                 scheduler sees to gangs from the first pod with a node
 start after a cordoned node      7 s after the group was closed
 drain                            until nothing is in flight and the scheduler has acknowledged, or the timeout
 """
@@ -15,6 +17,7 @@ from datetime import datetime
 from hortator.api.v1alpha1 import RestartSpec
 from hortator.operator.capacity import Need, Room, need_of, room_for
 from hortator.operator.lifecycle import Assessment, takes_requests
+from hortator.operator.manifests.gang import PROVIDERS
 from hortator.operator.observed import GroupFacts, Memory
 from hortator.operator.observed.pods import is_device
 from hortator.operator.observed.reading import seconds_later
@@ -42,6 +45,19 @@ def next_start(situation: Situation, view: View) -> datetime | None:
 def num_unplaced(view: View) -> int:
     """Members of the present epoch without a node."""
     return view.assessment.num_members - sum(pod.is_placed for pod in view.group.current_pods)
+
+
+def gang_deadline(situation: Situation, view: View) -> datetime | None:
+    """When a started group whose pods are not all placed gives its nodes back; None: nothing runs."""
+    start = view.group.memory.admitted_at
+    if num_unplaced(view) <= 0 or start is None:
+        return None
+    if view.wanted.gang is not None:
+        placed = [pod.placed_at or start for pod in view.group.current_pods if pod.is_placed]
+        if not placed:
+            return None
+        start = max(start, min(placed))
+    return seconds_later(start, situation.spec.placement.gang.timeout_s)
 
 
 def not_before(memory: Memory, *, restart: RestartSpec, uid: str, name: str) -> datetime | None:
@@ -118,12 +134,23 @@ def model_wait_of(situation: Situation, view: View) -> Finding | None:
 
 
 def device_group_being_placed(situation: Situation) -> View | None:
-    """A started group with devices that has pods without a node."""
+    """A started group with devices that has pods without a node, and that no other scheduler sees to."""
     for view in situation.all_views:
-        is_started = view.group.exists and view.group.replicas > 0
+        is_started = view.group.exists and view.group.replicas > 0 and view.wanted.gang is None
         if is_started and need_for(situation, view).has_devices and num_unplaced(view) > 0:
             return view
     return None
+
+
+def is_room_looked_for(situation: Situation, view: View) -> bool:
+    """Whether the operator sees to the group's gang."""
+    return view.wanted.gang is None and situation.spec.placement.gang.provider != "None"
+
+
+def is_provider_missing(situation: Situation, view: View) -> bool:
+    """Whether the group is to start in a gang of another scheduler, which is not there."""
+    gang = view.wanted.gang
+    return gang is not None and gang.provider not in situation.observed.gang_providers
 
 
 def need_for(situation: Situation, view: View) -> Need:
@@ -140,10 +167,11 @@ def need_for(situation: Situation, view: View) -> Need:
 def room_in(situation: Situation, view: View) -> Room | None:
     """Where the group fits, without the nodes that are avoided if it can be.
 
-    None when there is nothing to count or nodes cannot be seen.
+    None when there is nothing to count, nodes cannot be seen or the operator does not see to gangs.
     """
     need = need_for(situation, view)
-    if not need.has_devices or not situation.observed.nodes:
+    is_counted = need.has_devices and is_room_looked_for(situation, view)
+    if not is_counted or not situation.observed.nodes:
         return None
     own = f"{situation.desired.owner.namespace}/{view.wanted.name}"
     claims = [claim for claim in situation.observed.claims if claim.name != own]
@@ -158,6 +186,14 @@ def room_in(situation: Situation, view: View) -> Room | None:
 
 def why_not(situation: Situation, view: View) -> Finding | None:
     """Why a closed group without pods does not start although its time has come; None when it does."""
+    gang = view.wanted.gang
+    if gang is not None and is_provider_missing(situation, view):
+        kinds = " or ".join(f"{version} {kind}" for version, kind in PROVIDERS[gang.provider].needs)
+        message = (
+            f"group {view.wanted.name} is to start in a gang of {gang.provider}, but the API server does not "
+            f"serve {kinds}, or the operator is not set up for it (gang.providers of the chart)"
+        )
+        return Finding(reason=Reason.GANG_PROVIDER_MISSING, message=message)
     room = room_in(situation, view)
     if room is None:
         return None

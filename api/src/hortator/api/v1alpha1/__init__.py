@@ -41,7 +41,7 @@ from hortator.api.v1alpha1.model import (
     ModelSpec,
     SecretKeyRef,
 )
-from hortator.api.v1alpha1.placement import GangSpec, PlacementMode, PlacementSpec
+from hortator.api.v1alpha1.placement import GangProvider, GangSpec, PlacementMode, PlacementSpec
 from hortator.api.v1alpha1.processes import (
     GatewaySpec,
     PolicyName,
@@ -109,6 +109,7 @@ __all__ = [
     "EngineArg",
     "EngineSpec",
     "EnvVar",
+    "GangProvider",
     "GangSpec",
     "GatewaySpec",
     "GroupStatus",

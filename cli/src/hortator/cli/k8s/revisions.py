@@ -218,8 +218,10 @@ def _put(service: Obj, spec: Obj, target: Revision) -> Obj:
     patch = merge_patch(fields, target.fields)
     changed = dict(spec)
     for part in ("model", "engine", "placement"):
-        if part in patch:  # a part that goes as a whole leaves what is no field of pods, as placement.gang
-            wanted = dict.fromkeys(mapping(fields, part)) if patch[part] is None else patch[part]
+        if part in patch:  # a part that goes as a whole leaves what is no field of pods
+            wanted = dict.fromkeys(mapping(fields, part)) if patch[part] is None else dict(patch[part])
+            if "gang" in wanted and wanted["gang"] is None:  # its timeout stays
+                wanted["gang"] = dict.fromkeys(mapping(fields, part, "gang"))
             changed[part] = merged(spec.get(part), wanted)
     if mapping(changed, "model").get("name") == text(service, "metadata", "name"):
         del changed["model"]["name"]  # it is that of the LLMService unless it is set

@@ -77,6 +77,7 @@ class OperatorApp:
             told=self._told,
             interval_s=settings.resync_interval_s,
             observe_nodes=settings.observe_nodes,
+            gang_providers=settings.gang_providers,
         )
         registry = new_registry()
         self._queue = WorkQueue(self._look, num_workers=settings.num_workers)

@@ -203,6 +203,8 @@ class KubernetesCluster:
 
     async def serves(self, api_version: str, kind: str) -> bool:
         """See `Cluster`."""
+        if kind not in self._served.get(api_version, {kind: None}):
+            del self._served[api_version]  # a CRD may have come since
         return kind in await self._kinds(api_version)
 
     # --- paths ----------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ but marks in their place, which `group` fills in:
     GROUP_NAME, GROUP_INDEX, WORKER_ID    of the group
     IDENTITY                              of the group's Secret
     INCARNATION                           of the group's StatefulSet
+    gang.GROUP_NAME                       of an epoch of it, where another scheduler sees to gangs
     DRAIN_TIMEOUT_S                       follows the LLMService without a new revision
 
 A value of the manifest that spells a mark is filled in as well.
@@ -24,7 +25,7 @@ from collections.abc import Sequence
 from hortator.api import processes
 from hortator.api.v1alpha1 import Backend, LLMService, RoleSpec, Toleration
 from hortator.operator import names
-from hortator.operator.manifests import accounts, cache, environment, pods, security
+from hortator.operator.manifests import accounts, cache, environment, gang, pods, security
 from hortator.operator.manifests.metadata import Owner
 from hortator.operator.objects import Obj
 from hortator.operator.options import Options
@@ -93,7 +94,9 @@ def pod_template(service: LLMService, role: RoleSpec, *, owner: Owner, options: 
         names.LABEL_ROLE: names.role_label(role.name),
         names.LABEL_GROUP: GROUP_INDEX,
     }
-    return pods.template(labels, spec)
+    template = pods.template(labels, spec)
+    is_told = gang.fields(service.spec.placement.gang) is not None
+    return gang.marked(service.spec.placement.gang, role, template) if is_told else template
 
 
 def _environment(

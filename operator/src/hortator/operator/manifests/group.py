@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hortator.operator import names
-from hortator.operator.manifests import engine, pods
+from hortator.operator.manifests import engine, gang, pods
 from hortator.operator.manifests.metadata import Owner, child
 from hortator.operator.objects import Obj
 from hortator.operator.topology import Group
@@ -39,7 +39,7 @@ def statefulset(
     """
     name = names.group_name(owner.name, group.role_name, group.index)
     labels = names.group_labels(owner.name, group.role_name, group.index)
-    filled = fill(template, group, owner=owner, drain_timeout_s=drain_timeout_s, uid=uid)
+    filled = fill(template, group, owner=owner, drain_timeout_s=drain_timeout_s, uid=uid, epoch=epoch)
     filled["metadata"]["labels"] |= {names.LABEL_REVISION: revision, names.LABEL_EPOCH: str(epoch)}
     if group.is_scale_unit and group.role.nodes == 1:
         filled["metadata"]["labels"][names.LABEL_SCALE_UNIT] = "true"
@@ -105,21 +105,24 @@ def with_token(secret: Obj, token: str) -> Obj:
     return secret | {"stringData": {engine.IDENTITY_KEY: token}}
 
 
-def fill(template: Obj, group: Group, *, owner: Owner, drain_timeout_s: float, uid: str) -> Obj:
+def fill(template: Obj, group: Group, *, owner: Owner, drain_timeout_s: float, uid: str, epoch: int) -> Obj:
     """A copy of a frozen template with a group's values in place of the marks; `uid` is its StatefulSet's."""
+    name = names.group_name(owner.name, group.role_name, group.index)
     values = {
-        engine.GROUP_NAME: names.group_name(owner.name, group.role_name, group.index),
+        engine.GROUP_NAME: name,
+        gang.GROUP_NAME: names.pod_group_name(name, uid, epoch),
         engine.GROUP_INDEX: str(group.index),
         engine.WORKER_ID: names.worker_id(group.role_name, group.index),
         engine.IDENTITY: names.identity_name(owner.name, group.role_name, group.index, owner.uid),
         engine.INCARNATION: names.incarnation(uid),
         engine.DRAIN_TIMEOUT_S: f"{drain_timeout_s:g}",
     }
-    filled: Obj = _filled(template, values)
+    filled: Obj = substituted(template, values)
     return filled
 
 
-def _filled(value: Any, values: Mapping[str, str]) -> Any:
+def substituted(value: Any, values: Mapping[str, str]) -> Any:
+    """A copy with each of these texts replaced wherever it stands, in this order."""
     match value:
         case str():
             for mark, text in values.items():
@@ -127,8 +130,8 @@ def _filled(value: Any, values: Mapping[str, str]) -> Any:
                     value = value.replace(mark, text)
             return value
         case dict():
-            return {key: _filled(item, values) for key, item in value.items()}
+            return {key: substituted(item, values) for key, item in value.items()}
         case list():
-            return [_filled(item, values) for item in value]
+            return [substituted(item, values) for item in value]
         case _:
             return value

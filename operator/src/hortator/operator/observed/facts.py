@@ -253,6 +253,16 @@ class JobFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """What the API server refuses again and again."""
+
+    since: datetime
+    at: datetime
+    """The last time."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
     """Everything that matters to one LLMService."""
 
@@ -269,6 +279,10 @@ class Observed:
     claims: tuple[Claim, ...]
     loads: Mapping[str, WorkerLoad]
     """The scheduler's whole snapshot, by worker id; empty: it does not answer or knows no worker."""
+    gang_providers: frozenset[str] = frozenset()
+    """Whose API the API server has, of those that the operator may use."""
+    pull_refusal: Refusal | None = None
+    """Of Jobs by which nodes pull an image; None: the last one was made, or none was tried yet."""
 
     def group(self, name: str) -> GroupFacts | None:
         """The group of that name, None when nothing of it exists."""

@@ -52,6 +52,8 @@ def claims(statefulsets: Iterable[Obj], pods: Iterable[Obj]) -> tuple[Claim, ...
         name = f"{text(statefulset, 'metadata', 'namespace')}/{text(statefulset, 'metadata', 'name')}"
         missing = number(statefulset, "spec", "replicas") - placed.get(name, 0)
         template = mapping(statefulset, "spec", "template")
+        if _waits_elsewhere(template):
+            continue
         requests = pod_requests(template)
         if missing > 0 and any(map(is_device, requests)):
             found.append(
@@ -66,6 +68,14 @@ def claims(statefulsets: Iterable[Obj], pods: Iterable[Obj]) -> tuple[Claim, ...
                 )
             )
     return tuple(sorted(found, key=lambda claim: claim.name))
+
+
+def _waits_elsewhere(template: Obj) -> bool:
+    """Its pods stand in another scheduler's queue, perhaps for long: nothing is theirs yet."""
+    labels, annotations = (texts(template, "metadata", part) for part in ("labels", "annotations"))
+    return names.VOLCANO_GROUP in annotations or bool(
+        {names.COSCHEDULING_GROUP, names.KUEUE_GROUP} & labels.keys()
+    )
 
 
 def _facts(node: Obj, taken: Mapping[str, float]) -> NodeFacts:

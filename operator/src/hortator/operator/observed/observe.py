@@ -25,6 +25,7 @@ from hortator.operator.observed.facts import (
     Meta,
     Observed,
     PodFacts,
+    Refusal,
     WarningEvent,
     WorkerLoad,
 )
@@ -42,10 +43,13 @@ def observe(
     meta: Meta,
     loads: Mapping[str, WorkerLoad],
     departed: Sequence[Obj] = (),
+    gang_providers: frozenset[str] = frozenset(),
+    pull_refusal: Refusal | None = None,
 ) -> Observed:
     """The facts about the LLMService `meta` in these objects. Total, and independent of their order.
 
-    `departed` are pods of it that are not there any more, the oldest first.
+    What no object says: `departed` are pods of it that are not there any more, the oldest first,
+    `gang_providers` those whose API is there, `pull_refusal` says that Jobs are not made.
     """
     given = sorted((entry for entry in objects if isinstance(entry, dict)), key=_sort_key)
     pods = [entry for entry in given if text(entry, "kind") == "Pod"]
@@ -72,6 +76,8 @@ def observe(
         nodes=node_facts((entry for entry in given if text(entry, "kind") == "Node"), pods),
         claims=claims(statefulsets, pods),
         loads=dict(loads),
+        gang_providers=gang_providers,
+        pull_refusal=pull_refusal,
     )
 
 

@@ -4,7 +4,8 @@ A group that needs devices (GPUs) starts alone: room for all its pods is looked 
 domain if that is asked for, and the next one is looked at when every pod of this one has a node. Two groups
 that each hold half of the nodes serve nobody. Groups without devices all start at once: their pods wait for
 nothing that another pod could hold. Without sight of nodes every group is started and kube-scheduler decides;
-the gang timeout gives back what it could not complete.
+the gang timeout gives back what it could not complete. So it is where spec.placement.gang.provider is None,
+and where another scheduler sees to gangs: that one decides, once it has been told of the group (`gang`).
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from datetime import timedelta
 from hortator.operator.capacity import Room
 from hortator.operator.lifecycle import Stage
 from hortator.operator.observed import Memory
-from hortator.operator.plan import rendering
+from hortator.operator.plan import gang, rendering
 from hortator.operator.plan.actions import Apply, Item, wake
 from hortator.operator.situation import Situation, View
 from hortator.operator.waiting import (
     device_group_being_placed,
+    is_provider_missing,
     memory_of_next_start,
     model_wait_of,
     next_start,
@@ -39,6 +41,8 @@ def admissions(situation: Situation) -> Iterator[Item]:
     is_taken = device_group_being_placed(situation) is not None
     for view in sorted(situation.all_views, key=lambda view: (view.wanted.role_set, view.wanted.index)):
         if view.stage is not Stage.CLOSED or view.group.pods or model_wait_of(situation, view) is not None:
+            continue
+        if is_provider_missing(situation, view):
             continue
         memory = memory_of_next_start(view)
         start = next_start(situation, view)
@@ -72,6 +76,7 @@ def _admitted(situation: Situation, view: View, memory: Memory, room: Room | Non
     avoided = room.avoided if room is not None else frozenset()
     if avoided:
         where += f", not on {', '.join(sorted(avoided))}"
+    yield from gang.told_of_start(view)
     yield Apply(
         obj=rendering.admitted(view.group, view.wanted, memory=noted, domain=domain, avoided=avoided),
         why=f"group {view.wanted.name} starts with {view.wanted.num_members} pods{where}",

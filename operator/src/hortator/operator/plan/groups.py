@@ -25,7 +25,7 @@ from hortator.operator.plan.drift import needs_apply
 from hortator.operator.rollout import Turn
 from hortator.operator.situation import Situation, View, fresh, kept
 from hortator.operator.status.reasons import Reason, known
-from hortator.operator.waiting import is_drained, num_unplaced
+from hortator.operator.waiting import gang_deadline, is_drained
 
 BROKEN_GRACE_S = 5
 """For pods of a group that has failed: nothing is in flight that could be finished."""
@@ -155,8 +155,7 @@ def _starting(situation: Situation, view: View) -> Iterator[Item]:
         why = f"all {num} members of group {group.name} are ready in epoch {group.epoch}"
         yield Apply(obj=rendering.noted(group, memory=noted), why=why)
         yield emitted(Reason.ALL_GROUPS_READY, why)
-    elif num_unplaced(view) > 0 and memory.admitted_at is not None:
-        end = seconds_later(memory.admitted_at, situation.spec.placement.gang.timeout_s)
+    elif (end := gang_deadline(situation, view)) is not None:
         if situation.now >= end:
             yield from restarts.after_gang_timeout(situation, view)
         yield from wake(situation.now, end)

@@ -12,7 +12,7 @@ Rules:
 5. Total: no state of the cluster makes it raise.
 
 Order inside a plan: what is shared, what is one too many, each group's own step, starts, drains,
-pulls of images.
+gangs that nobody is in any more, pulls of images.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from hortator.operator.plan.actions import Action, Emit, Item, Plan, Wake, wake
 from hortator.operator.plan.admission import admissions
 from hortator.operator.plan.disruption import voluntary_drains
 from hortator.operator.plan.events import transitions
+from hortator.operator.plan.gang import old_pod_groups
 from hortator.operator.plan.groups import next_step
 from hortator.operator.plan.pulls import pulls
 from hortator.operator.plan.removal import removals
@@ -80,6 +81,7 @@ def _items(situation: Situation) -> Iterator[Item]:
         yield from next_step(situation, view)
     yield from admissions(situation)
     yield from voluntary_drains(situation)
+    yield from old_pod_groups(situation)
     yield from pulls(situation)
     yield from _deadline(situation)
     for one in situation.avoided:

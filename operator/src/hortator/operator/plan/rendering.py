@@ -38,7 +38,7 @@ def admitted(
 ) -> Obj:
     """All pods at once, in the epoch that the closed group names, by the template of what is wanted."""
     obj = wanted.statefulset(
-        epoch=max(group.epoch, FIRST_EPOCH),
+        epoch=epoch_of_start(group),
         replicas=wanted.num_members,
         annotations=write_memory(memory),
         domain=domain,
@@ -69,6 +69,11 @@ def moved(group: GroupFacts, wanted: DesiredGroup, *, memory: Memory) -> Obj:
         epoch=next_epoch(group), replicas=0, annotations=write_memory(memory), uid=group.uid
     )
     return _over(group, obj)
+
+
+def epoch_of_start(group: GroupFacts) -> int:
+    """In which a closed group starts."""
+    return max(group.epoch, FIRST_EPOCH)
 
 
 def next_epoch(group: GroupFacts) -> int:

@@ -31,7 +31,7 @@ from hortator.operator.status import evidence
 from hortator.operator.status.evidence import Finding
 from hortator.operator.status.groups import MAX_MESSAGE, GroupReport
 from hortator.operator.status.reasons import Reason
-from hortator.operator.waiting import model_wait, need_for
+from hortator.operator.waiting import is_room_looked_for, model_wait, need_for
 
 OBSERVED = (
     "ModelReady",
@@ -151,7 +151,11 @@ def _scheduled(situation: Situation, reports: Sequence[GroupReport]) -> Verdict:
 def _unchecked(situation: Situation, waiting: Sequence[GroupReport], found: Finding | None) -> Finding | None:
     """What is said while nothing is in the way of groups that start without a look for room."""
     is_told_why = found is not None and found.reason is not Reason.PODS_CREATING
-    unseen = [said for said in waiting if need_for(situation, said.view).has_devices]
+    unseen = [
+        said
+        for said in waiting
+        if need_for(situation, said.view).has_devices and is_room_looked_for(situation, said.view)
+    ]
     if is_told_why or not unseen or situation.observed.nodes:
         return found
     message = f"room for group {unseen[0].view.wanted.name} was not looked for: no nodes can be seen"

@@ -229,7 +229,8 @@ def _of_placement(pod: PodFacts) -> Finding | None:
     if pod.is_placed or not pod.unplaced_message:
         return None
     message = f"pod {pod.ref.name} has no node: {pod.unplaced_message}"
-    return _finding(pod, of_unplaced(pod.unplaced_message), message)
+    is_gated = pod.unplaced_reason == "SchedulingGated"
+    return _finding(pod, Reason.GANG_PENDING if is_gated else of_unplaced(pod.unplaced_message), message)
 
 
 def _of_events(pod: PodFacts) -> Finding | None:

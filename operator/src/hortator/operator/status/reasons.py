@@ -38,6 +38,7 @@ class Reason(StrEnum):
     REPLICAS_CHANGED = "ReplicasChanged"
     RESTART_BACKOFF = "RestartBackoff"
     GROUP_RESTARTING = "GroupRestarting"
+    GANG_PROVIDER_MISSING = "GangProviderMissing"
     INSUFFICIENT_GPU = "InsufficientGPU"
     INSUFFICIENT_RDMA = "InsufficientRDMA"
     INSUFFICIENT_RESOURCES = "InsufficientResources"
@@ -202,6 +203,11 @@ ENTRIES: dict[Reason, Entry] = {
         meaning="A member failed; the pods of the old epoch are going, then the group starts again.",
         remedy=_WAIT,
     ),
+    Reason.GANG_PROVIDER_MISSING: Entry(
+        meaning="Groups are to start in gangs of another scheduler (spec.placement.gang.provider), whose API "
+        "is not there or which the operator was not told of. Groups that run go on.",
+        remedy="Install it, name it in the chart's value gang.providers, or set another provider.",
+    ),
     Reason.INSUFFICIENT_GPU: Entry(
         meaning="Too few nodes have enough free GPUs for all pods of a group.",
         remedy="Add or free nodes, or lower the replicas or nodes of the role.",
@@ -228,7 +234,8 @@ ENTRIES: dict[Reason, Entry] = {
         remedy="Add or free nodes; the group tries again by itself.",
     ),
     Reason.GANG_PENDING: Entry(
-        meaning="The group waits for its turn: groups that need devices are started one after the other.",
+        meaning="The group waits for its turn: groups that need devices are started one after the other. "
+        "Or its pods wait in the queue of another scheduler (spec.placement.gang.provider).",
         remedy=_WAIT,
     ),
     Reason.SCHEDULER_NOT_READY: Entry(
@@ -269,7 +276,8 @@ ENTRIES: dict[Reason, Entry] = {
     ),
     Reason.PRE_PULL_FAILED: Entry(
         meaning="A node cannot pull the image that a group on it is to move to: the group goes on as it is. "
-        "As an event: it had not pulled it within half an hour, for another reason, and the group moves.",
+        "As an event: it had not pulled it within half an hour for another reason, or the cluster has "
+        "refused the Job of the pull for two minutes, and the group moves.",
         remedy="Correct the image or its imagePullSecrets, or go back with `hortator k8s rollout undo`; with "
         "spec.rollout.prePull: Off nothing is waited for.",
     ),
