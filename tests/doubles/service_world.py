@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -32,13 +32,25 @@ from doubles.kubernetes.kubelets import Act, End, Finish, Kubelets, Run, Wait
 from hortator.api.parse import parse
 from hortator.api.v1alpha1 import LLMService
 from hortator.operator import names
-from hortator.operator.accepted import Accepted, accepted
+from hortator.operator.accepted import Accepted, accepted, record_of
 from hortator.operator.desired import Desired, Options, desired
 from hortator.operator.manifests.group import with_token
 from hortator.operator.objects import Ref
 from hortator.operator.observed import Meta, Observed, WorkerLoad, observe
 from hortator.operator.options import Images
-from hortator.operator.plan import Action, Apply, Create, Delete, PatchLabels, Plan, Scale, StartDrain, plan
+from hortator.operator.plan import (
+    Action,
+    Apply,
+    Create,
+    Delete,
+    PatchLabels,
+    Plan,
+    Scale,
+    StartDrain,
+    StatusOf,
+    plan,
+)
+from hortator.operator.scalers import scaled
 from hortator.operator.status.explain import explain
 
 NAMESPACE = "default"
@@ -46,7 +58,7 @@ START = datetime(2026, 11, 26, 10, 0, 0, tzinfo=UTC)
 OPTIONS = Options(images=Images.of_version("1.2.3"))
 _OBSERVED_KINDS = (
     "StatefulSet", "Pod", "Service", "PodDisruptionBudget", "Deployment", "ServiceAccount", "ControllerRevision",
-    "PersistentVolumeClaim", "Job", "NetworkPolicy", "Node", "Event",
+    "PersistentVolumeClaim", "Job", "NetworkPolicy", "Node", "Event", "LLMServiceScaler",
 )  # fmt: skip
 
 
@@ -226,6 +238,8 @@ class World:
                 self._carry_out(action)
             if step.status_changed:
                 self._write_status(step.status)
+            for one in step.scalers:
+                self._write_scaler_status(one)
             self.events += [f"{event.type} {event.reason}" for event in step.events]
         except KilledError:
             return None
@@ -240,20 +254,17 @@ class World:
         meta, service, wanted, problems, observed = self._seen()
         return plan(service, meta=meta, desired=wanted, problems=problems, observed=observed, now=self.clock)
 
-    def _wanted(self, kept: Accepted, uid: str) -> Desired:
+    def _wanted(self, kept: Accepted, service: LLMService, uid: str) -> Desired:
+        """As `carried_out` has it; kept from look to look, because it takes long to make."""
         revisions = self.api.find("ControllerRevision")
-        key = kept.generation, self.options, tuple(one["metadata"]["uid"] for one in revisions)
+        numbers = tuple(role.replicas for role in service.spec.roles)
+        key = kept.generation, numbers, self.options, tuple(one["metadata"]["uid"] for one in revisions)
         if self._desired is None or self._desired[0] != key:
-            self._desired = (
-                key,
-                desired(
-                    kept.service,
-                    uid=uid,
-                    options=self.options,
-                    generation=kept.generation,
-                    revisions=revisions,
-                ),
+            wanted = desired(
+                service, uid=uid, options=self.options, generation=kept.generation, revisions=revisions
             )
+            record = record_of(kept.service, generation=kept.generation, owner=wanted.owner)
+            self._desired = key, replace(wanted, record=record)
         return self._desired[1]
 
     def explain(self) -> str:
@@ -280,8 +291,10 @@ class World:
         kinds = [kind for kind in _OBSERVED_KINDS if kind != "Node" or self.is_allowed_to_see_nodes]
         objects = [one for kind in kinds for one in self.api.find(kind)]
         observed = observe(objects, meta=meta, loads=self.loads())
-        wanted = self._wanted(kept, meta.uid) if kept is not None else None
-        return meta, kept.service if kept is not None else None, wanted, tuple(parsed.problems), observed
+        if kept is None:
+            return meta, None, None, tuple(parsed.problems), observed
+        service = scaled(kept.service, observed.scalers)
+        return meta, service, self._wanted(kept, service, meta.uid), tuple(parsed.problems), observed
 
     def _carry_out(self, action: Action) -> None:
         self.actions.append(action)
@@ -302,12 +315,21 @@ class World:
             case PatchLabels(ref=ref, labels=labels):
                 self.api.patch(_key(ref), {"metadata": {"labels": dict(labels)}})
             case Scale(ref=ref, replicas=replicas):
-                self.api.patch(_key(ref), {"spec": {"replicas": replicas}}, subresource="scale")
+                patch = {"spec": {"replicas": replicas}}
+                self.api.patch(_key(ref), patch, manager=names.FIELD_MANAGER, subresource="scale")
             case StartDrain(worker_id=worker_id):
                 load = self.loads().get(worker_id)
                 if load is not None:
                     self.draining[worker_id] = load.boot_id
         if (self.api.version, self.draining) != before:
+            self._wrote()
+
+    def _write_scaler_status(self, one: StatusOf) -> None:
+        live = self.api.get(_key(one.ref))
+        if live.get("status", {}) != one.status:
+            head = {"apiVersion": one.ref.api_version, "kind": one.ref.kind}
+            body = head | {"metadata": {"name": one.ref.name, "namespace": NAMESPACE}, "status": one.status}
+            self.api.apply(body, manager=names.FIELD_MANAGER, force=True, subresource="status")
             self._wrote()
 
     def _write_status(self, status: Obj) -> None:

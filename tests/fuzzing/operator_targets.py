@@ -112,7 +112,9 @@ def snapshot(data: bytes) -> None:
         for _ in range(13):
             demand = demand.with_sample(sample_of(at.spec, view, now), now, SCALING)
             now += timedelta(seconds=59)
-        state = ScalingState(replicas=2, are_all_ready=True, hold="")
+        state = ScalingState(
+            replicas=2, units="role sets", asked_of="every role", are_all_ready=True, hold=""
+        )
         decision = decide(SCALING, state=state, demand=demand, memory=None, now=now)
         assert decision.memory.next_replicas is None or 1 <= decision.memory.next_replicas <= 5
 

@@ -56,7 +56,11 @@ async def seen(front: HttpFront) -> AsyncIterator[Seen]:
         )
 
     watcher = Watcher(
-        (PODS, EVENTS, SERVICES), namespaces=("default",), inactivity_s=2.0, take=seen.take, login=log_in
+        lambda: (PODS, EVENTS, SERVICES),
+        namespaces=("default",),
+        inactivity_s=2.0,
+        take=seen.take,
+        login=log_in,
     )
     task = asyncio.create_task(watcher.run())
     yield seen

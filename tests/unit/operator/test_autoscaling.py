@@ -17,21 +17,23 @@ SETTINGS = digest(SCALING)
 
 
 def state(replicas, *, ready=True, hold=""):
-    return ScalingState(replicas=replicas, are_all_ready=ready, hold=hold)
+    return ScalingState(
+        replicas=replicas, units="role sets", asked_of="every role", are_all_ready=ready, hold=hold
+    )
 
 
 def wrote(replicas, next_replicas=None, *, settings=SETTINGS):
     return AutoscalingStatus(settings=settings, replicas=replicas, next_replicas=next_replicas)
 
 
-def demand(*num_sets, serving=9, ttft_s=None):
+def demand(*num_units, serving=9, ttft_s=None):
     """One sample every 10 s, the last one now; before them, the first for two hours."""
-    start = NOW - timedelta(seconds=10 * (len(num_sets) - 1))
+    start = NOW - timedelta(seconds=10 * (len(num_units) - 1))
     samples = [
-        Sample(at=start + timedelta(seconds=10 * i), num_sets=sets, num_serving=serving, ttft_s=ttft_s)
-        for i, sets in enumerate(num_sets)
+        Sample(at=start + timedelta(seconds=10 * i), num_units=units, num_serving=serving, ttft_s=ttft_s)
+        for i, units in enumerate(num_units)
     ]
-    old = Sample(at=NOW - timedelta(hours=2), num_sets=num_sets[0], num_serving=serving, ttft_s=ttft_s)
+    old = Sample(at=NOW - timedelta(hours=2), num_units=num_units[0], num_serving=serving, ttft_s=ttft_s)
     return Demand(samples=(old, *samples))
 
 
@@ -203,12 +205,12 @@ class TestDemand:
         """3 prefill groups at 0.6, two a set, should be at 0.5: 1.8 sets. Decode asks for 1.6."""
         view = self.view({"prefill": 0.6, "decode": 0.4}, prefill=3, decode=2)
         assert sample_of(spec, view, NOW) == Sample(
-            at=NOW, num_sets=pytest.approx(1.8), num_serving=1, ttft_s=0.5
+            at=NOW, num_units=pytest.approx(1.8), num_serving=1, ttft_s=0.5
         )
         view = self.view({"prefill": 0.6, "decode": 0.5}, prefill=3, decode=2)
         found = sample_of(spec, view, NOW)
         assert found is not None
-        assert found.num_sets == pytest.approx(2.0)
+        assert found.num_units == pytest.approx(2.0)
 
     def test_a_role_of_which_nothing_is_known_makes_all_of_it_unknown(self, spec):
         assert sample_of(spec, self.view({"prefill": 0.6}, prefill=3, decode=2), NOW) is None
@@ -218,7 +220,7 @@ class TestDemand:
         kept = Demand()
         for second in range(2000):
             now = NOW + timedelta(seconds=second)
-            sample = Sample(at=now, num_sets=1.0, num_serving=1, ttft_s=None)
+            sample = Sample(at=now, num_units=1.0, num_serving=1, ttft_s=None)
             kept = kept.with_sample(sample, now, SCALING)
         assert len(kept.samples) == 600 / 10 + 60 / 10 + 1
         assert len(kept.within(60.0, now)) == 6
@@ -227,6 +229,6 @@ class TestDemand:
 
     def test_what_nobody_looked_at_for_a_minute_begins_anew(self):
         late = NOW + timedelta(seconds=61)
-        sample = Sample(at=late, num_sets=1.0, num_serving=1, ttft_s=None)
+        sample = Sample(at=late, num_units=1.0, num_serving=1, ttft_s=None)
         assert demand(*[1.0] * 9).with_sample(sample, late, SCALING) == Demand(samples=(sample,))
         assert demand(*[1.0] * 9).with_sample(None, NOW, SCALING) == Demand()

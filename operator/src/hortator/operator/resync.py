@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
-from hortator.operator.cluster import Cluster, ClusterError, ForbiddenError
+from hortator.operator.cluster import Cluster, ClusterError, ForbiddenError, NotFoundError
 from hortator.operator.inventory import Inventory
-from hortator.operator.kinds import CHILDREN, EVENTS, NODES, PODS, SERVICES, Watched
+from hortator.operator.kinds import CHILDREN, EVENTS, NODES, PODS, SCALERS, SERVICES, Watched
 from hortator.operator.work_queue import Key
 
 RETRY_S = 2.0
@@ -80,6 +80,8 @@ class Resync:
         missing: Sequence[Watched] = ()
         while True:
             await asyncio.sleep(min(RETRY_S, self._interval_s) if missing else self._interval_s)
+            if not missing:
+                await self._find_scalers()
             missing, why = await self._list(missing or self.kinds)
             if missing:
                 self._log.warning("cannot list", error=why)
@@ -92,9 +94,20 @@ class Resync:
             try:
                 await self._list_one(kind)
             except ClusterError as error:
-                missing.append(kind)
-                why = str(error)
+                if kind is not SCALERS or not isinstance(error, NotFoundError):
+                    missing.append(kind)
+                    why = str(error)
         return missing, why
+
+    async def _find_scalers(self) -> None:
+        """Their CRD may come, and go, while the operator runs; what is known of them stays."""
+        try:
+            is_served = await self._cluster.serves(SCALERS.api_version, SCALERS.kind)
+        except ClusterError:
+            return
+        if is_served and SCALERS not in self.kinds:
+            self.kinds = (SCALERS, *self.kinds)
+            self._log.info("the CRD of LLMServiceScaler is there")
 
     async def _list_one(self, kind: Watched) -> None:
         asked_at = self._clock()
@@ -117,9 +130,12 @@ class Resync:
         )
 
     async def _find_kinds(self) -> tuple[Watched, ...]:
-        found = [
-            kind for kind in (*CHILDREN, EVENTS) if await self._cluster.serves(kind.api_version, kind.kind)
-        ]
+        if not await self._cluster.serves(SCALERS.api_version, SCALERS.kind):
+            await asyncio.sleep(RETRY_S)  # an API server that starts learns of its CRDs one by one
+        known = (*CHILDREN, EVENTS, SCALERS)
+        found = [kind for kind in known if await self._cluster.serves(kind.api_version, kind.kind)]
+        if SCALERS not in found:
+            self._log.info("the CRD of LLMServiceScaler is not installed: no role is scaled apart")
         if await self._may_see_nodes():
             found.insert(0, NODES)
         missing = {kind.kind for kind in CHILDREN} - {kind.kind for kind in found}

@@ -18,7 +18,7 @@ import asyncio
 import itertools
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import kopf
 import structlog
@@ -73,14 +73,14 @@ class Watcher:
 
     def __init__(
         self,
-        kinds: Sequence[Watched],
+        kinds: Callable[[], Sequence[Watched]],
         *,
         namespaces: Sequence[str],
         inactivity_s: float,
         take: Take,
         login: Login,
     ) -> None:
-        """No `namespaces` means all. `login` is called in kopf's loop."""
+        """No `namespaces` means all. `login` is called in kopf's loop, `kinds` whenever watches begin."""
         self._kinds = kinds
         self._namespaces = namespaces
         self._inactivity_s = inactivity_s
@@ -141,9 +141,10 @@ class Watcher:
             sessions.append(await self._login())
             return sessions[-1]
 
+        kinds = self._kinds()
         parts = await kopf.spawn_tasks(
-            registry=build_registry(kinds=self._kinds, take=take, login=log_in),
-            settings=kopf_settings(self._kinds, inactivity_s=self._inactivity_s),
+            registry=build_registry(kinds=kinds, take=take, login=log_in),
+            settings=kopf_settings(kinds, inactivity_s=self._inactivity_s),
             standalone=True,
             clusterwide=not self._namespaces,
             namespaces=self._namespaces,

@@ -202,7 +202,9 @@ class KubernetesCluster:
         await self._call("PATCH", path, query=query, body=body, content_type=_MERGE, what=f"scale {ref}")
 
     async def serves(self, api_version: str, kind: str) -> bool:
-        """See `Cluster`."""
+        """See `Cluster`. What was not served is asked for again."""
+        if kind not in self._served.get(api_version, {}):
+            self._served.pop(api_version, None)
         return kind in await self._kinds(api_version)
 
     # --- paths ----------------------------------------------------------------------------------------

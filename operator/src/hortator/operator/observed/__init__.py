@@ -23,6 +23,7 @@ from hortator.operator.observed.memory import (
     write_memory,
 )
 from hortator.operator.observed.observe import observe
+from hortator.operator.observed.scalers import ScalerFacts, scalers_of
 
 __all__ = [
     "Claim",
@@ -38,10 +39,12 @@ __all__ = [
     "NodeFailure",
     "Observed",
     "PodFacts",
+    "ScalerFacts",
     "SchedulerView",
     "WarningEvent",
     "WorkerLoad",
     "observe",
     "read_memory",
+    "scalers_of",
     "write_memory",
 ]

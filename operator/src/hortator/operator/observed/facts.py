@@ -13,6 +13,7 @@ from datetime import datetime
 from hortator.api.v1alpha1 import RoleName
 from hortator.operator.objects import Obj, Ref
 from hortator.operator.observed.memory import Memory
+from hortator.operator.observed.scalers import ScalerFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,6 +270,8 @@ class Observed:
     claims: tuple[Claim, ...]
     loads: Mapping[str, WorkerLoad]
     """The scheduler's whole snapshot, by worker id; empty: it does not answer or knows no worker."""
+    scalers: tuple[ScalerFacts, ...] = ()
+    """The LLMServiceScalers that name it, the oldest first."""
 
     def group(self, name: str) -> GroupFacts | None:
         """The group of that name, None when nothing of it exists."""
