@@ -30,7 +30,7 @@ from doubles.kubernetes.controllers import Controllers
 from doubles.kubernetes.controllers import is_ready as is_pod_ready
 from doubles.kubernetes.kubelets import Act, End, Finish, Kubelets, Run, Wait
 from hortator.api.parse import parse
-from hortator.api.v1alpha1 import LLMService
+from hortator.api.v1alpha1 import API_VERSION, SCALER_KIND, LLMService
 from hortator.operator import names
 from hortator.operator.accepted import Accepted, accepted, record_of
 from hortator.operator.desired import Desired, Options, desired
@@ -160,6 +160,19 @@ class World:
     def edit(self, patch: Obj) -> None:
         """Change the spec of the LLMService."""
         self.api.patch(self.service_key, {"spec": patch})
+
+    def add_scaler(self, name: str, role: str, **spec: object) -> None:
+        """An LLMServiceScaler of the service."""
+        said = {"serviceName": self.service_key[3], "role": role, **spec}
+        metadata = {"name": name, "namespace": NAMESPACE}
+        self.api.create({"apiVersion": API_VERSION, "kind": SCALER_KIND, "metadata": metadata, "spec": said})
+
+    def scale(self, name: str, replicas: int) -> None:
+        """`kubectl scale` of an LLMServiceScaler."""
+        self.api.patch(scaler_key(name), {"spec": {"replicas": replicas}}, subresource="scale")
+
+    def scaler(self, name: str) -> Obj:
+        return self.api.get(scaler_key(name))
 
     def cordon(self, node: str, *, is_cordoned: bool = True) -> None:
         self.api.patch(("v1", "Node", "", node), {"spec": {"unschedulable": is_cordoned}})
@@ -573,6 +586,11 @@ class World:
             if epoch < self._epoch_seen.get(uid, 0):
                 self.broken.append(f"{self.clock}: epoch of {name} went back to {epoch}")
             self._epoch_seen[uid] = epoch
+
+
+def scaler_key(name: str) -> Key:
+    """Of an LLMServiceScaler."""
+    return API_VERSION, SCALER_KIND, NAMESPACE, name
 
 
 def _incarnation(pod: Obj) -> str:
