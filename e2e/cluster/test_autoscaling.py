@@ -108,7 +108,7 @@ def test_a_ratio_of_1_2_at_one_group_of_a_role_makes_two_of_them(lab: Lab, scene
 def test_kubectl_scales_a_role_and_a_role_without_its_scaler_is_as_it_says(lab: Lab, scene: Scene):
     scene.serving(groups=1, nodes=1)
     lab.client.create(scaler(scene.namespace))
-    scene.when(lambda service: service["status"]["roles"][0].get("scaler") == "llm")
+    scene.until(lambda service: service["status"]["roles"][0].get("scaler") == "llm")
     scene.kubectl("scale", "llmservicescalers", "llm", "--replicas=3")
     service = scene.until(lambda one: is_ready(one) and one["status"]["display"]["groups"] == "3/3")
     assert (service["metadata"]["generation"], epochs(service)["llm-a-0"]) == (1, 1)
