@@ -11,6 +11,7 @@ from hortator.operator.accepted import accepted
 from hortator.operator.desired import desired
 from hortator.operator.observed import observe
 from hortator.operator.plan import plan
+from hortator.operator.scalers import scaled
 from hortator.operator.status.explain import explain
 
 GARBAGE = st.recursive(
@@ -43,6 +44,7 @@ def _put(value, path, garbage):
 def _a_world():
     world = World(a_manifest(backend="TensorRTLLM", gpus_per_node=8), nodes={f"n-{i}": {} for i in range(4)})
     world.settle()
+    world.add_scaler("demo", "Aggregated", replicas=2, autoscaling={"maxReplicas": 4})
     world.edit({"engine": {"image": "a/worker:2"}, "rollout": {"partition": 1, "maxSurge": 1}})
     world.until(lambda: "demo-a-2" in world.statefulsets())
     world.crash("demo-a-0-0")  # its next start is of a revision that spec does not ask for
@@ -56,7 +58,10 @@ def is_empty(world):
 
 WORLD = _a_world()
 META, SERVICE, _, PROBLEMS, _ = WORLD._seen()
-KINDS = ("StatefulSet", "Pod", "Service", "PodDisruptionBudget", "Deployment", "ControllerRevision", "Node")
+KINDS = (
+    "StatefulSet", "Pod", "Service", "PodDisruptionBudget", "Deployment", "ControllerRevision", "Node",
+    "LLMServiceScaler",
+)  # fmt: skip
 OBJECTS = [obj for kind in KINDS for obj in WORLD.api.find(kind)]
 WANTED = desired(SERVICE, uid=META.uid, options=OPTIONS)
 
@@ -72,7 +77,7 @@ def test_garbage_never_raises(data):
             _put(objects[index], data.draw(st.sampled_from(paths)), data.draw(GARBAGE))
     observed = observe(objects, meta=META, loads=WORLD.loads())
     arguments = {"meta": META, "desired": WANTED, "problems": (), "observed": observed, "now": WORLD.clock}
-    plan(SERVICE, **arguments)
+    plan(scaled(SERVICE, observed.scalers), **arguments)
     explain(SERVICE, **arguments)
     invalid = {
         "apiVersion": "?",

@@ -6,7 +6,7 @@ import pytest
 
 from hortator.api.v1alpha1 import AutoscalingSpec, AutoscalingStatus
 from hortator.operator.autoscaling import ScalingState, decide, digest
-from hortator.operator.demand import Demand, Sample, sample_of
+from hortator.operator.demand import Demand, Sample, sample_of, sample_of_role
 from hortator.operator.observed import SchedulerView, WorkerLoad
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -215,6 +215,26 @@ class TestDemand:
     def test_a_role_of_which_nothing_is_known_makes_all_of_it_unknown(self, spec):
         assert sample_of(spec, self.view({"prefill": 0.6}, prefill=3, decode=2), NOW) is None
         assert sample_of(spec, None, NOW) is None
+
+    def test_a_role_with_a_scaler_of_its_own_has_no_say_in_the_sets(self, spec):
+        """Prefill asks for 1.8 sets, decode for 1.6; without prefill nobody's time to first token counts."""
+        view = self.view({"prefill": 0.6, "decode": 0.4}, prefill=3, decode=2)
+        found = sample_of(spec, view, NOW, scaled_apart={"Prefill"})
+        assert found == Sample(at=NOW, num_units=pytest.approx(1.6), num_serving=2, ttft_s=None)
+        assert sample_of(spec, self.view({"decode": 0.4}, decode=2), NOW, scaled_apart={"Prefill"})
+        assert sample_of(spec, view, NOW, scaled_apart={"Prefill", "Decode"}) is None
+
+    def test_groups_of_a_role_are_asked_for_per_set(self, spec):
+        """Six prefill groups in two sets at 0.6, which should be at 0.5: 7.2 of them, 3.6 a set."""
+        view = self.view({"prefill": 0.6}, prefill=6)
+        scaling = SCALING.model_copy(update={"target_saturation": 0.5})
+        two_sets = spec.model_copy(update={"replicas": 2})
+        found = sample_of_role(two_sets, "Prefill", scaling, view, NOW)
+        assert found == Sample(at=NOW, num_units=pytest.approx(3.6), num_serving=3, ttft_s=0.5)
+        found = sample_of_role(spec, "Decode", scaling, self.view({"decode": 0.6}, decode=2), NOW)
+        assert found == Sample(at=NOW, num_units=pytest.approx(2.4), num_serving=2, ttft_s=None)
+        no_set = spec.model_copy(update={"replicas": 0})
+        assert sample_of_role(no_set, "Prefill", scaling, view, NOW) is None
 
     def test_samples_stand_ten_seconds_apart_and_end_with_the_windows(self):
         kept = Demand()
