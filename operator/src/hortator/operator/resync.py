@@ -7,12 +7,13 @@ A watch can be silent, begin anew after a gap, or never say that an object went.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
-from hortator.operator.cluster import Cluster, ClusterError, ForbiddenError, NotFoundError
+from hortator.operator.cluster import Cluster, ClusterError, ForbiddenError, InvalidError, NotFoundError
 from hortator.operator.inventory import Inventory
 from hortator.operator.kinds import CHILDREN, EVENTS, NODES, PODS, SCALERS, SERVICES, Watched
 from hortator.operator.work_queue import Key
@@ -94,20 +95,22 @@ class Resync:
             try:
                 await self._list_one(kind)
             except ClusterError as error:
-                if kind is not SCALERS or not isinstance(error, NotFoundError):
-                    missing.append(kind)
-                    why = str(error)
+                if kind is SCALERS and isinstance(error, NotFoundError | InvalidError):
+                    self.kinds = tuple(one for one in self.kinds if one is not SCALERS)
+                    self._log.info("the CRD of LLMServiceScaler is gone: what is known of them stays")
+                    continue
+                missing.append(kind)
+                why = str(error)
         return missing, why
 
     async def _find_scalers(self) -> None:
-        """Their CRD may come, and go, while the operator runs; what is known of them stays."""
-        try:
-            is_served = await self._cluster.serves(SCALERS.api_version, SCALERS.kind)
-        except ClusterError:
+        """Their CRD may come, and go, while the operator runs."""
+        if SCALERS in self.kinds:
             return
-        if is_served and SCALERS not in self.kinds:
-            self.kinds = (SCALERS, *self.kinds)
-            self._log.info("the CRD of LLMServiceScaler is there")
+        with contextlib.suppress(ClusterError):
+            if await self._cluster.serves(SCALERS.api_version, SCALERS.kind):
+                self.kinds = (SCALERS, *self.kinds)
+                self._log.info("the CRD of LLMServiceScaler is there")
 
     async def _list_one(self, kind: Watched) -> None:
         asked_at = self._clock()
