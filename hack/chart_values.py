@@ -31,10 +31,10 @@ class Model(BaseModel):
 
 
 class CRDs(Model):
-    """The CustomResourceDefinition of LLMService."""
+    """The CustomResourceDefinitions of LLMService and LLMServiceScaler."""
 
     enabled: bool = True
-    """Install it. A cluster has one: further releases set false, and so does one beside hortator-crds."""
+    """Install them. A cluster has them once: further releases, and one beside hortator-crds, set false."""
 
 
 class Image(Model):

@@ -17,8 +17,10 @@ from cluster.processes import LabError, Process, Processes
 Obj = dict[str, Any]
 READY_TIMEOUT_S = 30
 SERVICES = ("serving.hortator.dev/v1alpha1", "LLMService")
+SCALERS = ("serving.hortator.dev/v1alpha1", "LLMServiceScaler")
 CRDS = ("apiextensions.k8s.io/v1", "CustomResourceDefinition")
 CRD = Path(__file__).resolve().parents[2] / "manifests" / "crd.yaml"
+SCALER_CRD = CRD.with_name("crd-scaler.yaml")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -116,9 +118,10 @@ class Operators:
 def operators_in(
     lab: Lab, namespace: str, *, kubeconfig: Path | None = None, **settings: str
 ) -> Iterator[Operators]:
-    """Operators until the block ends; the CRD is there."""
-    if lab.client.get(*CRDS, "llmservices.serving.hortator.dev") is None:
-        lab.apply_crd(CRD)
+    """Operators until the block ends; the CRDs are there."""
+    for plural, path in (("llmservices", CRD), ("llmservicescalers", SCALER_CRD)):
+        if lab.client.get(*CRDS, f"{plural}.serving.hortator.dev") is None:
+            lab.apply_crd(path)
     operators = Operators(
         namespace=namespace,
         kubeconfig=kubeconfig or lab.kubeconfig,

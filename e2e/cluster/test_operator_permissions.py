@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from cluster.kube import Obj
-from cluster.operators import SERVICES, Operators, operators_in
+from cluster.operators import SCALERS, SERVICES, Operators, operators_in
 from cluster.processes import wait_until
 from cluster.test_operator import condition, is_ready, sample
 from hortator.operator.permissions import PERMISSIONS, Scope
@@ -131,6 +131,11 @@ def test_the_installed_roles_are_what_is_needed(lab, namespace, fake_nodes, faul
     nodes.do(namespace, "simulated-d-0-1", "crash", exit_code=1)
     service_when(lambda found: not is_ready(found))
     service_when(is_ready)
+    scaler = {"apiVersion": SCALERS[0], "kind": SCALERS[1], "metadata": {"name": "d", "namespace": namespace}}
+    lab.client.create(scaler | {"spec": {"serviceName": "simulated", "role": "Decode"}})
+    lab.client.wait(
+        *SCALERS, "d", namespace, lambda found: condition(found, "Active").get("status") == "True"
+    )
     patch(autoscaling={"minReplicas": 2, "maxReplicas": 2})
     service_when(lambda found: found["status"].get("replicas") == found["spec"]["replicas"] == 2)
     patch(replicas=1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.kube import documents
-from cluster.operators import CRD, SERVICES, operators_in
+from cluster.operators import CRD, SCALER_CRD, SERVICES, operators_in
 from cluster.processes import wait_until
 from cluster.scene import children_in, is_ready, llmservice
 
@@ -60,6 +60,7 @@ def test_nothing_is_stuck_when_the_operator_its_services_and_the_crd_go(
     for gone in (home, other_namespace):
         client.wait("v1", "Namespace", gone, None, lambda found: found is None, timeout_s=60)
 
-    # and with the CRD goes the rest
+    # and with the CRDs goes the rest
+    lab.delete_crd(SCALER_CRD)
     lab.delete_crd(CRD)
     wait_until(lambda: children_in(client, namespace) == [], what="all children are collected", timeout_s=60)

@@ -18,6 +18,7 @@ from doubles.kubernetes.api import ApiServer, Obj, Write
 from doubles.kubernetes.cluster import FakeCluster
 from doubles.kubernetes.controllers import Controllers
 from doubles.kubernetes.kubelets import Kubelets
+from hortator.api.v1alpha1 import SCALER_KIND
 from hortator.operator.desired import Options
 from hortator.operator.guard import GuardedCluster
 from hortator.operator.inventory import Inventory
@@ -138,6 +139,7 @@ class OperatorWorld:
     async def _start(self) -> None:
         self.num_starts += 1
         await self.resync.first(not_yet=lambda _reason: None)
+        self._told(self.inventory.keys())
         self._tasks = [asyncio.create_task(work) for work in (self.queue.run(), self.resync.run())]
 
     async def _stop(self) -> None:
@@ -157,6 +159,14 @@ class OperatorWorld:
         obj["metadata"] = {"name": NAME, "namespace": "default"}
         obj["spec"] |= spec
         return self.api.create(obj)
+
+    def create_scaler(self, role: str, **spec: Any) -> Obj:
+        """An LLMServiceScaler of the service, named after its role."""
+        head = {"apiVersion": SERVICE[0], "kind": SCALER_KIND}
+        metadata = {"name": role.lower(), "namespace": "default"}
+        return self.api.create(
+            head | {"metadata": metadata, "spec": {"serviceName": NAME, "role": role} | spec}
+        )
 
     def edit(self, **spec: Any) -> None:
         self.api.patch(SERVICE, {"spec": spec})
@@ -186,7 +196,7 @@ class OperatorWorld:
         return await self.reconciler.look(key)
 
     def _told(self, keys: Iterable[Key]) -> None:
-        for key in keys:
+        for key in list(keys):
             self.queue.add(key)
 
     async def _turn(self) -> None:

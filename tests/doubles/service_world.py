@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -30,17 +30,29 @@ from doubles.kubernetes.controllers import Controllers
 from doubles.kubernetes.controllers import is_ready as is_pod_ready
 from doubles.kubernetes.kubelets import Act, End, Finish, Kubelets, Run, Wait
 from hortator.api.parse import parse
-from hortator.api.v1alpha1 import LLMService
+from hortator.api.v1alpha1 import API_VERSION, SCALER_KIND, LLMService
 from hortator.operator import names
-from hortator.operator.accepted import Accepted, accepted
+from hortator.operator.accepted import Accepted, accepted, record_of
 from hortator.operator.desired import Desired, Options, desired
 from hortator.operator.manifests.gang import PROVIDERS
 from hortator.operator.manifests.group import with_token
 from hortator.operator.objects import Ref
 from hortator.operator.observed import Meta, Observed, Refusal, WorkerLoad, observe
 from hortator.operator.options import Images
-from hortator.operator.plan import Action, Apply, Create, Delete, PatchLabels, Plan, Scale, StartDrain, plan
-from hortator.operator.pulls import is_pull, refused
+from hortator.operator.plan import (
+    Action,
+    Apply,
+    Create,
+    Delete,
+    PatchLabels,
+    Plan,
+    Scale,
+    StartDrain,
+    StatusOf,
+    plan,
+)
+from hortator.operator.pulls import is_pull, refusal_of
+from hortator.operator.scalers import scaled
 from hortator.operator.status.explain import explain
 
 NAMESPACE = "default"
@@ -48,7 +60,7 @@ START = datetime(2026, 11, 26, 10, 0, 0, tzinfo=UTC)
 OPTIONS = Options(images=Images.of_version("1.2.3"))
 _OBSERVED_KINDS = (
     "StatefulSet", "Pod", "Service", "PodDisruptionBudget", "Deployment", "ServiceAccount", "ControllerRevision",
-    "PersistentVolumeClaim", "Job", "NetworkPolicy", "Node", "Event", "PodGroup",
+    "PersistentVolumeClaim", "Job", "NetworkPolicy", "Node", "Event", "PodGroup", "LLMServiceScaler",
 )  # fmt: skip
 
 
@@ -155,6 +167,19 @@ class World:
         """Change the spec of the LLMService."""
         self.api.patch(self.service_key, {"spec": patch})
 
+    def add_scaler(self, name: str, role: str, **spec: object) -> None:
+        """An LLMServiceScaler of the service."""
+        said = {"serviceName": self.service_key[3], "role": role, **spec}
+        metadata = {"name": name, "namespace": NAMESPACE}
+        self.api.create({"apiVersion": API_VERSION, "kind": SCALER_KIND, "metadata": metadata, "spec": said})
+
+    def scale(self, name: str, replicas: int) -> None:
+        """`kubectl scale` of an LLMServiceScaler."""
+        self.api.patch(scaler_key(name), {"spec": {"replicas": replicas}}, subresource="scale")
+
+    def scaler(self, name: str) -> Obj:
+        return self.api.get(scaler_key(name))
+
     def cordon(self, node: str, *, is_cordoned: bool = True) -> None:
         self.api.patch(("v1", "Node", "", node), {"spec": {"unschedulable": is_cordoned}})
 
@@ -232,6 +257,8 @@ class World:
                 self._carry_out(action)
             if step.status_changed:
                 self._write_status(step.status)
+            for one in step.scalers:
+                self._write_scaler_status(one)
             self.events += [f"{event.type} {event.reason}" for event in step.events]
         except KilledError:
             return None
@@ -246,20 +273,17 @@ class World:
         meta, service, wanted, problems, observed = self._seen()
         return plan(service, meta=meta, desired=wanted, problems=problems, observed=observed, now=self.clock)
 
-    def _wanted(self, kept: Accepted, uid: str) -> Desired:
+    def _wanted(self, kept: Accepted, service: LLMService, uid: str) -> Desired:
+        """As `carried_out` has it; kept from look to look, because it takes long to make."""
         revisions = self.api.find("ControllerRevision")
-        key = kept.generation, self.options, tuple(one["metadata"]["uid"] for one in revisions)
+        numbers = tuple(role.replicas for role in service.spec.roles)
+        key = kept.generation, numbers, self.options, tuple(one["metadata"]["uid"] for one in revisions)
         if self._desired is None or self._desired[0] != key:
-            self._desired = (
-                key,
-                desired(
-                    kept.service,
-                    uid=uid,
-                    options=self.options,
-                    generation=kept.generation,
-                    revisions=revisions,
-                ),
+            wanted = desired(
+                service, uid=uid, options=self.options, generation=kept.generation, revisions=revisions
             )
+            record = record_of(kept.service, generation=kept.generation, owner=wanted.owner)
+            self._desired = key, replace(wanted, record=record)
         return self._desired[1]
 
     def explain(self) -> str:
@@ -293,8 +317,10 @@ class World:
             gang_providers=frozenset(there),
             pull_refusal=self.pull_refusal,
         )
-        wanted = self._wanted(kept, meta.uid) if kept is not None else None
-        return meta, kept.service if kept is not None else None, wanted, tuple(parsed.problems), observed
+        if kept is None:
+            return meta, None, None, tuple(parsed.problems), observed
+        service = scaled(kept.service, observed.scalers)
+        return meta, service, self._wanted(kept, service, meta.uid), tuple(parsed.problems), observed
 
     def _carry_out(self, action: Action) -> None:
         self.actions.append(action)
@@ -304,7 +330,7 @@ class World:
                 self._before_apply(obj)
                 self.api.apply(obj, manager=names.FIELD_MANAGER, force=True)
             case Create(obj=obj) if is_pull(obj) and self.refuses_pulls:
-                self.pull_refusal = refused(self.pull_refusal, self.refuses_pulls, now=self.clock)
+                self.pull_refusal = refusal_of(self.pull_refusal, self.refuses_pulls, now=self.clock)
             case Create(obj=obj):
                 self.pull_refusal = None if is_pull(obj) else self.pull_refusal
                 try:
@@ -318,12 +344,21 @@ class World:
             case PatchLabels(ref=ref, labels=labels):
                 self.api.patch(_key(ref), {"metadata": {"labels": dict(labels)}})
             case Scale(ref=ref, replicas=replicas):
-                self.api.patch(_key(ref), {"spec": {"replicas": replicas}}, subresource="scale")
+                patch = {"spec": {"replicas": replicas}}
+                self.api.patch(_key(ref), patch, manager=names.FIELD_MANAGER, subresource="scale")
             case StartDrain(worker_id=worker_id):
                 load = self.loads().get(worker_id)
                 if load is not None:
                     self.draining[worker_id] = load.boot_id
         if (self.api.version, self.draining) != before:
+            self._wrote()
+
+    def _write_scaler_status(self, one: StatusOf) -> None:
+        live = self.api.get(_key(one.ref))
+        if live.get("status", {}) != one.status:
+            head = {"apiVersion": one.ref.api_version, "kind": one.ref.kind}
+            body = head | {"metadata": {"name": one.ref.name, "namespace": NAMESPACE}, "status": one.status}
+            self.api.apply(body, manager=names.FIELD_MANAGER, force=True, subresource="status")
             self._wrote()
 
     def _write_status(self, status: Obj) -> None:
@@ -591,6 +626,11 @@ def gang_of(pod: Obj) -> str:
     metadata = pod["metadata"]
     by_annotation = metadata.get("annotations", {}).get(names.VOLCANO_GROUP, "")
     return by_annotation or metadata.get("labels", {}).get(names.COSCHEDULING_GROUP, "")
+
+
+def scaler_key(name: str) -> Key:
+    """Of an LLMServiceScaler."""
+    return API_VERSION, SCALER_KIND, NAMESPACE, name
 
 
 def _incarnation(pod: Obj) -> str:

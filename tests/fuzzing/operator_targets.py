@@ -29,7 +29,7 @@ from hortator.operator.autoscaling import ScalingState, decide
 from hortator.operator.client.kubernetes import KubernetesCluster
 from hortator.operator.client.scheduler import SchedulerAdmin
 from hortator.operator.cluster import ClusterError, UnavailableError
-from hortator.operator.demand import Demand, sample_of
+from hortator.operator.demand import Demand, sample_of, sample_of_role
 from hortator.operator.desired import desired
 from hortator.operator.inventory import Inventory
 from hortator.operator.lease import Leadership
@@ -111,8 +111,11 @@ def snapshot(data: bytes) -> None:
         demand, now = Demand(), at.world.clock
         for _ in range(13):
             demand = demand.with_sample(sample_of(at.spec, view, now), now, SCALING)
+            sample_of_role(at.spec, "Aggregated", SCALING, view, now)
             now += timedelta(seconds=59)
-        state = ScalingState(replicas=2, are_all_ready=True, hold="")
+        state = ScalingState(
+            replicas=2, units="role sets", asked_of="every role", are_all_ready=True, hold=""
+        )
         decision = decide(SCALING, state=state, demand=demand, memory=None, now=now)
         assert decision.memory.next_replicas is None or 1 <= decision.memory.next_replicas <= 5
 

@@ -9,6 +9,7 @@ import copy
 import functools
 import json
 import re
+from datetime import timedelta
 
 import pytest
 
@@ -126,6 +127,23 @@ def drain_on_request(world):
     world.request_drain("demo-a-0")
 
 
+def a_scaler_takes_over(world):
+    """It has no number of its own yet, and a second one is in its way."""
+    world.add_scaler("decode", "Decode")
+    world.clock += timedelta(seconds=1)
+    world.add_scaler("decode-again", "Decode", replicas=4)
+
+
+def a_role_is_scaled_up(world):
+    world.add_scaler("decode", "Decode", replicas=2)
+
+
+def a_role_is_scaled_down_under_load(world):
+    world.is_traffic_on = True
+    world.tick()
+    world.add_scaler("prefill", "Prefill", replicas=1)
+
+
 def another_model(world):
     """The Job of the model before goes, and one for the new model is made."""
     world.edit({"model": MODEL | {"revision": "v2"}})
@@ -169,6 +187,12 @@ SCENARIOS = {
     "resume with other nodes": (resume_with_other_nodes, a_manifest(**SMALL)),
     "cordon": (cordon, a_manifest(backend="TensorRTLLM", gpus_per_node=8, **SMALL)),
     "drain on request": (drain_on_request, a_manifest(**SMALL)),
+    "a scaler takes over": (a_scaler_takes_over, a_manifest(prefill=1, decode=2, nodes=1)),
+    "a role is scaled up": (a_role_is_scaled_up, a_manifest(prefill=1, decode=1, nodes=1)),
+    "a role is scaled down under load": (
+        a_role_is_scaled_down_under_load,
+        a_manifest(prefill=2, decode=1, nodes=1),
+    ),
     "create with a model cache": (create, a_manifest(aggregated=1, nodes=2, model=MODEL)),
     "another model": (another_model, a_manifest(aggregated=1, nodes=2, model=MODEL)),
     "a member is killed beside an invalid spec": (
@@ -222,7 +246,9 @@ def end_of(world):
         data = one.get("data") if one["kind"] == "ControllerRevision" else None
         told[one["kind"], metadata["name"]] = (one.get("spec"), metadata["labels"], annotations, data)
     # (an object's fields have no order: they stand as they were merged, one after the other)
-    status = TIME.sub("TIME", json.dumps(without_volatile(world.status()), sort_keys=True))
+    scalers = [(one["spec"], one.get("status")) for one in world.api.find("LLMServiceScaler")]
+    said = [without_volatile(world.status()), scalers]
+    status = TIME.sub("TIME", json.dumps(said, sort_keys=True))
     return MADE.sub(r"\1'MADE'", TIME.sub("TIME", str(told))), status
 
 

@@ -11,6 +11,7 @@ from hortator.operator.accepted import accepted
 from hortator.operator.desired import desired
 from hortator.operator.observed import observe
 from hortator.operator.plan import plan
+from hortator.operator.scalers import scaled
 from hortator.operator.status.explain import explain
 
 GARBAGE = st.recursive(
@@ -45,6 +46,7 @@ def _a_world(gang):
     world = World(manifest, nodes={f"n-{i}": {} for i in range(4)})
     world.api.installed.add(("scheduling.volcano.sh/v1beta1", "PodGroup"))
     world.settle()
+    world.add_scaler("demo", "Aggregated", replicas=2, autoscaling={"maxReplicas": 4})
     world.edit({"engine": {"image": "a/worker:2"}, "rollout": {"partition": 1, "maxSurge": 1}})
     world.until(lambda: "demo-a-2" in world.statefulsets())
     world.crash("demo-a-0-0")  # its next start is of a revision that spec does not ask for
@@ -67,6 +69,7 @@ KINDS = (
     "ControllerRevision",
     "Node",
     "PodGroup",
+    "LLMServiceScaler",
 )
 OBJECTS = [obj for kind in KINDS for obj in WORLD.api.find(kind)]
 WANTED = desired(SERVICE, uid=META.uid, options=OPTIONS)
@@ -102,7 +105,7 @@ def test_garbage_never_raises(data):
             _put(objects[index], data.draw(st.sampled_from(paths)), data.draw(GARBAGE))
     observed = observe(objects, meta=META, loads=WORLD.loads())
     arguments = {"meta": META, "desired": WANTED, "problems": (), "observed": observed, "now": WORLD.clock}
-    plan(SERVICE, **arguments)
+    plan(scaled(SERVICE, observed.scalers), **arguments)
     explain(SERVICE, **arguments)
     invalid = {
         "apiVersion": "?",

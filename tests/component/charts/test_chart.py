@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from doubles.kubernetes import schemas
-from hortator.api.crd import crd
+from hortator.api.crd import crd, scaler_crd
 from hortator.api.files import load_llmservice
 from hortator.operator import names
 from hortator.operator.manifests import pods
@@ -313,13 +313,17 @@ def test_words_reach_the_operator(render):
 
 
 def test_the_crd_is_kept_and_is_the_one_of_the_api(render, helm):
-    alone = yaml.safe_load(helm("template", "crds", CHARTS / "hortator-crds").stdout)
-    (included,) = named(render({"crds": {"enabled": True}}), "CustomResourceDefinition").values()
-    assert included == alone
-    assert included["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
-    assert included == crd()
+    alone = list(yaml.safe_load_all(helm("template", "crds", CHARTS / "hortator-crds").stdout))
+    included = named(render({"crds": {"enabled": True}}), "CustomResourceDefinition")
+    assert included == named(alone, "CustomResourceDefinition")
+    for wanted in (crd(), scaler_crd()):
+        found = included.pop(wanted["metadata"]["name"])
+        assert found["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+        assert found == wanted
+    assert not included
     assert not named(render(), "CustomResourceDefinition")
-    assert (CHARTS / "hortator/files/crd.yaml").stat().st_size <= 200 * 1024
+    for name in ("crd.yaml", "crd-scaler.yaml"):
+        assert (CHARTS / "hortator/files" / name).stat().st_size <= 200 * 1024
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,23 @@ async def test_a_kind_that_comes_later_is_found_then(front: HttpFront) -> None:
     await cluster.close()
 
 
+async def test_a_crd_that_comes_or_goes_beside_another_one_is_noticed(
+    front: HttpFront, cluster: KubernetesCluster
+) -> None:
+    group, kind = "serving.hortator.dev/v1alpha1", "LLMServiceScaler"
+    assert await cluster.serves(group, kind)
+    front.unserved.add(kind)
+    with pytest.raises(NotFoundError):
+        await cluster.list(group, kind)
+    assert await cluster.serves(group, "LLMService")
+    assert not await cluster.serves(group, kind)
+    with pytest.raises(InvalidError):
+        await cluster.list(group, kind)
+    front.unserved.clear()
+    assert await cluster.list(group, kind) == []
+    assert await cluster.serves(group, kind)
+
+
 async def test_calls_run_side_by_side(front: HttpFront, cluster: KubernetesCluster) -> None:
     made = await asyncio.gather(*(cluster.create(config_map(f"n{number}")) for number in range(40)))
     assert len({obj["metadata"]["uid"] for obj in made}) == 40

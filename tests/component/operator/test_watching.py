@@ -13,7 +13,7 @@ from doubles.kubernetes.api import ApiError, ApiServer, Obj
 from doubles.kubernetes.http_front import HttpFront
 from hortator.operator.app.watching import Watcher
 from hortator.operator.client.configuration import open_session
-from hortator.operator.kinds import EVENTS, PODS, SERVICES, Watched
+from hortator.operator.kinds import EVENTS, PODS, SCALERS, SERVICES, Watched
 from hortator.operator.names import LABEL_MANAGED_BY, OPERATOR_NAME
 
 TIMEOUT_S = 20.0
@@ -24,6 +24,7 @@ class Seen:
 
     def __init__(self) -> None:
         self.events: list[tuple[str, str | None, str]] = []
+        self.kinds: tuple[Watched, ...] = (PODS, EVENTS, SERVICES)
         self.threads: set[str] = set()
 
     def take(self, kind: Watched, event: kopf.RawEvent) -> None:
@@ -56,7 +57,11 @@ async def seen(front: HttpFront) -> AsyncIterator[Seen]:
         )
 
     watcher = Watcher(
-        (PODS, EVENTS, SERVICES), namespaces=("default",), inactivity_s=2.0, take=seen.take, login=log_in
+        lambda: seen.kinds,
+        namespaces=("default",),
+        inactivity_s=2.0,
+        take=seen.take,
+        login=log_in,
     )
     task = asyncio.create_task(watcher.run())
     yield seen
@@ -118,6 +123,17 @@ async def test_a_silent_watch_begins_anew(front: HttpFront, seen: Seen) -> None:
     front.mute_watches = False  # what was on the way to the silent connections is lost
     for watch in list(front.api.watches):
         watch.events.clear()
+    await seen.until(lambda: "second" in seen.names())
+
+
+async def test_a_kind_that_comes_later_is_watched_from_then_on(front: HttpFront, seen: Seen) -> None:
+    front.api.create(pod("first"))
+    await seen.until(lambda: "first" in seen.names())
+    scaler = {"apiVersion": SCALERS.api_version, "kind": SCALERS.kind, "spec": {"serviceName": "demo"}}
+    front.api.create(scaler | {"metadata": {"name": "decode", "namespace": "default"}})
+    seen.kinds = (SCALERS, *seen.kinds)
+    await seen.until(lambda: "decode" in seen.names())
+    front.api.create(pod("second"))
     await seen.until(lambda: "second" in seen.names())
 
 

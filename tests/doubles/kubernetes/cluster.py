@@ -30,6 +30,8 @@ class FakeCluster:
         self.fault: Fault = lambda _verb, _ref: None
         self.after_write: Callable[[str, Ref], None] = lambda _verb, _ref: None
         """Called when a write has been done and before its answer: where a crash hurts."""
+        self.unserved: set[str] = set()
+        """Kinds whose CRDs are not installed."""
         self.latency_s: Callable[[], float] = lambda: 0.0
         """How long a call takes before it is carried out."""
         self._call_timeout_s = call_timeout_s
@@ -61,6 +63,8 @@ class FakeCluster:
     ) -> list[Obj]:
         ref = Ref(api_version=api_version, kind=kind, namespace=namespace or "", name="")
         found = _kind(ref)
+        if kind in self.unserved:
+            raise NotFoundError(f"list {kind}: the server could not find the requested resource")
         return await self._call(
             "list", ref, lambda: self.api.list(found, namespace=namespace, labels=labels, fields=fields)[0]
         )
@@ -105,7 +109,8 @@ class FakeCluster:
         return found is not None and self._is_served(found)
 
     def _is_served(self, kind: Kind) -> bool:
-        return not kind.is_optional or (kind.api_version, kind.kind) in self.api.installed
+        is_installed = not kind.is_optional or (kind.api_version, kind.kind) in self.api.installed
+        return is_installed and kind.kind not in self.unserved
 
     async def _call(self, verb: str, ref: Ref, do: Callable[[], Any]) -> Any:
         if not self._is_served(_kind(ref)):

@@ -29,6 +29,8 @@ class HttpFront:
         self.requests: list[tuple[str, str]] = []
         """Method and path of every call so far."""
         self.mute_watches = False
+        self.unserved: set[str] = set()
+        """Kinds whose CRDs are not installed."""
         self._is_running = asyncio.Event()
         self._is_running.set()
         self._runner: web.AppRunner | None = None
@@ -100,6 +102,7 @@ class HttpFront:
         if path == "/apis":
             return {"kind": "APIGroupList", "groups": [_group(group_version) for group_version in groups]}
         kinds = [kind for kind in served if _root(kind.api_version) == path.rstrip("/")]
+        kinds = [kind for kind in kinds if kind.kind not in self.unserved]
         if not kinds:
             return None
         return {
@@ -110,6 +113,8 @@ class HttpFront:
 
     async def _resource(self, request: web.Request) -> web.StreamResponse:
         kind, key, subresource = self._parsed(request.path)
+        if kind.kind in self.unserved:
+            raise ApiError(404, "NotFound", "the server could not find the requested resource")
         query = request.query
         manager = query.get("fieldManager") or "unknown"
         body = self.body_of(await request.read())

@@ -34,6 +34,7 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("batch/v1", "Job", "jobs"),
     ("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
     ("serving.hortator.dev/v1alpha1", "LLMService", "llmservices"),
+    ("serving.hortator.dev/v1alpha1", "LLMServiceScaler", "llmservicescalers"),
 )
 _WITHOUT_STATUS: tuple[tuple[str, str, str], ...] = (
     ("v1", "Secret", "secrets"),

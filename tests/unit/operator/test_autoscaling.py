@@ -6,7 +6,7 @@ import pytest
 
 from hortator.api.v1alpha1 import AutoscalingSpec, AutoscalingStatus
 from hortator.operator.autoscaling import ScalingState, decide, digest
-from hortator.operator.demand import Demand, Sample, sample_of
+from hortator.operator.demand import Demand, Sample, sample_of, sample_of_role
 from hortator.operator.observed import SchedulerView, WorkerLoad
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -17,21 +17,23 @@ SETTINGS = digest(SCALING)
 
 
 def state(replicas, *, ready=True, hold=""):
-    return ScalingState(replicas=replicas, are_all_ready=ready, hold=hold)
+    return ScalingState(
+        replicas=replicas, units="role sets", asked_of="every role", are_all_ready=ready, hold=hold
+    )
 
 
 def wrote(replicas, next_replicas=None, *, settings=SETTINGS):
     return AutoscalingStatus(settings=settings, replicas=replicas, next_replicas=next_replicas)
 
 
-def demand(*num_sets, serving=9, ttft_s=None):
+def demand(*num_units, serving=9, ttft_s=None):
     """One sample every 10 s, the last one now; before them, the first for two hours."""
-    start = NOW - timedelta(seconds=10 * (len(num_sets) - 1))
+    start = NOW - timedelta(seconds=10 * (len(num_units) - 1))
     samples = [
-        Sample(at=start + timedelta(seconds=10 * i), num_sets=sets, num_serving=serving, ttft_s=ttft_s)
-        for i, sets in enumerate(num_sets)
+        Sample(at=start + timedelta(seconds=10 * i), num_units=units, num_serving=serving, ttft_s=ttft_s)
+        for i, units in enumerate(num_units)
     ]
-    old = Sample(at=NOW - timedelta(hours=2), num_sets=num_sets[0], num_serving=serving, ttft_s=ttft_s)
+    old = Sample(at=NOW - timedelta(hours=2), num_units=num_units[0], num_serving=serving, ttft_s=ttft_s)
     return Demand(samples=(old, *samples))
 
 
@@ -203,22 +205,42 @@ class TestDemand:
         """3 prefill groups at 0.6, two a set, should be at 0.5: 1.8 sets. Decode asks for 1.6."""
         view = self.view({"prefill": 0.6, "decode": 0.4}, prefill=3, decode=2)
         assert sample_of(spec, view, NOW) == Sample(
-            at=NOW, num_sets=pytest.approx(1.8), num_serving=1, ttft_s=0.5
+            at=NOW, num_units=pytest.approx(1.8), num_serving=1, ttft_s=0.5
         )
         view = self.view({"prefill": 0.6, "decode": 0.5}, prefill=3, decode=2)
         found = sample_of(spec, view, NOW)
         assert found is not None
-        assert found.num_sets == pytest.approx(2.0)
+        assert found.num_units == pytest.approx(2.0)
 
     def test_a_role_of_which_nothing_is_known_makes_all_of_it_unknown(self, spec):
         assert sample_of(spec, self.view({"prefill": 0.6}, prefill=3, decode=2), NOW) is None
         assert sample_of(spec, None, NOW) is None
 
+    def test_a_role_with_a_scaler_of_its_own_has_no_say_in_the_sets(self, spec):
+        """Prefill asks for 1.8 sets, decode for 1.6; without prefill nobody's time to first token counts."""
+        view = self.view({"prefill": 0.6, "decode": 0.4}, prefill=3, decode=2)
+        found = sample_of(spec, view, NOW, scaled_apart={"Prefill"})
+        assert found == Sample(at=NOW, num_units=pytest.approx(1.6), num_serving=2, ttft_s=None)
+        assert sample_of(spec, self.view({"decode": 0.4}, decode=2), NOW, scaled_apart={"Prefill"})
+        assert sample_of(spec, view, NOW, scaled_apart={"Prefill", "Decode"}) is None
+
+    def test_groups_of_a_role_are_asked_for_per_set(self, spec):
+        """Six prefill groups in two sets at 0.6, which should be at 0.5: 7.2 of them, 3.6 a set."""
+        view = self.view({"prefill": 0.6}, prefill=6)
+        scaling = SCALING.model_copy(update={"target_saturation": 0.5})
+        two_sets = spec.model_copy(update={"replicas": 2})
+        found = sample_of_role(two_sets, "Prefill", scaling, view, NOW)
+        assert found == Sample(at=NOW, num_units=pytest.approx(3.6), num_serving=3, ttft_s=0.5)
+        found = sample_of_role(spec, "Decode", scaling, self.view({"decode": 0.6}, decode=2), NOW)
+        assert found == Sample(at=NOW, num_units=pytest.approx(2.4), num_serving=2, ttft_s=None)
+        no_set = spec.model_copy(update={"replicas": 0})
+        assert sample_of_role(no_set, "Prefill", scaling, view, NOW) is None
+
     def test_samples_stand_ten_seconds_apart_and_end_with_the_windows(self):
         kept = Demand()
         for second in range(2000):
             now = NOW + timedelta(seconds=second)
-            sample = Sample(at=now, num_sets=1.0, num_serving=1, ttft_s=None)
+            sample = Sample(at=now, num_units=1.0, num_serving=1, ttft_s=None)
             kept = kept.with_sample(sample, now, SCALING)
         assert len(kept.samples) == 600 / 10 + 60 / 10 + 1
         assert len(kept.within(60.0, now)) == 6
@@ -227,6 +249,6 @@ class TestDemand:
 
     def test_what_nobody_looked_at_for_a_minute_begins_anew(self):
         late = NOW + timedelta(seconds=61)
-        sample = Sample(at=late, num_sets=1.0, num_serving=1, ttft_s=None)
+        sample = Sample(at=late, num_units=1.0, num_serving=1, ttft_s=None)
         assert demand(*[1.0] * 9).with_sample(sample, late, SCALING) == Demand(samples=(sample,))
         assert demand(*[1.0] * 9).with_sample(None, NOW, SCALING) == Demand()

@@ -101,6 +101,10 @@ def test_editors_and_viewers_of_a_namespace_may_do_so_with_its_services(objects)
     assert view["metadata"]["labels"]["rbac.authorization.k8s.io/aggregate-to-view"] == "true"
     assert "rbac.authorization.k8s.io/aggregate-to-view" not in edit["metadata"]["labels"]
     assert set(view["rules"][0]["verbs"]) == {"get", "list", "watch"}
+    scale = {"serving.hortator.dev": {"llmservices/scale", "llmservicescalers/scale"}}
+    for role, verbs in ((view, {"get"}), (edit, {"get", "update", "patch"})):
+        found = {rule["resources"][0] for rule in role["rules"] if set(rule["verbs"]) == verbs}
+        assert found >= scale[role["rules"][0]["apiGroups"][0]]
 
 
 def test_one_operator_runs_at_a_time_as_nobody(objects):
@@ -129,7 +133,7 @@ def test_the_operator_knows_the_variables_that_it_is_given(objects):
 
 def test_the_committed_manifest_installs_crd_roles_and_operator(objects):
     kinds = [obj["kind"] for obj in objects]
-    assert kinds[:2] == ["CustomResourceDefinition", "Namespace"]
+    assert kinds[:3] == ["CustomResourceDefinition", "CustomResourceDefinition", "Namespace"]
     assert kinds[-1] == "Deployment"
 
 

@@ -8,7 +8,7 @@ from hortator.operator import names
 from hortator.operator.manifests import engine
 from hortator.operator.observed.reading import is_owned_by
 from hortator.operator.options import Images, Options
-from hortator.operator.revision import has_shape, pod_fields, revision_hash
+from hortator.operator.revision import has_shape, hash_of, pod_fields, revision_hash, role_of
 
 UPGRADED = Options(images=Images.of_version("9.9.9"), log_level="DEBUG", cluster_domain="example")
 
@@ -206,3 +206,10 @@ def test_the_shape_is_that_of_the_pods_alone(sample, changed, wanted):
     other = changed(service, {"spec.roles.0.nodes": 4, "spec.roles.0.gpusPerNode": 4})
     assert has_shape(obj, same.spec.roles[0])
     assert not has_shape(obj, other.spec.roles[0])
+
+
+def test_a_label_that_is_no_text_reads_as_if_it_were_absent():
+    """No API server takes one; what a damaged object says must not make a plan raise."""
+    obj = {"metadata": {"labels": {names.LABEL_REVISION: [], names.LABEL_ROLE: {}}}}
+    assert (hash_of(obj), role_of(obj)) == ("", None)
+    assert (hash_of({"metadata": {"labels": None}}), role_of({})) == ("", None)

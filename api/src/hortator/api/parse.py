@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from hortator.api.arithmetic import problems
 from hortator.api.problem import Problem
 from hortator.api.readable import readable
-from hortator.api.v1alpha1 import LLMService
+from hortator.api.scaler_rules import SCALER_RULES
+from hortator.api.v1alpha1 import LLMService, LLMServiceScaler
 
 SERVER_METADATA = frozenset(
     {
@@ -46,17 +47,41 @@ class Parsed:
     """Everything that is wrong; empty for a valid object."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedScaler:
+    """What an LLMServiceScaler says."""
+
+    scaler: LLMServiceScaler | None
+    """None where anything is wrong with it."""
+    problems: tuple[Problem, ...]
+
+
+def parse_scaler(document: Mapping[str, Any]) -> ParsedScaler:
+    """`parse` for an LLMServiceScaler."""
+    try:
+        scaler = LLMServiceScaler.model_validate(_said(document), by_alias=True, by_name=False)
+    except ValidationError as error:
+        return ParsedScaler(scaler=None, problems=tuple(readable(error.errors())))
+    found = tuple(problem for rule in SCALER_RULES for problem in rule.problems(scaler))
+    return ParsedScaler(scaler=None if found else scaler, problems=found)
+
+
 def parse(document: Mapping[str, Any]) -> Parsed:
     """Read one object. `status` and the metadata that Kubernetes writes are left out."""
+    try:
+        service = LLMService.model_validate(_said(document), by_alias=True, by_name=False)
+    except ValidationError as error:
+        return Parsed(service=None, problems=tuple(readable(error.errors())))
+    return Parsed(service=service, problems=tuple(problems(service)))
+
+
+def _said(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What a person has written."""
     wanted = {key: _whole(value) for key, value in document.items() if key != "status"}
     metadata = wanted.get("metadata")
     if isinstance(metadata, dict):
         wanted["metadata"] = {key: value for key, value in metadata.items() if key not in SERVER_METADATA}
-    try:
-        service = LLMService.model_validate(wanted, by_alias=True, by_name=False)
-    except ValidationError as error:
-        return Parsed(service=None, problems=tuple(readable(error.errors())))
-    return Parsed(service=service, problems=tuple(problems(service)))
+    return wanted
 
 
 def _whole(value: Any) -> Any:

@@ -219,7 +219,7 @@ def _toleration(service: LLMService) -> Iterator[Found]:
                 )
 
 
-RULES: tuple[Rule, ...] = (
+RULES: tuple[Rule[LLMService], ...] = (
     Rule(
         name="topology",
         at="spec",

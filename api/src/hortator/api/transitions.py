@@ -79,7 +79,7 @@ def _stays_suspended(old: LLMService, new: LLMService) -> bool:
 _SUSPENDED = "oldSelf.suspend && self.suspend || "
 _WHEN = "may change only while suspend is true before and after"
 
-TRANSITIONS: tuple[Transition, ...] = (
+TRANSITIONS: tuple[Transition[LLMService], ...] = (
     Transition(
         name="topology-immutable",
         at="spec",

@@ -1,4 +1,4 @@
-"""A rule of an LLMService, said once for both who check it.
+"""A rule of an LLMService or of an LLMServiceScaler, said once for both who check it.
 
 It has a CEL expression, which the API server executes, and a Python function, which `hortator validate`,
 `hortator up` and the operator execute: an object may come in past the API server's check (an older CRD, a
@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from hortator.api.problem import Problem
-from hortator.api.v1alpha1 import LLMService
+
+_Object = TypeVar("_Object")
 
 Found = tuple[str, str]
 """Path of the field, and what was found there."""
@@ -39,24 +41,24 @@ class Validation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule(Validation):
+class Rule(Validation, Generic[_Object]):
     """A rule about an object as it is."""
 
-    find: Callable[[LLMService], Iterator[Found]]
+    find: Callable[[_Object], Iterator[Found]]
     """Every violation."""
 
-    def problems(self, service: LLMService) -> Iterator[Problem]:
+    def problems(self, obj: _Object) -> Iterator[Problem]:
         """The violations in words."""
-        return map(self.problem, self.find(service))
+        return map(self.problem, self.find(obj))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Transition(Validation):
+class Transition(Validation, Generic[_Object]):
     """A rule about a change of an object; `oldSelf` of the expression is what was there."""
 
-    find: Callable[[LLMService, LLMService], Iterator[Found]]
+    find: Callable[[_Object, _Object], Iterator[Found]]
     """Every violation, from the old and the new object."""
 
-    def problems(self, old: LLMService, new: LLMService) -> Iterator[Problem]:
+    def problems(self, old: _Object, new: _Object) -> Iterator[Problem]:
         """The violations in words."""
         return map(self.problem, self.find(old, new))

@@ -1,11 +1,13 @@
 """The operator's own scaler: what spec.replicas should be by what is asked, and whether it may say so.
 
-    up     as many sets as were asked for all through scaleUpWindow, at once; one more than there are while
-           the predicted TTFT was above its target all that time and every set served
-    down   one set, when the rest would have been enough all through scaleDownWindow and every set is ready
+Of an LLMService it counts role sets, of an LLMServiceScaler groups of a role; below both are *units*.
 
-Both leave a tenth of slack, so a demand on the border moves nothing. Demand is counted in sets (`demand`), so
-sets that are still starting are not asked for a second time, however long they take.
+    up     as many units as were asked for all through scaleUpWindow, at once; one more than there are while
+           the predicted TTFT was above its target all that time and every unit served
+    down   one unit, when the rest would have been enough all through scaleDownWindow and every unit is ready
+
+Both leave a tenth of slack, so a demand on the border moves nothing. Demand is counted in units (`demand`),
+so those that are still starting are not asked for a second time, however long they take.
 
 It never fights. It knows its own writes: status.autoscaling says what it found or wrote last, and what it was
 about to write. Any other spec.replicas is somebody else's; it then leaves it alone, and says so, until
@@ -31,10 +33,14 @@ SLACK = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScalingState:
-    """The service as the scaler sees it."""
+    """What is scaled, as the scaler sees it."""
 
     replicas: int
     """spec.replicas."""
+    units: str
+    """What that counts, for people: role sets, or the groups of a role."""
+    asked_of: str
+    """Whose load decides, for people."""
     are_all_ready: bool
     """Every wanted group serves, and none moves or goes."""
     hold: str
@@ -76,7 +82,7 @@ def decide(
         return _waits(found, Reason.SCALING_HELD, state.hold)
     wanted, why = _wanted(scaling, state, demand, now)
     if wanted == replicas and not demand.samples:
-        message = "the scheduler does not say, or not yet, how much is asked of every role"
+        message = f"the scheduler does not say, or not yet, how much is asked of {state.asked_of}"
         return _waits(found, Reason.LOAD_UNKNOWN, message)
     announced = found.model_copy(update={"next_replicas": wanted}) if wanted != replicas else found
     return ScalingDecision(
@@ -84,7 +90,7 @@ def decide(
         write=wanted if wanted != replicas and memory == announced else None,
         is_active=True,
         reason=Reason.SCALING,
-        message=f"between {scaling.min_replicas} and {scaling.max_replicas} role sets",
+        message=f"between {scaling.min_replicas} and {scaling.max_replicas} {state.units}",
         why=why,
     )
 
@@ -107,25 +113,28 @@ def _wanted(scaling: AutoscalingSpec, state: ScalingState, demand: Demand, now: 
         return scaling.max_replicas, f"maxReplicas is {scaling.max_replicas}"
     asked = demand.within(scaling.scale_up_window_s, now)
     if asked:
-        num_sets = min(one.num_sets for one in asked)
-        up = min(scaling.max_replicas, ceil(num_sets / (1.0 + SLACK)))
+        num_units = min(one.num_units for one in asked)
+        up = min(scaling.max_replicas, ceil(num_units / (1.0 + SLACK)))
         if up > replicas:
-            return up, f"{num_sets:.2f} role sets have been asked for during {scaling.scale_up_window_s:g} s"
+            return (
+                up,
+                f"{num_units:.2f} {state.units} have been asked for during {scaling.scale_up_window_s:g} s",
+            )
         if replicas < scaling.max_replicas and _is_too_slow(scaling, state, asked):
             why = f"the predicted TTFT has been above {scaling.target_ttft_s:g} s"
             return replicas + 1, f"{why} during {scaling.scale_up_window_s:g} s"
     enough = demand.within(scaling.scale_down_window_s, now)
     if enough and state.are_all_ready and replicas > scaling.min_replicas:
-        num_sets = max(one.num_sets for one in enough)
+        num_units = max(one.num_units for one in enough)
         is_slow = any(_is_slow(scaling, one) for one in enough)
-        if ceil(num_sets * (1.0 + SLACK)) < replicas and not is_slow:
-            why = f"at most {num_sets:.2f} role sets have been asked for"
+        if ceil(num_units * (1.0 + SLACK)) < replicas and not is_slow:
+            why = f"at most {num_units:.2f} {state.units} have been asked for"
             return replicas - 1, f"{why} during {scaling.scale_down_window_s:g} s"
     return replicas, ""
 
 
 def _is_too_slow(scaling: AutoscalingSpec, state: ScalingState, asked: Sequence[Sample]) -> bool:
-    """All the time, and no set is on its way that may help."""
+    """All the time, and no unit is on its way that may help."""
     are_serving = all(one.num_serving >= state.replicas for one in asked)
     return state.are_all_ready and are_serving and all(_is_slow(scaling, one) for one in asked)
 

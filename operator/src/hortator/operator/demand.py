@@ -1,11 +1,13 @@
-"""How many role sets are asked for, and for how long it has been so: what the scaler decides by.
+"""How many units are asked for, and for how long it has been so: what the scaler decides by.
 
 A scheduler says the saturation of a phase: what is asked over what its placeable groups can do. So
 
-    sets asked of a role = saturation x its placeable groups / (groups per set x target saturation)
+    units asked of a role = saturation x its placeable groups / (groups per unit x target saturation)
 
-does not change when a group fails, drains or starts: it is the demand, in sets. The role that asks for most
-decides, since a set has groups of every role.
+does not change when a group fails, drains or starts: it is the demand. Of an LLMService a unit is a role
+set, and the role that asks for most decides, since a set has groups of every role. Of an LLMServiceScaler a
+unit is one group of its role in every set. A role that has such a scaler has no say in the number of sets:
+it takes the groups that it needs in those that there are.
 
 What was asked is kept as samples in memory, never in the cluster: an operator that has just started, a
 scheduler that did not answer, a role of which nothing is known: each begins the windows anew. Then nothing is
@@ -14,10 +16,11 @@ scaled until they are full again.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from hortator.api.v1alpha1 import AutoscalingSpec, LLMServiceSpec
+from hortator.api.v1alpha1 import AutoscalingSpec, LLMServiceSpec, RoleName
 from hortator.operator.observed import SchedulerView
 
 SAMPLE_S = 10.0
@@ -25,6 +28,8 @@ SAMPLE_S = 10.0
 MAX_GAP_S = 60.0
 """Nobody looked for longer: what was before it says nothing about now."""
 PLACEABLE = frozenset({"ready", "running"})
+_FIRST_TOKEN: frozenset[RoleName] = frozenset({"Prefill", "Aggregated"})
+"""Roles whose groups the time to first token is up to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +37,12 @@ class Sample:
     """What was asked at one moment."""
 
     at: datetime
-    num_sets: float
+    num_units: float
     """That would be as full as they should be."""
     num_serving: int
-    """Sets' worth of groups that took requests."""
+    """Units' worth of groups that took requests."""
     ttft_s: float | None
-    """Predicted for a new request; None: not known."""
+    """Predicted for a new request; None: not known, or not up to these groups."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,24 +72,46 @@ class Demand:
         return tuple(one for one in self.samples if one.at >= begins_at) or self.samples[-1:]
 
 
-def sample_of(spec: LLMServiceSpec, view: SchedulerView | None, now: datetime) -> Sample | None:
-    """What a scheduler's answer asks for; None: too little is known."""
-    if view is None or spec.autoscaling is None:
+def sample_of(
+    spec: LLMServiceSpec,
+    view: SchedulerView | None,
+    now: datetime,
+    *,
+    scaled_apart: Collection[RoleName] = (),
+) -> Sample | None:
+    """What a scheduler's answer asks of role sets; None: too little is known."""
+    if spec.autoscaling is None:
+        return None
+    shares = {
+        role.name: role.replicas for role in spec.roles if role.replicas > 0 and role.name not in scaled_apart
+    }
+    return _sample(shares, spec.autoscaling, view, now)
+
+
+def sample_of_role(
+    spec: LLMServiceSpec, role: RoleName, scaling: AutoscalingSpec, view: SchedulerView | None, now: datetime
+) -> Sample | None:
+    """What a scheduler's answer asks of the groups of one role, per role set; None: too little is known."""
+    return _sample({role: spec.replicas} if spec.replicas else {}, scaling, view, now)
+
+
+def _sample(
+    shares: dict[RoleName, int], scaling: AutoscalingSpec, view: SchedulerView | None, now: datetime
+) -> Sample | None:
+    """`shares` are the groups of each role that make a unit."""
+    if view is None or not shares:
         return None
     asked, serving = [], []
-    for role in spec.roles:
-        if role.replicas == 0:
-            continue
-        phase = role.name.lower()
+    for role, num_groups in shares.items():
+        phase = role.lower()
         saturation = view.saturation.get(phase)
         if saturation is None:
             return None
-        num_groups = _placeable(view, phase)
-        asked.append(saturation * num_groups / (role.replicas * spec.autoscaling.target_saturation))
-        serving.append(num_groups // role.replicas)
-    if not asked:
-        return None
-    return Sample(at=now, num_sets=max(asked), num_serving=min(serving), ttft_s=view.predicted_ttft_s)
+        num_placeable = _placeable(view, phase)
+        asked.append(saturation * num_placeable / (num_groups * scaling.target_saturation))
+        serving.append(num_placeable // num_groups)
+    ttft_s = view.predicted_ttft_s if _FIRST_TOKEN & shares.keys() else None
+    return Sample(at=now, num_units=max(asked), num_serving=min(serving), ttft_s=ttft_s)
 
 
 def _placeable(view: SchedulerView, phase: str) -> int:

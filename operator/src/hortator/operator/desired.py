@@ -23,9 +23,11 @@ from hortator.operator.accepted import accepted, record_of
 from hortator.operator.manifests import accounts, cache, disruption, gang, gateway, group, network, scheduler
 from hortator.operator.manifests.metadata import Owner
 from hortator.operator.objects import Obj
-from hortator.operator.observed.reading import text
+from hortator.operator.observed import scalers_of
+from hortator.operator.observed.reading import mapping, text
 from hortator.operator.options import Options
 from hortator.operator.revision import Revision, hash_of, revision_of, role_of, template_of
+from hortator.operator.scalers import scaled
 
 __all__ = ["Desired", "DesiredGroup", "Options", "desired"]
 
@@ -172,17 +174,21 @@ def carried_out(
 ) -> tuple[LLMService, Desired] | tuple[None, None]:
     """The spec that is carried out for an LLMService as the API server has it, and what should be there.
 
-    That is what it says or, where that breaks a rule, what it said last (`accepted`). `parsed` is what `obj`
-    says, `children` are the objects that exist for it. (None, None) when there is no such spec.
+    That is what it says or, where that breaks a rule, what it said last (`accepted`), with as many groups
+    of a role as its LLMServiceScaler says (`scalers`). `parsed` is what `obj` says, `children` are the
+    objects that exist for it, the scalers among them. (None, None) when there is no such spec.
     """
+    children = tuple(children)
     revisions = [child for child in children if child["kind"] == "ControllerRevision"]
     kept = accepted(obj, parsed, known=revisions)
     if kept is None:
         return None, None
-    uid = text(obj, "metadata", "uid")
-    return kept.service, desired(
-        kept.service, uid=uid, options=options, generation=kept.generation, revisions=revisions
-    )
+    uid, meta = text(obj, "metadata", "uid"), mapping(obj, "metadata")
+    found = scalers_of(children, namespace=text(meta, "namespace"), service=text(meta, "name"))
+    service = scaled(kept.service, found)
+    wanted = desired(service, uid=uid, options=options, generation=kept.generation, revisions=revisions)
+    record = record_of(kept.service, generation=kept.generation, owner=wanted.owner)
+    return service, replace(wanted, record=record)
 
 
 def desired(

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from hortator.api.v1alpha1 import API_VERSION, KIND
 from hortator.operator import names
 from hortator.operator.cluster import AlreadyExistsError, Cluster, ConflictError, NotFoundError
 from hortator.operator.inventory import Inventory
@@ -49,8 +48,8 @@ class Executor:
         self._metrics = metrics
         self._told_at = told_at
         self._num_writes: dict[Key, int] = {}
-        self._written: dict[Key, tuple[Obj, Obj]] = {}
-        """The last status written, and what the API server made of it."""
+        self._written: dict[Key, dict[Ref, tuple[Obj, Obj]]] = {}
+        """The last status written of each object, and what the API server made of it."""
         self._applied: dict[Key, dict[Ref, tuple[str, str]]] = {}
         """Digests of what was applied last, and of what became of it; see `is_pointless`."""
 
@@ -121,20 +120,22 @@ class Executor:
             if obj["kind"] != "Secret":
                 self._learn(made)
 
-    async def write_status(self, key: Key, service: Obj, status: Obj) -> None:
-        """Write the status, unless that would change nothing. Raises ClusterError."""
-        wrote = self._written.get(key)
-        if wrote == (status, service.get("status", {})):
+    async def write_status(self, key: Key, obj: Obj, status: Obj) -> None:
+        """Write the status of a service or of a scaler, if it says something else. Raises ClusterError."""
+        if status == obj.get("status", {}):
+            return
+        ref, written = ref_of(obj), self._written.setdefault(key, {})
+        if written.get(ref) == (status, obj.get("status", {})):
             return  # the API server keeps less of it than was written
-        head = {"name": key[1], "namespace": key[0], "uid": service["metadata"]["uid"]}
-        body = {"apiVersion": API_VERSION, "kind": KIND, "metadata": head, "status": status}
+        head = {name: obj["metadata"][name] for name in ("name", "namespace", "uid")}
+        body = {"apiVersion": ref.api_version, "kind": ref.kind, "metadata": head, "status": status}
         try:
             made = await self._cluster.apply_status(body)
         except (ConflictError, NotFoundError):
-            await self._read_again(ref_of(body))
+            await self._read_again(ref)
             raise
         self._metrics.status_writes.inc()
-        self._written[key] = (status, made.get("status", {}))
+        written[ref] = (status, made.get("status", {}))
         self._learn(made)
 
     async def _read_again(self, ref: Ref | None) -> None:

@@ -23,7 +23,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from hortator.api.v1alpha1 import API_VERSION, KIND
+from hortator.api.v1alpha1 import API_VERSION, KIND, SCALER_KIND
 from hortator.operator import names
 from hortator.operator.objects import Obj, Ref
 from hortator.operator.observed.pods import is_disrupted
@@ -65,7 +65,7 @@ class Inventory:
 
     def service(self, key: Key) -> Obj | None:
         """The LLMService itself."""
-        held = self._held.get(_service_ref(key))
+        held = self._held.get(service_ref(key))
         return held.obj if held else None
 
     def services(self) -> Iterator[Key]:
@@ -74,13 +74,18 @@ class Inventory:
             if (ref.api_version, ref.kind) == _SERVICE_KIND:
                 yield ref.namespace, ref.name
 
+    def keys(self) -> set[Key]:
+        """All LLMServices, and those that a scaler names."""
+        scalers = (held.obj for ref, held in self._held.items() if ref.kind == SCALER_KIND)
+        return {*self.services(), *(key for scaler in scalers for key in self._owners(scaler))}
+
     def get(self, ref: Ref) -> Obj | None:
         """One object."""
         held = self._held.get(ref)
         return held.obj if held else None
 
     def children(self, key: Key) -> list[Obj]:
-        """What belongs to a service: its objects, and the Warning events about them."""
+        """What belongs to a service: its objects, its scalers, and the Warning events about them."""
         return list(self._children.get(key, {}).values())
 
     def departed(self, key: Key) -> list[Obj]:
@@ -144,6 +149,8 @@ class Inventory:
         if known is not None:
             if _uid(known.obj) == uid and _is_same(known.obj, stripped):
                 concerned = set()
+            elif ref.kind == SCALER_KIND:
+                concerned |= self._owners(known.obj)
             if _uid(known.obj) != uid:
                 self._depart(known.obj)
             self._unlink(ref, known.obj)
@@ -213,9 +220,12 @@ class Inventory:
         self._occupants.pop(ref, None)
 
     def _owners(self, obj: Obj) -> set[Key]:
-        """The service that an object is a child of, as a set of none or one."""
+        """The service that an object is a child or a scaler of, as a set of none or one."""
         if obj["kind"] == "Event":
             return self._services_of_event(obj)
+        if obj["kind"] == SCALER_KIND:
+            named = text(obj, "spec", "serviceName")
+            return {(_ref(obj).namespace, named)} if named else set()
         name = text(obj, "metadata", "labels", names.LABEL_SERVICE)
         return {(_ref(obj).namespace, name)} if name and obj["kind"] != KIND else set()
 
@@ -235,7 +245,7 @@ class Inventory:
         found = {parsed.service for parsed in (pod.group if pod else None, group) if parsed}
         parts = name.split("-")
         found |= {"-".join(parts[:end]) for end in range(1, len(parts))}
-        return {(namespace, service) for service in found if _service_ref((namespace, service)) in self._held}
+        return {(namespace, service) for service in found if service_ref((namespace, service)) in self._held}
 
 
 def _is_irrelevant(obj: Obj) -> bool:
@@ -305,7 +315,8 @@ def _without_version(obj: Obj) -> Obj:
     return obj | {"metadata": {name: v for name, v in obj["metadata"].items() if name not in hidden}}
 
 
-def _service_ref(key: Key) -> Ref:
+def service_ref(key: Key) -> Ref:
+    """Where the LLMService of a key is."""
     return Ref(api_version=API_VERSION, kind=KIND, namespace=key[0], name=key[1])
 
 

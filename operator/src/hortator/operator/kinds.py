@@ -1,4 +1,4 @@
-"""What the operator watches and lists: LLMServices, their children, and what they share with others.
+"""What the operator watches: LLMServices, their scalers and children, and what they share with others.
 
 Children are found by the label `managed-by`, so that the API server sends nothing else; Nodes and the pods of
 others are only for the capacity check. Secrets are not here: the operator may not read them.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hortator.api.v1alpha1 import API_VERSION, KIND
+from hortator.api.v1alpha1 import API_VERSION, KIND, SCALER_KIND, SCALER_PLURAL
 from hortator.operator.names import LABEL_MANAGED_BY, OPERATOR_NAME
 
 _OURS = {LABEL_MANAGED_BY: OPERATOR_NAME}
@@ -39,6 +39,7 @@ def ours(api_version: str, kind: str, plural: str) -> Watched:
 
 
 SERVICES = Watched(api_version=API_VERSION, kind=KIND, plural="llmservices")
+SCALERS = Watched(api_version=API_VERSION, kind=SCALER_KIND, plural=SCALER_PLURAL)
 NODES = Watched(api_version="v1", kind="Node", plural="nodes", is_namespaced=False)
 PODS = Watched(api_version="v1", kind="Pod", plural="pods", labels=_OURS)
 EVENTS = Watched(api_version="v1", kind="Event", plural="events", fields={"type": "Warning"})

@@ -48,6 +48,8 @@ LABEL_EPOCH = PREFIX + "epoch"
 """On the pod template of a group only: the one place where the epoch lives."""
 LABEL_SCALE_UNIT = PREFIX + "scale-unit"
 """`true` on exactly one pod per role set, so that an autoscaler counts role sets (see `topology`)."""
+LABEL_POD_NAME = "statefulset.kubernetes.io/pod-name"
+"""Kubernetes puts it on every pod of a StatefulSet."""
 
 ANNOTATION_MEMBERS = PREFIX + "members"
 ANNOTATION_RESTARTS = PREFIX + "restarts"
@@ -262,3 +264,13 @@ def group_selector(service: str, role: RoleName, index: int) -> dict[str, str]:
 def scale_selector(service: str) -> str:
     """What `status.selector` says: exactly one pod per role set carries both labels."""
     return f"{LABEL_SERVICE}={service},{LABEL_SCALE_UNIT}=true"
+
+
+def role_scale_selector(service: str, role: RoleName, num_groups: int) -> str:
+    """What `status.selector` of an LLMServiceScaler says: exactly one pod per group of the first role set.
+
+    Pods are named, so that of a group of several only the first counts, and of several role sets only the
+    first: an autoscaler multiplies groups per set. With no group at all it names one that is not there.
+    """
+    pods = ",".join(pod_name(service, role, index, 0) for index in range(max(1, num_groups)))
+    return f"{LABEL_POD_NAME} in ({pods})"

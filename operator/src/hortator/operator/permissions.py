@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
-from hortator.api.v1alpha1 import GROUP, PLURAL
+from hortator.api.v1alpha1 import GROUP, PLURAL, SCALER_PLURAL
 from hortator.operator.names import OPERATOR_NAME
 from hortator.operator.objects import Obj
 
@@ -77,6 +77,24 @@ PERMISSIONS: tuple[Permission, ...] = (
     ),
     Permission(
         group=GROUP, resource=f"{PLURAL}/status", verbs=("patch",), why="what is observed, to the rank"
+    ),
+    Permission(
+        group=GROUP,
+        resource=SCALER_PLURAL,
+        verbs=READ,
+        why="how many groups a role has; of an LLMServiceScaler itself nothing is changed but its scale",
+    ),
+    Permission(
+        group=GROUP,
+        resource=f"{SCALER_PLURAL}/scale",
+        verbs=("patch",),
+        why="spec.replicas where it is absent, and of those with spec.autoscaling",
+    ),
+    Permission(
+        group=GROUP,
+        resource=f"{SCALER_PLURAL}/status",
+        verbs=("patch",),
+        why="whether it is in force, and what autoscalers count with",
     ),
     Permission(
         group="apps",
@@ -196,12 +214,18 @@ def rules(scope: Scope, *, provider: str = "") -> list[Obj]:
 
 
 def people() -> dict[str, list[Obj]]:
-    """What people who may `view` or `edit` a namespace may do with its LLMServices."""
+    """What people who may `view` or `edit` a namespace may do with its LLMServices and their scalers."""
     verbs = {"view": READ, "edit": (*READ, "create", "update", "patch", "delete", "deletecollection")}
+    scale = {"view": ("get",), "edit": ("get", "update", "patch")}
     return {
         name: [
-            {"apiGroups": [GROUP], "resources": [PLURAL], "verbs": list(allowed)},
-            {"apiGroups": [GROUP], "resources": [f"{PLURAL}/status"], "verbs": ["get"]},
+            rule
+            for plural in (PLURAL, SCALER_PLURAL)
+            for rule in (
+                {"apiGroups": [GROUP], "resources": [plural], "verbs": list(allowed)},
+                {"apiGroups": [GROUP], "resources": [f"{plural}/status"], "verbs": ["get"]},
+                {"apiGroups": [GROUP], "resources": [f"{plural}/scale"], "verbs": list(scale[name])},
+            )
         ]
         for name, allowed in verbs.items()
     }

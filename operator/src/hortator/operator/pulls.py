@@ -115,7 +115,7 @@ def is_pull(obj: Obj) -> bool:
     return text(obj, "kind") == "Job" and labels.get(names.LABEL_COMPONENT) == names.COMPONENT_PULL
 
 
-def refused(before: Refusal | None, message: str, *, now: datetime) -> Refusal:
+def refusal_of(before: Refusal | None, message: str, *, now: datetime) -> Refusal:
     """What is known once the API server has refused a Job, by what was known before."""
     known = _lasting(before, now)
     return Refusal(since=known.since if known is not None else now, at=now, message=message)

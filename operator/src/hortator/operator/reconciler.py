@@ -20,14 +20,14 @@ The status is written after the actions, when it differs from what the object sa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import structlog
 
 from hortator.api.parse import parse
-from hortator.api.v1alpha1 import LLMService
+from hortator.api.v1alpha1 import SCALER_KIND, AutoscalingSpec, LLMService
 from hortator.operator.cluster import (
     Cluster,
     ClusterError,
@@ -37,18 +37,29 @@ from hortator.operator.cluster import (
     NotFoundError,
     UnavailableError,
 )
-from hortator.operator.demand import Demand, sample_of
+from hortator.operator.demand import Demand, Sample, sample_of, sample_of_role
 from hortator.operator.desired import Options, carried_out
 from hortator.operator.execution import Executor, schedulers_of, target
 from hortator.operator.guard import NotLeaderError
-from hortator.operator.inventory import Inventory
+from hortator.operator.inventory import Inventory, service_ref
 from hortator.operator.metrics import OperatorMetrics
-from hortator.operator.objects import Obj
-from hortator.operator.observed import Meta, Refusal, SchedulerView, observe
-from hortator.operator.plan import Action, Apply, Create, Emit, Plan, Scale, plan
+from hortator.operator.objects import Obj, Ref
+from hortator.operator.observed import Meta, Observed, Refusal, SchedulerView, observe, scalers_of
+from hortator.operator.plan import (
+    Action,
+    Apply,
+    Create,
+    Emit,
+    Plan,
+    Scale,
+    StatusOf,
+    plan,
+    refused_statuses,
+)
 from hortator.operator.plan.actions import emitted
-from hortator.operator.pulls import REFUSED_LIMIT_S, is_pull, refused
+from hortator.operator.pulls import REFUSED_LIMIT_S, is_pull, refusal_of
 from hortator.operator.recorder import EventRecorder
+from hortator.operator.scalers import refused, role_scalers
 from hortator.operator.schedulers import Schedulers
 from hortator.operator.status.reasons import Reason
 from hortator.operator.work_queue import Done, Failed, Key
@@ -84,8 +95,8 @@ class Reconciler:
         self._now = now
         self._num_steps: dict[Key, int] = {}
         """Looks in a row that wrote something; see `_next_look_s`."""
-        self._demands: dict[Key, Demand] = {}
-        """Of the services with a scaler."""
+        self._demands: dict[Key, dict[Ref, Demand]] = {}
+        """By what has a scaler: the service itself, or an LLMServiceScaler of it."""
         self._pull_refusals: dict[Key, Refusal] = {}
         """Of the services whose pulls the API server refuses to make."""
         self._log = structlog.get_logger("hortator.operator.reconciler")
@@ -142,6 +153,7 @@ class Reconciler:
         service = self._inventory.service(key)
         if service is None:
             self.forget(key)
+            await self._tell_scalers(key, self._of_no_service(key))
             return Done()
         if service["metadata"].get("deletionTimestamp"):
             return Done()  # garbage collection removes the children
@@ -164,17 +176,17 @@ class Reconciler:
             if is_of_pull:
                 self._pull_refusals.pop(key, None)
             if isinstance(action, Scale):
-                self._demands.pop(key, None)  # the windows begin anew
+                self._demands.get(key, {}).pop(action.ref, None)  # the windows begin anew
         self._inventory.promise(key, ())  # all of it is known by now, or refused
         status = _with_refusal(step.status, refusal) if refusal else step.status
-        if status != service.get("status", {}):
-            await self._executor.write_status(key, service, status)
+        await self._executor.write_status(key, service, status)
+        await self._tell_scalers(key, step.scalers)
         self._show(key, status)
         if refusal is not None:
             await self._recorder.emit(service, _event_of(refusal))
             return Done(wake_after_s=REFUSED_RETRY_S)
         for event in step.events:
-            await self._recorder.emit(service, event)
+            await self._recorder.emit(self._about(event) or service, event)
         return Done(wake_after_s=self._next_look_s(key, has_acted=bool(actions), step=step))
 
     def _next_look_s(self, key: Key, *, has_acted: bool, step: Plan) -> float | None:
@@ -217,6 +229,7 @@ class Reconciler:
         parsed = parse(service)
         spec, wanted = carried_out(service, parsed, options=self._options, children=children)
         now = self._now()
+        demands = self._sampled(key, spec, observed, view, now)
         step = plan(
             spec,
             meta=meta,
@@ -224,31 +237,64 @@ class Reconciler:
             problems=parsed.problems,
             observed=observed,
             now=now,
-            demand=self._demand(key, spec, view, now),
+            demand=demands.get(service_ref(key)),
+            role_demands={ref.name: demand for ref, demand in demands.items() if ref.kind == SCALER_KIND},
         )
         self._inventory.promise(key, (action.obj for action in step.actions if isinstance(action, Apply)))
         return step
 
-    def _demand(
-        self, key: Key, service: LLMService | None, view: SchedulerView | None, now: datetime
-    ) -> Demand | None:
-        scaling = service.spec.autoscaling if service is not None else None
-        if service is None or scaling is None:
-            self._demands.pop(key, None)
-            return None
-        sample = sample_of(service.spec, view, now)
-        demand = self._demands.get(key, Demand()).with_sample(sample, now, scaling)
-        self._demands[key] = demand
-        return demand
+    def _sampled(
+        self,
+        key: Key,
+        service: LLMService | None,
+        observed: Observed,
+        view: SchedulerView | None,
+        now: datetime,
+    ) -> Mapping[Ref, Demand]:
+        """What is asked of everything that has a scaler, with what the scheduler says now."""
+        before, samples = self._demands.pop(key, {}), dict[Ref, Demand]()
+
+        def add(ref: Ref, scaling: AutoscalingSpec, sample: Sample | None) -> None:
+            samples[ref] = before.get(ref, Demand()).with_sample(sample, now, scaling)
+
+        if service is not None:
+            scalers = [one for one in role_scalers(observed.scalers, service) if one.scaler is not None]
+            if service.spec.autoscaling is not None:
+                apart = {one.role for one in scalers if one.role is not None}
+                sample = sample_of(service.spec, view, now, scaled_apart=apart)
+                add(service_ref(key), service.spec.autoscaling, sample)
+            for one in scalers:
+                spec = one.scaler.spec if one.scaler is not None else None
+                if spec is not None and spec.autoscaling is not None:
+                    sample = sample_of_role(service.spec, spec.role, spec.autoscaling, view, now)
+                    add(one.ref, spec.autoscaling, sample)
+        if samples:
+            self._demands[key] = samples
+        return samples
+
+    def _of_no_service(self, key: Key) -> tuple[StatusOf, ...]:
+        """What the scalers say that name a service that is not there."""
+        message = f"namespace {key[0]} has no LLMService {key[1]}"
+        found = scalers_of(self._inventory.children(key), namespace=key[0], service=key[1])
+        return refused_statuses(refused(found, Reason.SERVICE_NOT_FOUND, message), now=self._now())
 
     async def _pull_refused(self, key: Key, service: Obj, error: ClusterError) -> None:
         """Nothing of the service depends on it for long: it is noted, and the plan goes by how long."""
-        found = refused(self._pull_refusals.get(key), str(error), now=self._now())
+        found = refusal_of(self._pull_refusals.get(key), str(error), now=self._now())
         self._pull_refusals[key] = found
         message = f"an image cannot be pulled before groups move, which waits {REFUSED_LIMIT_S:g} s: {error}"
         await self._recorder.emit(service, emitted(Reason.PRE_PULL_FAILED, message, is_warning=True))
 
     # --- tell -----------------------------------------------------------------------------------------
+
+    async def _tell_scalers(self, key: Key, scalers: Iterable[StatusOf]) -> None:
+        for one in scalers:
+            obj = self._inventory.get(one.ref)
+            if obj is not None:
+                await self._executor.write_status(key, obj, one.status)
+
+    def _about(self, event: Emit) -> Obj | None:
+        return self._inventory.get(event.about) if event.about is not None else None
 
     def _show(self, key: Key, status: Obj) -> None:
         phases: dict[str, int] = {}

@@ -10,6 +10,7 @@ Their objects are listed only, not watched: nobody but the operator makes or del
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 
@@ -19,11 +20,12 @@ from hortator.operator.cluster import (
     Cluster,
     ClusterError,
     ForbiddenError,
+    InvalidError,
     NotFoundError,
     UnavailableError,
 )
 from hortator.operator.inventory import Inventory
-from hortator.operator.kinds import CHILDREN, EVENTS, NODES, PODS, SERVICES, Watched
+from hortator.operator.kinds import CHILDREN, EVENTS, NODES, PODS, SCALERS, SERVICES, Watched
 from hortator.operator.manifests.gang import PROVIDERS, Provider
 from hortator.operator.work_queue import Key
 
@@ -93,6 +95,8 @@ class Resync:
         missing: Sequence[Watched] = ()
         while True:
             await asyncio.sleep(min(RETRY_S, self._interval_s) if missing else self._interval_s)
+            if not missing:
+                await self._find_scalers()
             missing, why = await self._list(missing or self.kinds)
             if missing:
                 self._log.warning("cannot list", error=why)
@@ -142,9 +146,22 @@ class Resync:
             try:
                 await self._list_one(kind)
             except ClusterError as error:
+                if kind is SCALERS and isinstance(error, NotFoundError | InvalidError):
+                    self.kinds = tuple(one for one in self.kinds if one is not SCALERS)
+                    self._log.info("the CRD of LLMServiceScaler is gone: what is known of them stays")
+                    continue
                 missing.append(kind)
                 why = str(error)
         return missing, why
+
+    async def _find_scalers(self) -> None:
+        """Their CRD may come, and go, while the operator runs."""
+        if SCALERS in self.kinds:
+            return
+        with contextlib.suppress(ClusterError):
+            if await self._cluster.serves(SCALERS.api_version, SCALERS.kind):
+                self.kinds = (SCALERS, *self.kinds)
+                self._log.info("the CRD of LLMServiceScaler is there")
 
     async def _list_one(self, kind: Watched) -> None:
         asked_at = self._clock()
@@ -167,9 +184,12 @@ class Resync:
         )
 
     async def _find_kinds(self) -> tuple[Watched, ...]:
-        found = [
-            kind for kind in (*CHILDREN, EVENTS) if await self._cluster.serves(kind.api_version, kind.kind)
-        ]
+        if not await self._cluster.serves(SCALERS.api_version, SCALERS.kind):
+            await asyncio.sleep(RETRY_S)  # an API server that starts learns of its CRDs one by one
+        known = (*CHILDREN, EVENTS, SCALERS)
+        found = [kind for kind in known if await self._cluster.serves(kind.api_version, kind.kind)]
+        if SCALERS not in found:
+            self._log.info("the CRD of LLMServiceScaler is not installed: no role is scaled apart")
         if await self._may_see_nodes():
             found.insert(0, NODES)
         missing = {kind.kind for kind in CHILDREN} - {kind.kind for kind in found}

@@ -29,7 +29,7 @@ from hortator.operator.digest import digest
 from hortator.operator.manifests import cache, engine, gang
 from hortator.operator.manifests.metadata import Owner, child
 from hortator.operator.objects import Obj
-from hortator.operator.observed.reading import is_owned_by, items, mapping
+from hortator.operator.observed.reading import is_owned_by, items, mapping, texts
 from hortator.operator.options import Options
 
 
@@ -123,13 +123,12 @@ def template_of(obj: Obj) -> Obj:
 
 def hash_of(obj: Obj) -> str:
     """The revision on a ControllerRevision, a StatefulSet's pod template or a pod; empty: none."""
-    found: str = obj.get("metadata", {}).get("labels", {}).get(names.LABEL_REVISION, "")
-    return found
+    return texts(obj, "metadata", "labels").get(names.LABEL_REVISION, "")
 
 
 def role_of(obj: Obj) -> RoleName | None:
     """The role that an engine object is labelled with."""
-    label = obj.get("metadata", {}).get("labels", {}).get(names.LABEL_ROLE)
+    label = texts(obj, "metadata", "labels").get(names.LABEL_ROLE)
     return names.role_of_label(label) if label else None
 
 

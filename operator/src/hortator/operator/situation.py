@@ -29,6 +29,7 @@ from hortator.operator.observed.reading import number, seconds_later, texts
 from hortator.operator.pulls import Pull, pulls_of, wait_for
 from hortator.operator.revision import has_shape, hash_of
 from hortator.operator.rollout import Decision, Standing, Turn, decisions, is_held, shortfall
+from hortator.operator.scalers import RoleScaler, role_scalers
 from hortator.operator.status.reasons import Reason
 
 
@@ -96,6 +97,8 @@ class Situation:
     """Groups beside them, wanted only while these move."""
     surplus: tuple[tuple[GroupFacts, Assessment], ...]
     """Groups that exist, or of which something is left, and that nobody wants any more."""
+    scalers: tuple[RoleScaler, ...]
+    """What has become of the LLMServiceScalers that name it; `spec` has their numbers in it."""
     avoided: tuple[Avoided, ...]
     """Nodes that groups are not placed on while there are others."""
 
@@ -103,6 +106,10 @@ class Situation:
     def spec(self) -> LLMServiceSpec:
         """What is wanted."""
         return self.service.spec
+
+    def scaler_of(self, role: RoleName) -> RoleScaler | None:
+        """The scaler that a role belongs to."""
+        return next((one for one in self.scalers if one.role == role), None)
 
     @property
     def requested_restart(self) -> str:
@@ -160,6 +167,7 @@ def situation_of(
         views=base,
         surge=surge,
         surplus=surplus,
+        scalers=role_scalers(observed.scalers, service),
         avoided=avoided(observed.groups, now=now, window_s=service.spec.restart.window_s),
     )
 

@@ -69,6 +69,10 @@ A_STATUS = {
             "members": [{"index": 0, "pod": "demo-d-0-0", "waitingReason": "ImagePullBackOff"}],
         },
     ],
+    "roles": [
+        {"name": "Prefill", "desired": 2},
+        {"name": "Decode", "desired": 1, "scaler": "demo-decode"},
+    ],
     "avoidedNodes": [{"node": "n9", "failures": 2, "until": "2026-11-26T11:00:00Z"}],
     "endpoints": [{"name": "grpc", "url": "demo-gateway.default.svc:8080"}],
 }
@@ -89,7 +93,8 @@ async def test_status_shows_conditions_groups_members_ranks_and_what_is_in_fligh
         in out
     )
     for line in ("prefill-0  Ready    3      7          2  ", "demo-p-0-1  n2    8-15   yes", "ImagePullBackOff",
-                 "n9: avoided until 2026-11-26T11:00:00Z, 2 failures on it", "3 of 4 nodes found", "grpc: demo-gateway.default.svc:8080"):  # fmt: skip
+                 "n9: avoided until 2026-11-26T11:00:00Z, 2 failures on it", "3 of 4 nodes found", "grpc: demo-gateway.default.svc:8080",
+                 "Decode: groups by LLMServiceScaler demo-decode, not by replicas of the role"):  # fmt: skip
         assert line in out, out
 
 
@@ -192,6 +197,15 @@ async def test_explain_names_what_the_operator_would_name_without_the_operator(a
     assert "(0 of 3 groups ready)" in lines[0]
     assert any(line.startswith("  group demo-p-0 (prefill-0, epoch 0): ") for line in lines)
     assert any(line.strip().startswith("fix: ") for line in lines)
+
+
+async def test_explain_counts_the_groups_that_a_scaler_says(api, a_service, here, capsys):
+    a_service()
+    said = {"serviceName": "demo", "role": "Decode", "replicas": 3}
+    scaler = {"apiVersion": SERVICE[0], "kind": "LLMServiceScaler", "spec": said}
+    api.create(scaler | {"metadata": {"name": "decode", "namespace": "default"}})
+    await explain.run(here, name="demo", as_json=False)
+    assert "(0 of 5 groups ready)" in capsys.readouterr().out
 
 
 async def test_explain_of_an_object_that_breaks_a_rule_names_the_field(api, a_service, here, capsys):

@@ -14,6 +14,7 @@ are accepted locally and change nothing there.
     processes, autoscaling, security                          the others
     service                                                   LLMService itself
     status                                                    what the operator writes back
+    scaler                                                    LLMServiceScaler: the groups of one role
 """
 
 from hortator.api.v1alpha1.autoscaling import AutoscalingSpec
@@ -50,6 +51,13 @@ from hortator.api.v1alpha1.processes import (
 )
 from hortator.api.v1alpha1.resources import ResourcesSpec
 from hortator.api.v1alpha1.role import Parallelism, RoleName, RoleSpec, Toleration
+from hortator.api.v1alpha1.scaler import (
+    SCALER_KIND,
+    SCALER_PLURAL,
+    LLMServiceScaler,
+    LLMServiceScalerSpec,
+    LLMServiceScalerStatus,
+)
 from hortator.api.v1alpha1.security import ApiKeysRef, ClientAuth, NetworkPolicySpec, SecuritySpec, TlsSpec
 from hortator.api.v1alpha1.service import (
     API_VERSION,
@@ -91,6 +99,8 @@ __all__ = [
     "MAX_GROUPS_IN_STATUS",
     "MODEL_URI_SCHEMES",
     "PLURAL",
+    "SCALER_KIND",
+    "SCALER_PLURAL",
     "VERSION",
     "ApiKeysRef",
     "AutoscalingSpec",
@@ -116,6 +126,9 @@ __all__ = [
     "ImagePullPolicy",
     "KvCacheDtype",
     "LLMService",
+    "LLMServiceScaler",
+    "LLMServiceScalerSpec",
+    "LLMServiceScalerStatus",
     "LLMServiceSpec",
     "LLMServiceStatus",
     "LastFailure",

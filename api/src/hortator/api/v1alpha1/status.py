@@ -58,7 +58,9 @@ class RoleStatus(Model):
     name: RoleName
     """As in spec.roles."""
     desired: int = 0
-    """EP groups that spec asks for."""
+    """EP groups that are wanted."""
+    scaler: str = ""
+    """The LLMServiceScaler that says how many groups there are per role set; empty: spec.roles does."""
     created: int = 0
     """Have a StatefulSet."""
     scheduled: int = 0

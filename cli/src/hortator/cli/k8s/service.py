@@ -6,11 +6,12 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
-from hortator.api.v1alpha1 import API_VERSION, KIND
+from hortator.api.v1alpha1 import API_VERSION, KIND, SCALER_KIND
 from hortator.cli.errors import EXIT_USAGE, CommandError
 from hortator.cli.k8s.client import Kube
 from hortator.operator import names
 from hortator.operator.objects import Obj, Ref
+from hortator.operator.observed.reading import text
 
 CHILD_KINDS = (
     ("apps/v1", "StatefulSet"),
@@ -64,6 +65,11 @@ async def surroundings(kube: Kube, name: str) -> Surroundings:
     children: list[Obj] = []
     for api_version, kind in CHILD_KINDS:
         children += await kube.objects_if_allowed(api_version, kind, namespace=kube.namespace, labels=labels)
+    children += [
+        scaler
+        for scaler in await kube.objects_if_allowed(API_VERSION, SCALER_KIND, namespace=kube.namespace)
+        if text(scaler, "spec", "serviceName") == name
+    ]
     others = await kube.objects_if_allowed("v1", "Node", namespace=None)
     others += await kube.objects_if_allowed("v1", "Pod", namespace=None)
     others += await kube.objects_if_allowed("v1", "Event", namespace=kube.namespace)

@@ -80,9 +80,16 @@ def render(service: Obj, *, now: datetime) -> RenderableType:
         parts.append(Text("the operator has not looked at the latest change yet", style="yellow"))
     groups = status.get("groups") or ()
     parts += [_conditions(status.get("conditions") or (), now), _groups(groups), *_messages(groups)]
+    parts += [_scaled(one) for one in status.get("roles") or () if one.get("scaler")]
     parts += [_avoided(one) for one in status.get("avoidedNodes") or ()]
     parts += [Text(f"{one.get('name')}: {one.get('url')}") for one in status.get("endpoints") or ()]
     return Group(*parts)
+
+
+def _scaled(role: Obj) -> Text:
+    return Text(
+        f"{role.get('name')}: groups by LLMServiceScaler {role['scaler']}, not by replicas of the role"
+    )
 
 
 def _headline(service: Obj) -> Text:

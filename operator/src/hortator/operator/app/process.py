@@ -157,7 +157,7 @@ class OperatorApp:
     async def _lead(self) -> None:
         await self._leadership.acquire()
         self._is_leading = True
-        self._told(self._inventory.services())
+        self._told(self._inventory.keys())
         try:
             await self._leadership.hold()
         finally:
@@ -169,7 +169,7 @@ class OperatorApp:
             return kopf.AiohttpSession(server=self._cluster.configuration.host, aiohttp_session=session)
 
         return Watcher(
-            self._resync.kinds,
+            lambda: self._resync.kinds,
             namespaces=self._settings.namespaces,
             inactivity_s=self._settings.watch_inactivity_s,
             take=self._take,

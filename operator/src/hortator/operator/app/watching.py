@@ -5,6 +5,7 @@
 - Every watch ends after `SERVER_TIMEOUT_S`, and begins anew when nothing, not even a bookmark, came for
   `inactivity_s`. A server that answers errors is asked again without end.
 - posting off: events are the recorder's.
+- Which kinds there are may change (a CRD comes or goes): then all watches begin anew.
 
 kopf regards its event loop as its own: it takes the signals, cancels every other task when it ends, and ends
 for good on an answer that it does not expect (a 404 of an API server that has just started, for example).
@@ -18,7 +19,7 @@ import asyncio
 import itertools
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import kopf
 import structlog
@@ -34,6 +35,8 @@ CONNECT_TIMEOUT_S = 10.0
 CHUNK_SIZE = 500
 RESTART_PAUSE_S = 1.0
 WIND_UP_S = 3.0
+KINDS_S = 2.0
+"""Between looks at whether other kinds are to be watched."""
 
 
 class EndlessBackoffs:
@@ -73,14 +76,14 @@ class Watcher:
 
     def __init__(
         self,
-        kinds: Sequence[Watched],
+        kinds: Callable[[], Sequence[Watched]],
         *,
         namespaces: Sequence[str],
         inactivity_s: float,
         take: Take,
         login: Login,
     ) -> None:
-        """No `namespaces` means all. `login` is called in kopf's loop."""
+        """No `namespaces` means all. `login` is called in kopf's loop; `kinds` says what there is now."""
         self._kinds = kinds
         self._namespaces = namespaces
         self._inactivity_s = inactivity_s
@@ -94,7 +97,8 @@ class Watcher:
         """Run kopf again and again."""
         while True:
             error = await self._run_once()
-            self._log.warning("the watches ended and begin anew", error=f"{type(error).__name__}: {error}")
+            why = f"{type(error).__name__}: {error}" if error is not None else "other kinds are watched now"
+            self._log.warning("the watches ended and begin anew", error=why)
             await asyncio.sleep(RESTART_PAUSE_S)
 
     async def _run_once(self) -> BaseException | None:
@@ -102,6 +106,7 @@ class Watcher:
         ended: asyncio.Future[BaseException | None] = loop.create_future()
         kopf_loop = asyncio.new_event_loop()
         is_stopped = asyncio.Event()
+        kinds = self._kinds()
 
         def tell_end(error: BaseException | None) -> None:
             if not ended.done():
@@ -110,7 +115,7 @@ class Watcher:
         def live() -> None:
             error: BaseException | None = None
             try:
-                error = kopf_loop.run_until_complete(self._kopf(loop, is_stopped))
+                error = kopf_loop.run_until_complete(self._kopf(loop, is_stopped, kinds))
             except BaseException as raised:  # noqa: BLE001  # told to the loop that waits for it
                 error = raised
             finally:
@@ -120,12 +125,16 @@ class Watcher:
 
         threading.Thread(target=live, name="kopf", daemon=True).start()
         try:
-            return await asyncio.shield(ended)
+            while not ended.done() and self._kinds() == kinds:
+                await asyncio.wait({ended}, timeout=KINDS_S)
+            return ended.result() if ended.done() else None
         finally:
             if not kopf_loop.is_closed():
                 kopf_loop.call_soon_threadsafe(is_stopped.set)
 
-    async def _kopf(self, loop: asyncio.AbstractEventLoop, is_stopped: asyncio.Event) -> BaseException | None:
+    async def _kopf(
+        self, loop: asyncio.AbstractEventLoop, is_stopped: asyncio.Event, kinds: Sequence[Watched]
+    ) -> BaseException | None:
         """Until it is stopped, or any part of kopf has ended: the error of that part.
 
         kopf's own way of running its parts waits for all of them to end in good order, which after some
@@ -142,8 +151,8 @@ class Watcher:
             return sessions[-1]
 
         parts = await kopf.spawn_tasks(
-            registry=build_registry(kinds=self._kinds, take=take, login=log_in),
-            settings=kopf_settings(self._kinds, inactivity_s=self._inactivity_s),
+            registry=build_registry(kinds=kinds, take=take, login=log_in),
+            settings=kopf_settings(kinds, inactivity_s=self._inactivity_s),
             standalone=True,
             clusterwide=not self._namespaces,
             namespaces=self._namespaces,

@@ -128,6 +128,9 @@ class KubernetesCluster:
             page = query | ({"continue": token} if token else {})
             try:
                 answer = await self._call("GET", path, query=page, what=f"list {kind}")
+            except NotFoundError:
+                self._served.pop(api_version, None)  # its CRD is gone
+                raise
             except _ExpiredError:
                 if not token:
                     raise
@@ -202,9 +205,9 @@ class KubernetesCluster:
         await self._call("PATCH", path, query=query, body=body, content_type=_MERGE, what=f"scale {ref}")
 
     async def serves(self, api_version: str, kind: str) -> bool:
-        """See `Cluster`."""
-        if kind not in self._served.get(api_version, {kind: None}):
-            del self._served[api_version]  # a CRD may have come since
+        """See `Cluster`. What was not served is asked for again."""
+        if kind not in self._served.get(api_version, {}):
+            self._served.pop(api_version, None)
         return kind in await self._kinds(api_version)
 
     # --- paths ----------------------------------------------------------------------------------------
@@ -216,6 +219,7 @@ class KubernetesCluster:
     async def _resource(self, api_version: str, kind: str) -> _Resource:
         found = (await self._kinds(api_version)).get(kind)
         if found is None:
+            self._served.pop(api_version, None)  # asked again next time: its CRD may come
             raise InvalidError(f"the API server does not serve {api_version} {kind}")
         return found
 

@@ -24,6 +24,7 @@ from hortator.operator.observed.memory import (
     write_memory,
 )
 from hortator.operator.observed.observe import observe
+from hortator.operator.observed.scalers import ScalerFacts, scalers_of
 
 __all__ = [
     "Claim",
@@ -40,10 +41,12 @@ __all__ = [
     "Observed",
     "PodFacts",
     "Refusal",
+    "ScalerFacts",
     "SchedulerView",
     "WarningEvent",
     "WorkerLoad",
     "observe",
     "read_memory",
+    "scalers_of",
     "write_memory",
 ]

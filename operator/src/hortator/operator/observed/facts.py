@@ -13,6 +13,7 @@ from datetime import datetime
 from hortator.api.v1alpha1 import RoleName
 from hortator.operator.objects import Obj, Ref
 from hortator.operator.observed.memory import Memory
+from hortator.operator.observed.scalers import ScalerFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,6 +284,8 @@ class Observed:
     """Whose API the API server has, of those that the operator may use."""
     pull_refusal: Refusal | None = None
     """Of Jobs by which nodes pull an image; None: the last one was made, or none was tried yet."""
+    scalers: tuple[ScalerFacts, ...] = ()
+    """The LLMServiceScalers that name it, the oldest first."""
 
     def group(self, name: str) -> GroupFacts | None:
         """The group of that name, None when nothing of it exists."""

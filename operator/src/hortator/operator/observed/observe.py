@@ -5,6 +5,7 @@
 - children of the service (label `serving.hortator.dev/name` in its namespace): groups, Deployments, Jobs and
   the rest;
 - Nodes, and every Pod of every namespace that stands on one: what is free;
+- LLMServiceScalers that name the service;
 - StatefulSets of groups of other services: who else has been promised nodes;
 - Warning Events about the pods, StatefulSets and Jobs of the service.
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from hortator.api.v1alpha1 import SCALER_KIND
 from hortator.operator import names
 from hortator.operator.objects import Obj, Ref
 from hortator.operator.observed.facts import (
@@ -33,6 +35,7 @@ from hortator.operator.observed.memory import read_memory
 from hortator.operator.observed.nodes import claims, node_facts
 from hortator.operator.observed.pods import event_facts, parse_epoch, pod_facts
 from hortator.operator.observed.reading import flag, is_owned_by, items, mapping, number, text, texts
+from hortator.operator.observed.scalers import scalers_of
 
 _Events = Mapping[tuple[str, str], Sequence[WarningEvent]]
 
@@ -78,6 +81,7 @@ def observe(
         loads=dict(loads),
         gang_providers=gang_providers,
         pull_refusal=pull_refusal,
+        scalers=scalers_of(given, namespace=meta.namespace, service=meta.name),
     )
 
 
@@ -100,7 +104,7 @@ def _is_own(obj: Obj, meta: Meta) -> bool:
         labels.get(names.LABEL_SERVICE) == meta.name
         and text(obj, "metadata", "namespace") == meta.namespace
         and text(obj, "metadata", "name") != ""
-        and text(obj, "kind") not in {"", "Event", "Node"}
+        and text(obj, "kind") not in {"", "Event", "Node", SCALER_KIND}
     )
 
 

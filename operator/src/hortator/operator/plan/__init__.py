@@ -10,8 +10,9 @@ from hortator.operator.plan.actions import (
     Plan,
     Scale,
     StartDrain,
+    StatusOf,
 )
-from hortator.operator.plan.planner import plan
+from hortator.operator.plan.planner import plan, refused_statuses
 
 __all__ = [
     "Action",
@@ -23,5 +24,7 @@ __all__ = [
     "Plan",
     "Scale",
     "StartDrain",
+    "StatusOf",
     "plan",
+    "refused_statuses",
 ]

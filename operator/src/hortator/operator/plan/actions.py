@@ -82,6 +82,8 @@ class Emit:
     type: Literal["Normal", "Warning"]
     reason: str
     message: str
+    about: Ref | None = None
+    """None: the LLMService."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,14 @@ Item = Action | Emit | Wake
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StatusOf:
+    """The whole status of another object than the LLMService."""
+
+    ref: Ref
+    status: Obj
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """The next step. `actions` is empty when there is nothing to do now."""
 
@@ -105,15 +115,17 @@ class Plan:
     """The whole status."""
     status_changed: bool
     """False: `status` is what the object says already, and is not written."""
+    scalers: tuple[StatusOf, ...]
+    """What the LLMServiceScalers are to say."""
     events: tuple[Emit, ...]
     """To be emitted once the actions are carried out."""
     wake_after_s: float | None
     """When time alone may change the plan; None: only when something else changes."""
 
 
-def emitted(reason: Reason, message: str, *, is_warning: bool = False) -> Emit:
+def emitted(reason: Reason, message: str, *, is_warning: bool = False, about: Ref | None = None) -> Emit:
     """An event with one of the documented reasons."""
-    return Emit(type="Warning" if is_warning else "Normal", reason=reason, message=message)
+    return Emit(type="Warning" if is_warning else "Normal", reason=reason, message=message, about=about)
 
 
 def wake(now: datetime, moment: datetime) -> Iterator[Wake]:

@@ -1,22 +1,31 @@
-"""Events about the LLMService itself: one whenever a condition changes its status or Ready its reason."""
+"""Events about an LLMService or a scaler: one when a condition changes its status, or Ready its reason."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hortator.operator.objects import Obj
+from hortator.operator.objects import Obj, Ref
 from hortator.operator.observed.reading import items, text
 from hortator.operator.plan.actions import Emit
 
-_GOOD = {"Ready", "Available", "Accepted", "ModelReady", "Scheduled", "WorkersReady", "SchedulerReady"}
+_GOOD = {
+    "Ready",
+    "Available",
+    "Accepted",
+    "ModelReady",
+    "Scheduled",
+    "WorkersReady",
+    "SchedulerReady",
+    "Active",
+}
 _BAD = {"Degraded", "Stalled"}
-_TOLD = ("Ready", "Accepted", "Stalled", "Suspended")
+_TOLD = ("Ready", "Accepted", "Stalled", "Suspended", "Active")
 _TOLD_OF_A_ROLLOUT = {"ProgressDeadlineExceeded", "PrePullFailed", "RolloutPaused", "LastAvailableGroup"}
 """Reasons of Progressing that nothing but a person ends."""
 _BAD_OF_A_ROLLOUT = {"ProgressDeadlineExceeded", "PrePullFailed"}
 
 
-def transitions(before: Obj, after: Obj) -> Iterator[Emit]:
+def transitions(before: Obj, after: Obj, *, about: Ref | None = None) -> Iterator[Emit]:
     """The events that tell the way from one status to the next; none for the first status of an object."""
     past = {text(entry, "type"): entry for entry in items(before, "conditions")}
     for entry in items(after, "conditions"):
@@ -35,6 +44,7 @@ def transitions(before: Obj, after: Obj) -> Iterator[Emit]:
                 type="Warning" if is_bad else "Normal",
                 reason=reason,
                 message=f"{kind} is {status}: {text(entry, 'message') or reason}",
+                about=about,
             )
 
 

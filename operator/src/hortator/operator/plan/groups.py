@@ -174,10 +174,13 @@ def _members(pods: tuple[PodFacts, ...]) -> dict[int, Member]:
 
 
 def _scale_unit(view: View) -> Iterator[Item]:
+    """Which groups stand for role sets changes with the number of groups that a set has of a role."""
     for pod in view.group.current_pods:
-        if pod.ref.name == view.wanted.scale_unit_pod and not pod.is_scale_unit and not pod.is_deleting:
-            why = f"pod {pod.ref.name} stands for its role set"
-            yield PatchLabels(ref=pod.ref, labels={names.LABEL_SCALE_UNIT: "true"}, why=why)
+        is_unit = pod.ref.name == view.wanted.scale_unit_pod
+        if is_unit != pod.is_scale_unit and not pod.is_deleting:
+            why = f"pod {pod.ref.name} stands for {'its role set' if is_unit else 'no role set any more'}"
+            label = "true" if is_unit else None
+            yield PatchLabels(ref=pod.ref, labels={names.LABEL_SCALE_UNIT: label}, why=why)
 
 
 def _lost_nodes(situation: Situation, group: GroupFacts) -> Iterator[Item]:

@@ -12,16 +12,19 @@ Degraded        a group has failed or is not ready that was (True is bad)
 Stalled         a group has used up its restarts (True is bad)
 Suspended       spec.suspend is true and no group has a pod
 Autoscaling     the operator's own scaler writes spec.replicas; only with spec.autoscaling
+
+An LLMServiceScaler has Autoscaling too, and Active: its role has as many groups as it says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from hortator.api.v1alpha1.status import Condition, ConditionStatus
 from hortator.operator import names
+from hortator.operator.autoscaling import ScalingDecision
 from hortator.operator.lifecycle import Stage
 from hortator.operator.objects import Obj
 from hortator.operator.observed.reading import format_time, instant, items, text
@@ -58,6 +61,13 @@ class Verdict:
     status: ConditionStatus
     reason: Reason
     message: str = ""
+
+
+def scaling_verdicts(decision: ScalingDecision | None) -> Iterator[Verdict]:
+    """What the operator's own scaler does, where there is one."""
+    if decision is not None:
+        status: ConditionStatus = "True" if decision.is_active else "False"
+        yield Verdict(type="Autoscaling", status=status, reason=decision.reason, message=decision.message)
 
 
 def verdicts(

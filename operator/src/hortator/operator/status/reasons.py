@@ -69,11 +69,15 @@ class Reason(StrEnum):
     SUSPENDED = "Suspended"
     SCALED_TO_ZERO = "ScaledToZero"
     NO_CAPACITY_CHECK = "NoCapacityCheck"
+    SERVICE_NOT_FOUND = "ServiceNotFound"
+    ROLE_NOT_FOUND = "RoleNotFound"
+    CONFLICT = "Conflict"
     SCALED_BY_OTHERS = "ScaledByOthers"
     SCALING_HELD = "ScalingHeld"
     LOAD_UNKNOWN = "LoadUnknown"
     SCALING = "Scaling"
     SCALED = "Scaled"
+    ROLE_SCALED = "RoleScaled"
     ALL_GROUPS_READY = "AllGroupsReady"
     SOME_GROUPS_READY = "SomeGroupsReady"
     ALL_PODS_SCHEDULED = "AllPodsScheduled"
@@ -99,7 +103,7 @@ _WAIT = "Wait."
 ENTRIES: dict[Reason, Entry] = {
     Reason.INVALID_SPEC: Entry(
         meaning="The LLMService breaks a rule. The last spec that was accepted goes on being carried out; if "
-        "none ever was, nothing is done.",
+        "none ever was, nothing is done. Of an LLMServiceScaler that breaks one the number alone is.",
         remedy="Correct the field that the message names; `hortator validate -f FILE` checks beforehand.",
     ),
     Reason.OPERATOR_FORBIDDEN: Entry(
@@ -317,7 +321,7 @@ ENTRIES: dict[Reason, Entry] = {
         remedy="Nothing to do; `kubectl uncordon` if the node should stay.",
     ),
     Reason.SCALE_DOWN: Entry(
-        meaning="The group is one too many for spec.replicas or its role's replicas.",
+        meaning="The group is one too many for spec.replicas, its role's replicas or its LLMServiceScaler.",
         remedy=_WAIT,
     ),
     Reason.SUSPENDING: Entry(
@@ -337,13 +341,26 @@ ENTRIES: dict[Reason, Entry] = {
         "nodes; kube-scheduler decides.",
         remedy="Nothing to do; install the optional ClusterRole to have it looked for.",
     ),
+    Reason.SERVICE_NOT_FOUND: Entry(
+        meaning="There is no LLMService of the name that the LLMServiceScaler has in spec.serviceName.",
+        remedy="Create it, or delete the scaler: one for another service is another scaler.",
+    ),
+    Reason.ROLE_NOT_FOUND: Entry(
+        meaning="The LLMService has no role of the name that the LLMServiceScaler has in spec.role.",
+        remedy="Delete the scaler and make one for a role that there is.",
+    ),
+    Reason.CONFLICT: Entry(
+        meaning="Another LLMServiceScaler that is older has the same role; this one changes nothing.",
+        remedy="Delete one of the two: `kubectl get llmss`.",
+    ),
     Reason.SCALED_BY_OTHERS: Entry(
         meaning="Somebody else has written spec.replicas, so the operator's own scaler leaves it alone.",
         remedy="Nothing, or take spec.autoscaling away; to hand it back, set spec.replicas to "
         "status.autoscaling.replicas, or change spec.autoscaling.",
     ),
     Reason.SCALING_HELD: Entry(
-        meaning="The operator's own scaler waits: the service is suspended, or its rollout is stuck.",
+        meaning="The operator's own scaler waits: the service is suspended, its rollout is stuck, or each "
+        "role has an LLMServiceScaler.",
         remedy="End what the message names.",
     ),
     Reason.LOAD_UNKNOWN: Entry(
@@ -353,8 +370,9 @@ ENTRIES: dict[Reason, Entry] = {
     Reason.SCALING: Entry(
         meaning="The operator's own scaler writes spec.replicas as is asked.", remedy=_NONE
     ),
-    Reason.SCALED: Entry(
-        meaning="The operator's own scaler has written spec.replicas; the event says why.", remedy=_NONE
+    Reason.SCALED: Entry(meaning="The operator has written spec.replicas; the event says why.", remedy=_NONE),
+    Reason.ROLE_SCALED: Entry(
+        meaning="The role has as many groups as its LLMServiceScaler says.", remedy=_NONE
     ),
     Reason.ALL_GROUPS_READY: Entry(
         meaning="Every wanted group runs what spec says with all members ready, and the scheduler is ready.",

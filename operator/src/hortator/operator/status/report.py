@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +12,6 @@ from hortator.api.v1alpha1.status import (
     MAX_GROUPS_IN_STATUS,
     AutoscalingStatus,
     AvoidedNode,
-    ConditionStatus,
     Display,
     Endpoint,
     LLMServiceStatus,
@@ -28,7 +27,14 @@ from hortator.operator.observed import Meta
 from hortator.operator.observed.reading import format_time, items, text
 from hortator.operator.progress import progress_of
 from hortator.operator.situation import Situation, current_revision
-from hortator.operator.status.conditions import OBSERVED, Verdict, conditions, rollout_message, verdicts
+from hortator.operator.status.conditions import (
+    OBSERVED,
+    Verdict,
+    conditions,
+    rollout_message,
+    scaling_verdicts,
+    verdicts,
+)
 from hortator.operator.status.groups import MAX_MESSAGE, GroupReport, group_status, report
 from hortator.operator.status.reasons import Reason
 
@@ -55,7 +61,7 @@ def status_of(
     return LLMServiceStatus(
         observed_generation=meta.generation,
         conditions=conditions(
-            [*verdicts(situation, reports, beside), *_scaling(scaling)],
+            [*verdicts(situation, reports, beside), *scaling_verdicts(scaling)],
             before=meta.status,
             generation=meta.generation,
             now=situation.now,
@@ -94,12 +100,6 @@ def status_of(
             ),
         ),
     ).as_dict()
-
-
-def _scaling(decision: ScalingDecision | None) -> Iterator[Verdict]:
-    if decision is not None:
-        status: ConditionStatus = "True" if decision.is_active else "False"
-        yield Verdict(type="Autoscaling", status=status, reason=decision.reason, message=decision.message)
 
 
 def invalid_status(said: Obj, *, meta: Meta, problems: Sequence[Problem], now: datetime) -> Obj:
@@ -166,9 +166,11 @@ def _role(situation: Situation, role: RoleSpec, reports: Sequence[GroupReport]) 
     mine = [said for said in reports if said.view.wanted.role == role.name]
     ready = [said for said in mine if said.is_ready]
     update = situation.desired.update_revision(role.name)
+    scaler = situation.scaler_of(role.name)
     return RoleStatus(
         name=role.name,
         desired=len(mine),
+        scaler=scaler.facts.name if scaler is not None else "",
         created=sum(said.view.group.exists for said in mine),
         scheduled=sum(said.is_placed for said in mine),
         ready=len(ready),
