@@ -147,6 +147,7 @@ class Driver:
         self._hold(generation)
         self._metrics.prompt_tokens.inc(len(generation.facts.prompt_token_ids))
         self._run(generation, generation.machine.accepted())
+        self._show_brought(generation)
 
     def resume(self, generation: Generation, *, deadline_at: float | None) -> None:
         """A client came back for a request that had ended early: go on."""
@@ -157,6 +158,7 @@ class Driver:
             self._streaming(1)
         self._hold(generation)
         self._run(generation, generation.machine.resumed())
+        self._show_brought(generation)
 
     def end_early(self, generation: Generation, error: GatewayError) -> None:
         """Nobody wants the rest: free everything."""
@@ -269,6 +271,11 @@ class Driver:
         self._idle.clear()
         if generation.facts.idempotency_key:
             self._keyed.add(generation)
+
+    def _show_brought(self, generation: Generation) -> None:
+        """What a client brought is output like any other: its text, and the stop strings in it."""
+        if generation.end is None:
+            self._flush(generation, self._loop.time())
 
     def _streaming(self, change: int) -> None:
         self._num_streaming += change

@@ -252,6 +252,7 @@ def _fingerprint(request: inference_pb2.GenerateRequest) -> bytes:
     plain = inference_pb2.GenerateRequest()
     plain.CopyFrom(request)
     plain.resume_from_index = 0
+    plain.ClearField("prior_output_ids")
     return blake2b(plain.SerializeToString(deterministic=True), digest_size=16).digest()
 
 
