@@ -10,6 +10,7 @@ import random
 import pytest
 from chaos.load import Load
 
+from hortator.client import resuming
 from virtual import siege, trial
 from virtual.stack import virtual_service
 
@@ -37,6 +38,15 @@ def test_nothing_is_lost_whatever_dies(bunch):
 @pytest.mark.safety
 @pytest.mark.parametrize("seed", FOUND)
 def test_what_was_found_does_not_come_back(seed):
+    outcome = trial.run(seed)
+    assert not outcome.problems, failures(outcome)
+
+
+@pytest.mark.safety
+@pytest.mark.parametrize("seed", FOUND[:3])
+def test_a_client_that_knows_nothing_of_leaders_never_hears_of_a_change(seed, monkeypatch):
+    """Gateways settle it among themselves: also without the client library's second try."""
+    monkeypatch.setattr(resuming, "_TAKEN_OVER", "not tried again")
     outcome = trial.run(seed)
     assert not outcome.problems, failures(outcome)
 

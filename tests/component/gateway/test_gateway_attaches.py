@@ -178,16 +178,45 @@ async def test_a_request_that_another_gateway_took_over_ends_here(empty_cluster,
     completion = worker_pb2.Completion(
         request_id=request_id, attempt=attempt, reason=worker_pb2.COMPLETION_REASON_TAKEN_OVER
     )
+    rejection = scheduling_pb2.Rejection(reason=scheduling_pb2.REJECT_REASON_TAKEN_OVER)
+    empty_cluster.scheduler.reject = rejection
     run.stream.responses.put_nowait(worker_pb2.SubmitResponse(completions=[completion]))
     with pytest.raises(grpc.aio.AioRpcError, match="another gateway") as caught:
         await empty_cluster.read(call)
     assert caught.value.code() is grpc.StatusCode.ABORTED
     assert details_of(caught.value).reason == "TAKEN_OVER"
-    assert len(empty_cluster.scheduler.of("announcement")) == 1
+    first, again = empty_cluster.scheduler.of("announcement")
+    assert (again.attempt, again.key_hash) == (0, first.key_hash)
+    assert first.age_s == 0 < again.age_s
+    empty_cluster.scheduler.reject = None
     worker.runs.clear()
     worker.is_running = True
     again = await empty_cluster.generate(max_tokens=10, idempotency_key="my key")
     assert again.request_id != request_id
+
+
+async def test_a_call_that_an_older_one_took_over_goes_on_without_an_error(
+    empty_cluster, worker, wait_until, expected_text
+):
+    """After a change of leader, which hears of both in any order. The client knows nothing of such things."""
+    empty_cluster.scheduler.attaches = False
+    worker.is_running = False
+    call = empty_cluster.call(max_tokens=10, idempotency_key="my key")
+    await wait_until(lambda: worker.runs)
+    [((request_id, attempt), run)] = worker.runs.items()
+    completion = worker_pb2.Completion(
+        request_id=request_id, attempt=attempt, reason=worker_pb2.COMPLETION_REASON_TAKEN_OVER
+    )
+    delta = worker_pb2.TokenDelta(
+        request_id=request_id, attempt=attempt, token_index=0, token_ids=expected_text(3).encode()
+    )
+    worker.runs.clear()
+    worker.is_running = True
+    run.stream.responses.put_nowait(worker_pb2.SubmitResponse(deltas=[delta], completions=[completion]))
+    reply = await empty_cluster.read(call)
+    assert reply.text == expected_text(10)
+    assert bytes(worker.received[-1].prior_output_ids).decode() == expected_text(3)
+    assert worker.received[-1].request_id != request_id
 
 
 @pytest.mark.parametrize(

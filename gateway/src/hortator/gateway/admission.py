@@ -136,6 +136,7 @@ class Admission:
         if goes_on:
             self._check_room()
         subscriber = generation.subscribe(request.resume_from_index)
+        generation.asked_at = now
         if goes_on:
             # Under another name: what had this one may have been followed by another gateway's request since.
             generation.facts = replace(generation.facts, request_id=next(self._ids))
