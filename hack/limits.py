@@ -90,7 +90,7 @@ LIMITS: dict[str, tuple[Limit, ...]] = {
         _setting(
             _GATEWAY,
             "max_calls_per_client",
-            "open calls of one API key; without keys, of one address (IPv6: one /64)",
+            "open calls of one API key; without keys, or other than Generate, of one address (IPv6: a /64)",
             _AGAIN,
         ),
         _setting(

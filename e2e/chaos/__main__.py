@@ -1,7 +1,7 @@
 """`python -m chaos` (`make chaos`): everything that is promised when things go wrong, as figures and a page.
 
-Real processes for a while, schedules of faults in virtual time, leaders that go away, a minute of overload, one
-tenant's flood, bad inputs. Each figure comes from a run.
+Real processes for a while, schedules of faults in virtual time, leaders that go away, a minute of overload and one
+tenant's flood (in virtual time and in real processes), bad inputs. Each figure comes from a run.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import logging
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import structlog
 
-from chaos import experiment, nonsense, overload, page
+from chaos import experiment, nonsense, overload, page, realtime
 from hortator.cli.bench import failover, result
 from virtual.__main__ import outcomes
 from virtual.tally import Tally
@@ -34,6 +35,7 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=1000, help="bad ones for each boundary; 0: none")
     parser.add_argument("--no-failover", action="store_true", help="leave out leaders that go away")
     parser.add_argument("--no-overload", action="store_true", help="leave out overload and flood")
+    parser.add_argument("--overload-seconds", type=float, default=60.0, help="of each in real processes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="figures; the page goes beside them as .md")
     options = parser.parse_args()
     if options.json is not None and result.commit()[1]:
@@ -58,6 +60,9 @@ def main() -> int:
     if not options.no_overload:
         figures["overload"] = [overload.overloaded(policy) for policy in POLICIES]
         figures["flood"] = overload.flooded(FAIR_POLICY)
+        for name, in_real_time in _in_real_time(options.seed, options.overload_seconds).items():
+            figures[name] = in_real_time
+            problems += in_real_time["problems"]
     if options.inputs:
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
         counts, found = nonsense.tried(first_seed=options.seed, num_inputs=options.inputs)
@@ -66,11 +71,21 @@ def main() -> int:
     print("\n".join(problems))
     if options.json is not None:
         settings = {"seconds": options.seconds, "trials": options.trials, "inputs": options.inputs}
+        settings |= {"overload_seconds": options.overload_seconds}
         document = result.document("chaos", seed=options.seed, settings=settings, figures=figures, repeats=())
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(document, indent=1) + "\n")
         options.json.with_suffix(".md").write_text(page.render(document))
     return bool(problems)
+
+
+def _in_real_time(seed: int, seconds: float) -> dict[str, dict[str, Any]]:
+    figures = {}
+    for name, run in (("overload_realtime", realtime.overloaded), ("flood_realtime", realtime.flooded)):
+        with tempfile.TemporaryDirectory(prefix="hortator-chaos-") as folder:
+            figures[name] = asyncio.run(run(Path(folder), seed=seed, seconds=seconds))
+        print(json.dumps({name: figures[name]}), flush=True)
+    return figures
 
 
 def _failover(seed: int) -> dict[str, object]:

@@ -107,6 +107,43 @@ def _flood(figures: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
+def _overload_realtime(figures: Mapping[str, Any]) -> Iterator[str]:
+    yield "## The same in real time"
+    yield ""
+    yield (
+        f"A scheduler, a gateway and a simulated group that does {figures['capacity_rps']:g} requests a second are "
+        f"asked for {figures['times_the_capacity']:g} times as many for {figures['seconds']:g} s "
+        f"(`{figures['policy']}`; whoever would wait for more than {figures['max_wait_s']:g} s is refused)."
+    )
+    yield ""
+    peaks, growth = figures["peak_memory_mib"], figures["memory_grew_by_mib"]
+    yield f"- {figures['requests']:,} requests, {figures['refused_share']:.1%} of those in the overload refused"
+    yield (
+        f"- refusals came {1000 * figures['refused_after_p50_s']:.0f} ms after the request (p99 "
+        f"{1000 * figures['refused_after_p99_s']:.0f} ms), each with the time to come back"
+    )
+    yield f"- {figures['served_rps']:g} requests a second were served meanwhile"
+    yield (
+        f"- TTFT of who was not refused: p50 {figures['accepted_ttft_p50_s']:.1f} s, p99 "
+        f"{figures['accepted_ttft_p99_s']:.1f} s (calm: p99 {figures['calm_ttft_p99_s']:.1f} s)"
+    )
+    yield f"- recovered {figures['recovery_s']:g} s after its end"
+    for name in peaks:
+        yield f"- {peaks[name]:g} MiB of memory in the {name} at most, {growth[name]:g} MiB of them for the overload"
+    yield f"- **{len(figures['problems'])} broken promises**"
+
+
+def _flood_realtime(figures: Mapping[str, Any]) -> Iterator[str]:
+    yield (
+        f"One of {figures['tenants']} tenants asks for {figures['times_its_share']:g} times its share for "
+        f"{figures['seconds']:g} s: TTFT of the others mean {figures['others_ttft_mean_s']:.2f} s, "
+        f"{figures['others_ttft_mean_moved_by']:+.1%}; p99 {figures['others_ttft_p99_s']:.2f} s, "
+        f"{figures['others_ttft_p99_moved_by']:+.1%}. {figures['others_refused']} of their requests were refused, "
+        f"**{len(figures['problems'])} broken promises**. A few hundred requests by the clock of one machine; "
+        "what is asserted is the figure in virtual time."
+    )
+
+
 def _bad_inputs(figures: Mapping[str, Any]) -> Iterator[str]:
     yield "## Bad inputs"
     yield ""
@@ -123,6 +160,8 @@ OTHERS: Mapping[str, Callable[[Any], Iterator[str]]] = {
     "failover": _failover,
     "overload": _overload,
     "flood": _flood,
+    "overload_realtime": _overload_realtime,
+    "flood_realtime": _flood_realtime,
     "bad_inputs": _bad_inputs,
 }
 

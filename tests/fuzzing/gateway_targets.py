@@ -407,6 +407,12 @@ _REQUESTS = (
         tokens=inference_pb2.TokenPrompt(token_ids=[1, 2, 3]), idempotency_key="k", resume_from_index=2
     ),
     inference_pb2.GenerateRequest(
+        tokens=inference_pb2.TokenPrompt(token_ids=[1, 2, 3]),
+        idempotency_key="brings",
+        resume_from_index=2,
+        prior_output_ids=[4, 5],
+    ),
+    inference_pb2.GenerateRequest(
         chat=inference_pb2.ChatPrompt(messages=[inference_pb2.ChatMessage(role="user", content="hello")]),
         latency_class=inference_pb2.LATENCY_CLASS_CRITICAL,
     ),

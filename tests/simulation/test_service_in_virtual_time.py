@@ -10,7 +10,8 @@ import random
 import pytest
 from chaos.load import Load
 
-from virtual import trial
+from hortator.client import resuming
+from virtual import siege, trial
 from virtual.stack import virtual_service
 
 NUM_BUNCHES, BUNCH = 6, 6
@@ -39,6 +40,26 @@ def test_nothing_is_lost_whatever_dies(bunch):
 def test_what_was_found_does_not_come_back(seed):
     outcome = trial.run(seed)
     assert not outcome.problems, failures(outcome)
+
+
+@pytest.mark.safety
+@pytest.mark.parametrize("seed", FOUND[:3])
+def test_a_client_that_knows_nothing_of_leaders_never_hears_of_a_change(seed, monkeypatch):
+    """Gateways settle it among themselves: also without the client library's second try."""
+    monkeypatch.setattr(resuming, "_TAKEN_OVER", "not tried again")
+    outcome = trial.run(seed)
+    assert not outcome.problems, failures(outcome)
+
+
+@pytest.mark.safety
+def test_a_client_gets_on_though_no_gateway_lives_for_long():
+    """12: each gateway died while nobody ran the request, and the next began it again at its first token. In a
+    minute none came as far as its client had been: nothing was lost, and nothing came."""
+    outcome = siege.run(12)
+    assert not outcome.problems, failures(outcome)
+    assert outcome.num_requests > 300
+    assert outcome.num_restarts > 60
+    assert outcome.longest_wait_s < 40
 
 
 def test_a_seed_decides_everything():

@@ -8,14 +8,15 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
-from virtual import trial
+from virtual import siege, trial
 from virtual.tally import Tally
 
 
-def outcomes(*, seed: int, num_trials: int) -> Iterator[trial.Outcome]:
+def outcomes(*, seed: int, num_trials: int, is_siege: bool = False) -> Iterator[trial.Outcome]:
     """Those of the seeds from `seed` on, on every core."""
+    run, chunk = (siege.run, 1) if is_siege else (trial.run, 4)
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(trial.run, range(seed, seed + num_trials), chunksize=4)
+        yield from pool.map(run, range(seed, seed + num_trials), chunksize=chunk)
 
 
 def main() -> int:
@@ -23,9 +24,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="virtual", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="the first one")
     parser.add_argument("--trials", type=int, default=1000, help="how many")
+    parser.add_argument("--siege", action="store_true", help="of a minute and a half each, not seconds")
     options = parser.parse_args()
     tally = Tally()
-    for outcome in outcomes(seed=options.seed, num_trials=options.trials):
+    for outcome in outcomes(seed=options.seed, num_trials=options.trials, is_siege=options.siege):
         tally.add(outcome)
         if outcome.problems:
             lines = [f"seed {outcome.seed}: {outcome.shape}", *outcome.schedule, *outcome.problems]

@@ -17,6 +17,7 @@ from chaos.service import EMPTY, FIRST_TOKEN, VOCAB_SIZE
 
 from hortator.scheduler.core.policies.registry import POLICY_NAMES
 from hortator.worker.engines.simulated.config import SimulatedConfig
+from virtual.loops import Process
 from virtual.stack import PORT, RANK_LOST, Member, Stack, gateway, scheduler, virtual_service, worker
 
 FAULTS_FROM_S, FAULTS_UNTIL_S = 1.5, 3.0
@@ -48,6 +49,8 @@ class Outcome:
     ended_at: float
     recovery_s: float
     """From the last fault, or the end of it, to the end of the last request."""
+    longest_wait_s: float
+    """Of any client for its next token, or the first."""
     ledger: Ledger
     problems: list[str] = field(default_factory=list)
     schedule: list[str] = field(default_factory=list)
@@ -65,7 +68,7 @@ def run(seed: int) -> Outcome:
             num_clients=rng.randint(3, 6),
             longest_tokens=LONGEST_TOKENS,
         )
-        trial = _Trial(stack, load, rng)
+        trial = Trial(stack, load, rng)
         return trial.run(seed, shape)
 
 
@@ -125,7 +128,9 @@ def build(stack: Stack, rng: random.Random) -> str:
     return f"{num_schedulers} schedulers, {roles}, {num_gateways} gateways, {policy}, {engine}"
 
 
-class _Trial:
+class Trial:
+    """A service under faults; each seed's schedule is one."""
+
     def __init__(self, stack: Stack, load: Load, rng: random.Random) -> None:
         self._stack = stack
         self._world = stack.world
@@ -147,8 +152,13 @@ class _Trial:
                 world.at(at + self._random.choice((0.0, 0.001, 0.02, 0.3)), self._fault)
         world.at(FAULTS_UNTIL_S, self._no_more)
         world.run(until=HEALED_AT_S, done=lambda: client.is_dead and not self._acting)
+        return self.judge(client, seed, shape, by_s=END_BY_S)
+
+    def judge(self, client: Process, seed: int, shape: str, *, by_s: float) -> Outcome:
+        """Let everything end, and look at what has not, and at what is left."""
+        world, load = self._world, self._load
         problems = []
-        if not world.run(until=END_BY_S, done=lambda: client.is_dead):
+        if not world.run(until=by_s, done=lambda: client.is_dead):
             problems += [
                 f"{asked.request_ids} has not ended: {asked.state}, {len(asked.token_ids)} of {asked.max_tokens}"
                 for asked in load.live
@@ -174,6 +184,7 @@ class _Trial:
             num_restarts=self._stack.num_restarts,
             ended_at=ended_at,
             recovery_s=max(ended_at - self._disturbed_at, 0.0),
+            longest_wait_s=load.longest_wait_s,
             ledger=self._ledger,
             problems=problems,
             schedule=self._schedule,

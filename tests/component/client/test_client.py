@@ -107,8 +107,32 @@ async def test_a_stream_that_breaks_goes_on_at_the_next_gateway(gateways, status
     assert first.resume_from_index == 0
     for other in others:
         assert other.resume_from_index in {5, 9}
+        assert bytes(other.prior_output_ids).decode() == OUTPUT[: other.resume_from_index]
         other.resume_from_index = 0
+        other.ClearField("prior_output_ids")
         assert other == first
+
+
+async def test_a_gateway_that_knows_nothing_of_brought_tokens_is_asked_without_them(gateways):
+    """One version older, it takes the request for another one under the same key."""
+    for gateway in gateways:
+        gateway.ends = [(5, grpc.StatusCode.UNAVAILABLE, {}), (5, grpc.StatusCode.INVALID_ARGUMENT, {})]
+    async with client_of(gateways[0]) as client:
+        assert await read(client) == OUTPUT
+    asked = [(r.resume_from_index, len(r.prior_output_ids)) for r in gateways[0].requests]
+    assert asked == [(0, 0), (5, 5), (5, 0)]
+
+
+async def test_a_request_that_is_wrong_stays_wrong(gateways):
+    gateways[0].ends = [
+        (5, grpc.StatusCode.UNAVAILABLE, {}),
+        *[(5, grpc.StatusCode.INVALID_ARGUMENT, {})] * 2,
+    ]
+    async with client_of(gateways[0]) as client:
+        with pytest.raises(GenerateError) as caught:
+            await read(client)
+    assert caught.value.status == "INVALID_ARGUMENT"
+    assert len(gateways[0].requests) == 3
 
 
 async def test_who_is_taken_over_by_an_older_call_of_its_own_asks_again(gateways):

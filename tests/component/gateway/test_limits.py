@@ -9,6 +9,7 @@ import time
 import grpc
 import grpc.aio
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from doubles.http2 import PREFACE, a_call_without_a_message
 from hortator.cli import api_key
@@ -133,6 +134,45 @@ async def test_clients_with_keys_are_told_apart_by_them(limited, wait_until, tmp
                 await cluster.read(call("hk_wrong", "ci"))
     first.cancel()
     second.cancel()
+
+
+async def test_calls_other_than_generate_count_too(limited, wait_until):
+    """A health watch stays open for as long as its client likes."""
+    cluster = await limited(max_calls_per_client=2)
+    options = (("grpc.use_local_subchannel_pool", 1),)
+    async with open_channel(cluster.gateway.address, options=options) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        watches = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(2)]
+        for watch in watches:
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        models = cluster.stub.ListModels
+        for call in (
+            health.Check(health_pb2.HealthCheckRequest()),
+            models(inference_pb2.ListModelsRequest()),
+            cluster.read(cluster.call()),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError, match=r"127\.0\.0\.1 has 2 calls open") as caught:
+                await call
+            details = details_of(caught.value)
+            assert (details.metadata, details.retry_after_s) == ({"limit": "max_calls_per_client"}, 1.0)
+        assert refusals(cluster, "max_calls_per_client") == 3
+        for watch in watches:
+            watch.cancel()
+
+        async def has_room() -> bool:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await health.Check(health_pb2.HealthCheckRequest())
+                return True
+            return False
+
+        for _ in range(100):
+            if await has_room():
+                break
+            await asyncio.sleep(0.02)
+        for _ in range(5):
+            await models(inference_pb2.ListModelsRequest())
+    let_go(cluster)
+    assert len((await cluster.generate(max_tokens=3)).token_ids) == 3
 
 
 async def test_calls_whose_request_never_comes_count_and_end(limited, wait_until):

@@ -69,6 +69,15 @@ def test_good_requests_pass(request_):
             {"resume_from_index": 5, "idempotency_key": "k", "sampling": ClientSampling(max_tokens=4)},
             "resume_from_index",
         ),
+        (
+            {"resume_from_index": 3, "idempotency_key": "k", "prior_output_ids": [1, 2]},
+            "prior_output_ids",
+        ),
+        ({"prior_output_ids": [1]}, "prior_output_ids"),
+        (
+            {"resume_from_index": 2, "idempotency_key": "k", "prior_output_ids": [1, 10**6]},
+            "prior_output_ids[1]",
+        ),
     ],
 )
 def test_bad_fields_are_named(fields, field):

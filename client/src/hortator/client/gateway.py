@@ -19,7 +19,7 @@ is told like everything else.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -104,6 +104,7 @@ class GatewayClient:
         latency_critical: bool = False,
         idempotency_key: str = "",
         resume_from_index: int = 0,
+        prior_output_ids: Sequence[int] = (),
         timeout_s: float | None = None,
     ) -> AsyncGenerator[Delta | Completion, None]:
         """Stream one generation.
@@ -117,6 +118,8 @@ class GatewayClient:
             latency_critical: bypass every voluntary hold.
             idempotency_key: a retry with the same key reads the same generation.
             resume_from_index: first output token that is still needed; with a key only.
+            prior_output_ids: the output tokens before that: all of them, or none. With them, what nobody runs
+                any more goes on after them instead of beginning again.
             timeout_s: deadline for the whole generation; None is none.
 
         Raises:
@@ -132,6 +135,7 @@ class GatewayClient:
             else inference_pb2.LATENCY_CLASS_STANDARD,
             idempotency_key=idempotency_key,
             resume_from_index=resume_from_index,
+            prior_output_ids=prior_output_ids,
         )
         set_prompt(request, prompt)
         call = self._stub.Generate(request, timeout=timeout_s, metadata=self.access.metadata())

@@ -1,9 +1,9 @@
 """Generations that outlive their gateway.
 
 A generation has an idempotency key, made here if the caller brings none. When its call breaks, the same
-request is made again at the next address, with the same key and the index of the first token that is still
-missing. The gateway there goes on with what runs, or starts it again once that has ended; either way every
-token position comes once, in order.
+request is made again at the next address, with the same key, the index of the first token that is still
+missing and the tokens before it. The gateway there goes on with what runs or, once that has ended, after the
+tokens that it was brought; either way every token position comes once, in order.
 
 What is tried again: calls that broke (UNAVAILABLE, CANCELLED), for `retry_for_s` from the first failure to
 the next token; and a call that an older one of ours has taken over (ABORTED), as it may when a scheduler that
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from array import array
 from collections.abc import AsyncGenerator, Sequence
 from itertools import count
 from types import TracebackType
@@ -32,6 +33,7 @@ MAX_PAUSE_S = 1.0
 
 _BROKEN = frozenset({"UNAVAILABLE", "CANCELLED"})
 _TAKEN_OVER = "ABORTED"
+_INVALID = "INVALID_ARGUMENT"
 
 
 class Client:
@@ -104,7 +106,8 @@ class Client:
             was_answered=self._was_answered,
         )
         key = idempotency_key or secrets.token_hex(16)
-        num_tokens = 0
+        token_ids = array("I")
+        brings_tokens = True
         first = next(self._calls)
         for number in count(first):
             gateway = self._gateways[number % len(self._gateways)]
@@ -116,7 +119,8 @@ class Client:
                 tenant=tenant,
                 latency_critical=latency_critical,
                 idempotency_key=key,
-                resume_from_index=num_tokens,
+                resume_from_index=len(token_ids),
+                prior_output_ids=token_ids if brings_tokens else (),
                 timeout_s=tries.rest_s(),
             )
             try:
@@ -126,10 +130,14 @@ class Client:
                     if isinstance(event, Completion):
                         yield event
                         return
-                    num_tokens = event.token_index + len(event.token_ids)
+                    token_ids.extend(event.token_ids)
                     yield event
             except GenerateError as error:
-                pause_s = tries.pause_after(error)
+                if token_ids and brings_tokens and error.status == _INVALID:
+                    brings_tokens = False  # an older gateway takes it for another request under the same key
+                    pause_s = 0.0
+                else:
+                    pause_s = tries.pause_after(error)
             finally:
                 await events.aclose()
             await asyncio.sleep(pause_s)

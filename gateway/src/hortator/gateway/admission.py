@@ -96,6 +96,7 @@ class Admission:
                 return known
         self._check_room()
         generation = self._generation(request, token_ids, max_tokens, fingerprint, accepted_at, deadline_at)
+        self._bring(request, generation)
         subscriber = generation.subscribe(request.resume_from_index)
         self._driver.start(generation)
         return generation, subscriber
@@ -135,11 +136,27 @@ class Admission:
         if goes_on:
             self._check_room()
         subscriber = generation.subscribe(request.resume_from_index)
+        generation.asked_at = now
         if goes_on:
             # Under another name: what had this one may have been followed by another gateway's request since.
             generation.facts = replace(generation.facts, request_id=next(self._ids))
+            self._bring(request, generation)
             self._driver.resume(generation, deadline_at=deadline_at)
         return generation, subscriber
+
+    def _bring(self, request: ClientRequest, generation: Generation) -> None:
+        """Go on after the tokens that the client has, unless they are too many to prefill."""
+        limits, brought = self.limits, request.prior_output_ids
+        num_tokens = len(generation.facts.prompt_token_ids) + len(brought)
+        if (
+            limits.chunk_budget_tokens
+            and not limits.chunked_prefill
+            and num_tokens > limits.chunk_budget_tokens
+        ):
+            return
+        if brought and brought[-1] in request.sampling.stop_token_ids:
+            brought = brought[:-1]  # only a worker knows whether that was the end
+        generation.machine.bring(brought)
 
     async def _tokenize(self, request: ClientRequest) -> array[int]:
         match request.prompt:

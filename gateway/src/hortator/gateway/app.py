@@ -151,7 +151,10 @@ async def run_gateway(
         credentials=transport.server_credentials()
         if asks_for_certificates
         else transport.public_credentials(),
-        interceptors=transport.interceptors(CALLERS) if asks_for_certificates else (),
+        interceptors=(
+            service.counting_others(),
+            *(transport.interceptors(CALLERS) if asks_for_certificates else ()),
+        ),
         limits=settings.server_limits,
     )
     pulse = LoopPulse()

@@ -65,6 +65,7 @@ class ClientRequest:
     latency_critical: bool = False
     idempotency_key: str = ""
     resume_from_index: int = 0
+    prior_output_ids: Sequence[int] = ()
 
     @property
     def needs_tokenizer(self) -> bool:

@@ -107,6 +107,7 @@ def client_request(message: inference_pb2.GenerateRequest) -> ClientRequest:
         latency_critical=message.latency_class == inference_pb2.LATENCY_CLASS_CRITICAL,
         idempotency_key=message.idempotency_key,
         resume_from_index=message.resume_from_index,
+        prior_output_ids=list(message.prior_output_ids),
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -47,6 +48,7 @@ from hortator.gateway.ports import SchedulerPort, WorkerPort
 from hortator.gateway.request import GAP, State
 
 SWEEP_INTERVAL_S = 0.25
+MIN_AGE_S = 1e-6
 
 
 class Driver:
@@ -147,6 +149,7 @@ class Driver:
         self._hold(generation)
         self._metrics.prompt_tokens.inc(len(generation.facts.prompt_token_ids))
         self._run(generation, generation.machine.accepted())
+        self._show_brought(generation)
 
     def resume(self, generation: Generation, *, deadline_at: float | None) -> None:
         """A client came back for a request that had ended early: go on."""
@@ -157,6 +160,7 @@ class Driver:
             self._streaming(1)
         self._hold(generation)
         self._run(generation, generation.machine.resumed())
+        self._show_brought(generation)
 
     def end_early(self, generation: Generation, error: GatewayError) -> None:
         """Nobody wants the rest: free everything."""
@@ -270,6 +274,11 @@ class Driver:
         if generation.facts.idempotency_key:
             self._keyed.add(generation)
 
+    def _show_brought(self, generation: Generation) -> None:
+        """What a client brought is output like any other: its text, and the stop strings in it."""
+        if generation.end is None:
+            self._flush(generation, self._loop.time())
+
     def _streaming(self, change: int) -> None:
         self._num_streaming += change
         self._coalescer.streams_changed(self._num_streaming)
@@ -353,7 +362,31 @@ class Driver:
                 case Complete(finish):
                     self._complete(generation, finish)
                 case Fail(error):
-                    self._fail(generation, error)
+                    if not self._comes_back(generation, error):
+                        self._fail(generation, error)
+
+    def _comes_back(self, generation: Generation, error: GatewayError) -> bool:
+        """Taken over while a client reads it: by a newer call, or an older one that a leader heard of last.
+
+        The scheduler finds out which from those that come back: each may do so once in an epoch.
+        """
+        epoch = self._scheduler.epoch
+        if (
+            error.kind is not ErrorKind.TAKEN_OVER
+            or not generation.subscribers
+            or generation.came_back_in == epoch
+        ):
+            return False
+        generation.came_back_in = epoch
+        old_id = generation.facts.request_id
+        new_id = f"{old_id.partition('@')[0]}@{epoch:x}"  # whoever has taken it over may know the old name
+        del self._generations[old_id]
+        self._turned_away_at.pop(old_id, None)
+        generation.facts = replace(generation.facts, request_id=new_id)
+        self._generations[new_id] = generation
+        self._log.info("announced again after it was taken over", request_id=new_id, was=old_id)
+        self._run(generation, generation.machine.resumed())
+        return True
 
     def _announce(self, generation: Generation, action: Announce) -> None:
         if action.replacement is not None:
@@ -392,6 +425,7 @@ class Driver:
             timeout_s=0.0 if deadline_at is None else max(deadline_at - now, 0.001),
             claim=facts.claim,
             is_resumed=generation.resumed_from_index > 0,
+            age_s=max(now - generation.asked_at, MIN_AGE_S) if generation.came_back_in else 0.0,
         )
 
     def _submit(

@@ -59,6 +59,8 @@ class Generation:
         "_new_output_text",
         "accepted_at",
         "announced_at",
+        "asked_at",
+        "came_back_in",
         "deadline_at",
         "end",
         "ended_at",
@@ -103,6 +105,10 @@ class Generation:
         self._new_output_text = new_output_text
         self.output_text = None if new_output_text is None else new_output_text()
         self.accepted_at = accepted_at
+        self.asked_at = accepted_at
+        """Loop time of the newest call for it."""
+        self.came_back_in = 0
+        """The last epoch in which it was announced again after it had been taken over."""
         self.deadline_at = deadline_at
         self.resumed_from_index = resumed_from_index
         self.announced_at: float | None = None

@@ -35,6 +35,7 @@ class SchedulerPort(Protocol):
         timeout_s: float,
         claim: Claim,
         is_resumed: bool,
+        age_s: float,
     ) -> None:
         """A request wants a placement; `timeout_s` counts from now, 0 is none."""
         ...

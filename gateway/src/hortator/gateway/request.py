@@ -128,6 +128,11 @@ class RequestMachine:
         self._refusals = 0
 
     @property
+    def is_whole(self) -> bool:
+        """Whether all tokens are here."""
+        return len(self.output_ids) >= self._max_tokens
+
+    @property
     def target(self) -> WorkerTarget | None:
         """The worker that runs the current attempt; None while nobody does."""
         return None if self._placement is None else self._placement.target
@@ -140,8 +145,14 @@ class RequestMachine:
 
     # --- the scheduler's side -------------------------------------------------------------------------
 
+    def bring(self, output_ids: Sequence[int]) -> None:
+        """The client has these already, from another gateway. Before `accepted` or `resumed` only."""
+        self.output_ids.extend(output_ids[len(self.output_ids) : self._max_tokens])
+
     def accepted(self) -> list[Action]:
         """The client's request is in."""
+        if self.output_ids and self.is_whole:
+            return self._completed(Finish.LENGTH)
         return [self._announcement()]
 
     def scheduler_connected(self) -> list[Action]:
@@ -367,7 +378,7 @@ class RequestMachine:
         self._note_cached(completion)
         self._placement = None
         self._kv_source = completion.kv_source
-        if len(self.output_ids) >= self._max_tokens:
+        if self.is_whole:
             return [*self._freed(), *self._completed(Finish.LENGTH)]
         self.state = State.TRANSFERRING
         return [self._decode_announcement()]
@@ -389,7 +400,7 @@ class RequestMachine:
 
     def _replaced(self, why: Replacement) -> list[Action]:
         """Back to WAITING under a new attempt, unless all tokens are here already."""
-        if len(self.output_ids) >= self._max_tokens:  # only the worker's last word was lost
+        if self.is_whole:  # only the worker's last word was lost
             return self._completed(Finish.LENGTH)
         self.attempt += 1
         self.num_replacements += 1

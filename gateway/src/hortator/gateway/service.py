@@ -18,6 +18,7 @@ from hortator.gateway.errors import ErrorKind, GatewayError, over_limit
 from hortator.gateway.generation import Generation, News, Subscriber
 from hortator.gateway.metrics import GatewayMetrics
 from hortator.gateway.open_calls import CallLimits, OpenCall, OpenCalls, client_at
+from hortator.gateway.other_calls import OtherCalls
 from hortator.rpc.inference.v1 import inference_pb2
 from hortator.runtime.rpc_errors import FieldViolation, abort
 
@@ -100,6 +101,12 @@ class InferenceService:
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, methods),))
         server.add_registered_method_handlers(SERVICE_NAME, methods)
+
+    def counting_others(self) -> OtherCalls:
+        """Counts what a server is called for besides Generate."""
+        return OtherCalls(
+            self._open_calls, counts_itself=f"/{SERVICE_NAME}/Generate", refuse=self._refuse_other
+        )
 
     @property
     def num_calls(self) -> int:
@@ -215,6 +222,10 @@ class InferenceService:
             self._metrics.limit_refusals.labels(limit=error.limit).inc()
         await _abort(context, error)
 
+    async def _refuse_other(self, context: _Context, error: GatewayError) -> None:
+        self._metrics.limit_refusals.labels(limit=error.limit).inc()
+        await _abort(context, error)
+
     async def _stream(
         self, generation: Generation, subscriber: Subscriber, context: _Context, call: OpenCall
     ) -> News | None:
@@ -252,6 +263,7 @@ def _fingerprint(request: inference_pb2.GenerateRequest) -> bytes:
     plain = inference_pb2.GenerateRequest()
     plain.CopyFrom(request)
     plain.resume_from_index = 0
+    plain.ClearField("prior_output_ids")
     return blake2b(plain.SerializeToString(deterministic=True), digest_size=16).digest()
 
 

@@ -57,6 +57,7 @@ def check_request(request: ClientRequest, limits: Limits) -> None:
             *_prompt_violations(request, limits),
             *_sampling_violations(request.sampling, limits),
             *_other_violations(request),
+            *_unknown_tokens("prior_output_ids", request.prior_output_ids, limits),
         ]
     )
 
@@ -143,10 +144,15 @@ def _prompt_violations(request: ClientRequest, limits: Limits) -> Iterator[Field
         case TokenPrompt(token_ids=token_ids):
             if not token_ids:
                 yield FieldViolation(field="prompt", description="must not be empty")
-            elif limits.vocab_size and max(token_ids) >= limits.vocab_size:
-                index, token_id = next((i, t) for i, t in enumerate(token_ids) if t >= limits.vocab_size)
-                description = f"{token_id} is not a token (vocabulary size: {limits.vocab_size})"
-                yield FieldViolation(field=f"tokens.token_ids[{index}]", description=description)
+            else:
+                yield from _unknown_tokens("tokens.token_ids", token_ids, limits)
+
+
+def _unknown_tokens(field: str, token_ids: Sequence[int], limits: Limits) -> Iterator[FieldViolation]:
+    if token_ids and limits.vocab_size and max(token_ids) >= limits.vocab_size:
+        index, token_id = next((i, t) for i, t in enumerate(token_ids) if t >= limits.vocab_size)
+        description = f"{token_id} is not a token (vocabulary size: {limits.vocab_size})"
+        yield FieldViolation(field=f"{field}[{index}]", description=description)
 
 
 def _sampling_violations(sampling: ClientSampling, limits: Limits) -> Iterator[FieldViolation]:
@@ -193,3 +199,9 @@ def _other_violations(request: ClientRequest) -> Iterator[FieldViolation]:
     if request.resume_from_index and max_tokens is not None and request.resume_from_index > max_tokens:
         description = f"{request.resume_from_index} is beyond max_tokens {max_tokens}"
         yield FieldViolation(field="resume_from_index", description=description)
+    num_prior = len(request.prior_output_ids)
+    if num_prior and num_prior != request.resume_from_index:
+        description = (
+            f"{num_prior} tokens (allowed: none, or all {request.resume_from_index} before resume_from_index)"
+        )
+        yield FieldViolation(field="prior_output_ids", description=description)

@@ -57,7 +57,7 @@ class AllowedCallers(grpc.aio.ServerInterceptor):
                 self._log.warning("call refused", method=method, why=refusal, peer=context.peer())
                 await context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal)
 
-        return _checked(handler, check)
+        return checked(handler, check)
 
     def refusal(self, auth_context: Mapping[str, Any], method: str, allowed: frozenset[str]) -> str:
         """Why the caller may not call, in one line; "": it may."""
@@ -82,7 +82,7 @@ def _caller(auth_context: Mapping[str, Any]) -> Identity | None:
     return None
 
 
-def _checked(handler: _Handler, check: Callable[[_Context], Awaitable[None]]) -> _Handler:
+def checked(handler: _Handler, check: Callable[[_Context], Awaitable[None]]) -> _Handler:
     """The same method, which calls `check` before anything else."""
     codec = {
         "request_deserializer": handler.request_deserializer,

@@ -156,6 +156,7 @@ def _announcement(message: pb.Announcement, gateway_id: str, now: float) -> Even
         key=_hash(message.key_hash, "announcement.key_hash"),
         fingerprint=_hash(message.request_hash, "announcement.request_hash"),
         is_resumed=message.is_resumed and bool(message.key_hash),
+        asked_at=now - _seconds(message.age_s, "announcement.age_s") if message.age_s else None,
     )
 
 

@@ -98,6 +98,28 @@ def test_who_waits_for_a_placement_loses_it_to_the_newer_claim(machine):
     assert [request.request_id for request in s.machine.waiting] == ["new"]
 
 
+def test_who_was_taken_over_by_an_older_call_comes_back_and_goes_on(machine):
+    """A new leader heard of the older one last, and long after it was announced."""
+    s = machine()
+    s.arrive("newer", gateway_id="g2", now=5.0, **KEYED)
+    (command,) = retry(s, "older", now=5.1, gateway="g1")
+    assert (command.request_id, command.reason) == ("newer", RejectReason.TAKEN_OVER)
+    (command,) = retry(s, "newer, again", now=5.2, asked_at=4.0)
+    assert (command.request_id, command.reason) == ("older", RejectReason.TAKEN_OVER)
+    (command,) = retry(s, "older, again", now=5.3, gateway="g1", asked_at=1.0)
+    assert (command.request_id, command.reason) == ("older, again", RejectReason.TAKEN_OVER)
+    assert [request.request_id for request in s.machine.waiting] == ["newer, again"]
+
+
+def test_who_was_taken_over_by_a_newer_call_comes_back_for_a_moment(placed):
+    """It cannot know which of them is older; the other one can say so, and nothing is generated twice."""
+    retry(placed)
+    assert retry(placed, "old, again", now=2.1, gateway="g2", asked_at=1.0) == [attach("old, again")]
+    assert retry(placed, "new, again", now=2.2, asked_at=2.0) == [attach("new, again")]
+    (command,) = retry(placed, "old, too often", now=2.3, asked_at=1.0)
+    assert (command.request_id, command.reason) == ("old, too often", RejectReason.TAKEN_OVER)
+
+
 def test_a_later_attempt_does_not_take_the_key_back(placed):
     """Its client has gone to the other gateway."""
     retry(placed)

@@ -184,6 +184,7 @@ class SchedulerClient:
         timeout_s: float,
         claim: Claim = NO_CLAIM,
         is_resumed: bool = False,
+        age_s: float = 0.0,
     ) -> None:
         """A request wants a placement; `timeout_s` counts from now, 0 is none."""
         if not self.is_connected:
@@ -201,6 +202,7 @@ class SchedulerClient:
             key_hash=claim.key_hash,
             request_hash=claim.request_hash,
             is_resumed=is_resumed,
+            age_s=age_s,
         )
         self._put(scheduling_pb2.GatewayEvent(announcement=announcement))
 

@@ -33,6 +33,8 @@ class RequestArrived:
     """Digest of the whole request: what the key stands for."""
     is_resumed: bool = False
     """Its client has tokens of it already, from another gateway."""
+    asked_at: float | None = None
+    """It was taken over while its client was still there, who asked then; None: it was not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,9 @@ its worker keeps an *orphan* for a while. So a key leads to
 Rules:
 
 1. A claim is the first attempt of a request. It takes the key from an older holder, if both ask for the same.
+   Which is older it cannot know at first, as it hears of them in any order: the last one takes it. Whoever
+   lost it while its client was still there comes back, and says for how long that has asked; of two such
+   the newer one has it.
 2. A claim that cannot attach is *fenced*: it is held until every worker with a leftover has said that nothing
    is there any more, or is lost. So two gateways never have a live attempt each.
 3. A later attempt of the same request is not fenced: its gateway takes no tokens of the one before, which is

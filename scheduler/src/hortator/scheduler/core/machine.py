@@ -258,6 +258,7 @@ class SchedulerMachine:
             deadline_at=event.deadline_at,
             key=event.key,
             fingerprint=event.fingerprint,
+            asked_at=event.asked_at,
         )
         self._remember(request)
         if self._settle(request, now):
@@ -608,7 +609,9 @@ class SchedulerMachine:
             return RejectReason.KEY_REUSED, "the idempotency key was used with another request"
         if holder is None:
             return None
-        if event.attempt:
+        asked_at, holder_asked_at = event.asked_at, holder.asked_at
+        is_older = asked_at is not None and holder_asked_at is not None and asked_at < holder_asked_at
+        if event.attempt or is_older:
             return RejectReason.TAKEN_OVER, _TAKEN_OVER
         if holder.status in {RequestStatus.WAITING, RequestStatus.FENCED}:
             self._reject(holder, RejectReason.TAKEN_OVER, _TAKEN_OVER)

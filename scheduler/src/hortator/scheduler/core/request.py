@@ -31,6 +31,7 @@ class RequestState:
 
     __slots__ = (
         "arrived_at",
+        "asked_at",
         "attempt",
         "batch_id",
         "block_hashes",
@@ -73,6 +74,7 @@ class RequestState:
         deadline_at: float | None = None,
         key: str = "",
         fingerprint: str = "",
+        asked_at: float | None = None,
     ) -> None:
         self.request_id = request_id
         self.attempt = attempt
@@ -89,6 +91,7 @@ class RequestState:
         self.fingerprint = fingerprint
         self.is_attached = False  # to what ran under its key already
         self.arrived_at = now
+        self.asked_at = asked_at  # by its client, if it was taken over once and came back
         self.waiting_since = now
         self.seq = seq  # order of arrival; breaks every tie
         self.carried = 0  # releases that considered the request and passed it over

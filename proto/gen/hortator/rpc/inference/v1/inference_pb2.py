@@ -24,43 +24,43 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)hortator/rpc/inference/v1/inference.proto\x12\x19hortator.rpc.inference.v1\"\x82\x03\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x35\n\x04\x63hat\x18\x03 \x01(\x0b\x32%.hortator.rpc.inference.v1.ChatPromptH\x00\x12\x38\n\x06tokens\x18\x04 \x01(\x0b\x32&.hortator.rpc.inference.v1.TokenPromptH\x00\x12?\n\x08sampling\x18\x05 \x01(\x0b\x32-.hortator.rpc.inference.v1.SamplingParameters\x12\x10\n\x08priority\x18\x06 \x01(\x05\x12\x0e\n\x06tenant\x18\x07 \x01(\t\x12>\n\rlatency_class\x18\x08 \x01(\x0e\x32\'.hortator.rpc.inference.v1.LatencyClass\x12\x17\n\x0fidempotency_key\x18\t \x01(\t\x12\x19\n\x11resume_from_index\x18\n \x01(\rB\x08\n\x06prompt\"F\n\nChatPrompt\x12\x38\n\x08messages\x18\x01 \x03(\x0b\x32&.hortator.rpc.inference.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\" \n\x0bTokenPrompt\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"\xda\x01\n\x12SamplingParameters\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x12\n\nmin_tokens\x18\x02 \x01(\r\x12\x13\n\x0btemperature\x18\x03 \x01(\x02\x12\x12\n\x05top_p\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12\r\n\x05top_k\x18\x05 \x01(\r\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x08 \x03(\r\x12\x12\n\nignore_eos\x18\t \x01(\x08\x42\r\n\x0b_max_tokensB\x08\n\x06_top_p\"\x9f\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x31\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32 .hortator.rpc.inference.v1.DeltaH\x00\x12;\n\ncompletion\x18\x03 \x01(\x0b\x32%.hortator.rpc.inference.v1.CompletionH\x00\x42\x07\n\x05\x65vent\"=\n\x05\x44\x65lta\x12\x13\n\x0btoken_index\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\"\xe3\x01\n\nCompletion\x12>\n\rfinish_reason\x18\x01 \x01(\x0e\x32\'.hortator.rpc.inference.v1.FinishReason\x12/\n\x05usage\x18\x02 \x01(\x0b\x32 .hortator.rpc.inference.v1.Usage\x12\x33\n\x07timings\x18\x03 \x01(\x0b\x32\".hortator.rpc.inference.v1.Timings\x12/\n\x05\x64\x65lta\x18\x04 \x01(\x0b\x32 .hortator.rpc.inference.v1.Delta\"_\n\x05Usage\x12\x19\n\x11num_prompt_tokens\x18\x01 \x01(\r\x12 \n\x18num_cached_prompt_tokens\x18\x02 \x01(\r\x12\x19\n\x11num_output_tokens\x18\x03 \x01(\r\"g\n\x07Timings\x12\x0e\n\x06ttft_s\x18\x01 \x01(\x01\x12\r\n\x05\x65\x32\x65_s\x18\x02 \x01(\x01\x12\x0e\n\x06hold_s\x18\x03 \x01(\x01\x12\x13\n\x0b\x66irst_gap_s\x18\x04 \x01(\x01\x12\x18\n\x10num_replacements\x18\x05 \x01(\r\"\x13\n\x11ListModelsRequest\"F\n\x12ListModelsResponse\x12\x30\n\x06models\x18\x01 \x03(\x0b\x32 .hortator.rpc.inference.v1.Model\"F\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1b\n\x13max_sequence_tokens\x18\x02 \x01(\r\x12\x12\n\nvocab_size\x18\x03 \x01(\r*e\n\x0cLatencyClass\x12\x1d\n\x19LATENCY_CLASS_UNSPECIFIED\x10\x00\x12\x1a\n\x16LATENCY_CLASS_STANDARD\x10\x01\x12\x1a\n\x16LATENCY_CLASS_CRITICAL\x10\x02*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xe4\x01\n\x10InferenceService\x12\x65\n\x08Generate\x12*.hortator.rpc.inference.v1.GenerateRequest\x1a+.hortator.rpc.inference.v1.GenerateResponse0\x01\x12i\n\nListModels\x12,.hortator.rpc.inference.v1.ListModelsRequest\x1a-.hortator.rpc.inference.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)hortator/rpc/inference/v1/inference.proto\x12\x19hortator.rpc.inference.v1\"\x9c\x03\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x35\n\x04\x63hat\x18\x03 \x01(\x0b\x32%.hortator.rpc.inference.v1.ChatPromptH\x00\x12\x38\n\x06tokens\x18\x04 \x01(\x0b\x32&.hortator.rpc.inference.v1.TokenPromptH\x00\x12?\n\x08sampling\x18\x05 \x01(\x0b\x32-.hortator.rpc.inference.v1.SamplingParameters\x12\x10\n\x08priority\x18\x06 \x01(\x05\x12\x0e\n\x06tenant\x18\x07 \x01(\t\x12>\n\rlatency_class\x18\x08 \x01(\x0e\x32\'.hortator.rpc.inference.v1.LatencyClass\x12\x17\n\x0fidempotency_key\x18\t \x01(\t\x12\x19\n\x11resume_from_index\x18\n \x01(\r\x12\x18\n\x10prior_output_ids\x18\x0b \x03(\rB\x08\n\x06prompt\"F\n\nChatPrompt\x12\x38\n\x08messages\x18\x01 \x03(\x0b\x32&.hortator.rpc.inference.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\" \n\x0bTokenPrompt\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"\xda\x01\n\x12SamplingParameters\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x12\n\nmin_tokens\x18\x02 \x01(\r\x12\x13\n\x0btemperature\x18\x03 \x01(\x02\x12\x12\n\x05top_p\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12\r\n\x05top_k\x18\x05 \x01(\r\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x08 \x03(\r\x12\x12\n\nignore_eos\x18\t \x01(\x08\x42\r\n\x0b_max_tokensB\x08\n\x06_top_p\"\x9f\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x31\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32 .hortator.rpc.inference.v1.DeltaH\x00\x12;\n\ncompletion\x18\x03 \x01(\x0b\x32%.hortator.rpc.inference.v1.CompletionH\x00\x42\x07\n\x05\x65vent\"=\n\x05\x44\x65lta\x12\x13\n\x0btoken_index\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\"\xe3\x01\n\nCompletion\x12>\n\rfinish_reason\x18\x01 \x01(\x0e\x32\'.hortator.rpc.inference.v1.FinishReason\x12/\n\x05usage\x18\x02 \x01(\x0b\x32 .hortator.rpc.inference.v1.Usage\x12\x33\n\x07timings\x18\x03 \x01(\x0b\x32\".hortator.rpc.inference.v1.Timings\x12/\n\x05\x64\x65lta\x18\x04 \x01(\x0b\x32 .hortator.rpc.inference.v1.Delta\"_\n\x05Usage\x12\x19\n\x11num_prompt_tokens\x18\x01 \x01(\r\x12 \n\x18num_cached_prompt_tokens\x18\x02 \x01(\r\x12\x19\n\x11num_output_tokens\x18\x03 \x01(\r\"g\n\x07Timings\x12\x0e\n\x06ttft_s\x18\x01 \x01(\x01\x12\r\n\x05\x65\x32\x65_s\x18\x02 \x01(\x01\x12\x0e\n\x06hold_s\x18\x03 \x01(\x01\x12\x13\n\x0b\x66irst_gap_s\x18\x04 \x01(\x01\x12\x18\n\x10num_replacements\x18\x05 \x01(\r\"\x13\n\x11ListModelsRequest\"F\n\x12ListModelsResponse\x12\x30\n\x06models\x18\x01 \x03(\x0b\x32 .hortator.rpc.inference.v1.Model\"F\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1b\n\x13max_sequence_tokens\x18\x02 \x01(\r\x12\x12\n\nvocab_size\x18\x03 \x01(\r*e\n\x0cLatencyClass\x12\x1d\n\x19LATENCY_CLASS_UNSPECIFIED\x10\x00\x12\x1a\n\x16LATENCY_CLASS_STANDARD\x10\x01\x12\x1a\n\x16LATENCY_CLASS_CRITICAL\x10\x02*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xe4\x01\n\x10InferenceService\x12\x65\n\x08Generate\x12*.hortator.rpc.inference.v1.GenerateRequest\x1a+.hortator.rpc.inference.v1.GenerateResponse0\x01\x12i\n\nListModels\x12,.hortator.rpc.inference.v1.ListModelsRequest\x1a-.hortator.rpc.inference.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hortator.rpc.inference.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LATENCYCLASS']._serialized_start=1656
-  _globals['_LATENCYCLASS']._serialized_end=1757
-  _globals['_FINISHREASON']._serialized_start=1759
-  _globals['_FINISHREASON']._serialized_end=1854
+  _globals['_LATENCYCLASS']._serialized_start=1682
+  _globals['_LATENCYCLASS']._serialized_end=1783
+  _globals['_FINISHREASON']._serialized_start=1785
+  _globals['_FINISHREASON']._serialized_end=1880
   _globals['_GENERATEREQUEST']._serialized_start=73
-  _globals['_GENERATEREQUEST']._serialized_end=459
-  _globals['_CHATPROMPT']._serialized_start=461
-  _globals['_CHATPROMPT']._serialized_end=531
-  _globals['_CHATMESSAGE']._serialized_start=533
-  _globals['_CHATMESSAGE']._serialized_end=577
-  _globals['_TOKENPROMPT']._serialized_start=579
-  _globals['_TOKENPROMPT']._serialized_end=611
-  _globals['_SAMPLINGPARAMETERS']._serialized_start=614
-  _globals['_SAMPLINGPARAMETERS']._serialized_end=832
-  _globals['_GENERATERESPONSE']._serialized_start=835
-  _globals['_GENERATERESPONSE']._serialized_end=994
-  _globals['_DELTA']._serialized_start=996
-  _globals['_DELTA']._serialized_end=1057
-  _globals['_COMPLETION']._serialized_start=1060
-  _globals['_COMPLETION']._serialized_end=1287
-  _globals['_USAGE']._serialized_start=1289
-  _globals['_USAGE']._serialized_end=1384
-  _globals['_TIMINGS']._serialized_start=1386
-  _globals['_TIMINGS']._serialized_end=1489
-  _globals['_LISTMODELSREQUEST']._serialized_start=1491
-  _globals['_LISTMODELSREQUEST']._serialized_end=1510
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1512
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1582
-  _globals['_MODEL']._serialized_start=1584
-  _globals['_MODEL']._serialized_end=1654
-  _globals['_INFERENCESERVICE']._serialized_start=1857
-  _globals['_INFERENCESERVICE']._serialized_end=2085
+  _globals['_GENERATEREQUEST']._serialized_end=485
+  _globals['_CHATPROMPT']._serialized_start=487
+  _globals['_CHATPROMPT']._serialized_end=557
+  _globals['_CHATMESSAGE']._serialized_start=559
+  _globals['_CHATMESSAGE']._serialized_end=603
+  _globals['_TOKENPROMPT']._serialized_start=605
+  _globals['_TOKENPROMPT']._serialized_end=637
+  _globals['_SAMPLINGPARAMETERS']._serialized_start=640
+  _globals['_SAMPLINGPARAMETERS']._serialized_end=858
+  _globals['_GENERATERESPONSE']._serialized_start=861
+  _globals['_GENERATERESPONSE']._serialized_end=1020
+  _globals['_DELTA']._serialized_start=1022
+  _globals['_DELTA']._serialized_end=1083
+  _globals['_COMPLETION']._serialized_start=1086
+  _globals['_COMPLETION']._serialized_end=1313
+  _globals['_USAGE']._serialized_start=1315
+  _globals['_USAGE']._serialized_end=1410
+  _globals['_TIMINGS']._serialized_start=1412
+  _globals['_TIMINGS']._serialized_end=1515
+  _globals['_LISTMODELSREQUEST']._serialized_start=1517
+  _globals['_LISTMODELSREQUEST']._serialized_end=1536
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1538
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1608
+  _globals['_MODEL']._serialized_start=1610
+  _globals['_MODEL']._serialized_end=1680
+  _globals['_INFERENCESERVICE']._serialized_start=1883
+  _globals['_INFERENCESERVICE']._serialized_end=2111
 # @@protoc_insertion_point(module_scope)

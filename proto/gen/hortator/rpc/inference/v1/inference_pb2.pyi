@@ -71,6 +71,7 @@ class GenerateRequest(_message.Message):
     LATENCY_CLASS_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     RESUME_FROM_INDEX_FIELD_NUMBER: _builtins.int
+    PRIOR_OUTPUT_IDS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Served model name; empty means the only one."""
     text: _builtins.str
@@ -89,6 +90,12 @@ class GenerateRequest(_message.Message):
     def tokens(self) -> Global___TokenPrompt: ...
     @_builtins.property
     def sampling(self) -> Global___SamplingParameters: ...
+    @_builtins.property
+    def prior_output_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The output tokens before resume_from_index: all of them, or none. With them, what nobody runs any more
+        goes on after them; without them it is generated again from the first token.
+        """
+
     def __init__(
         self,
         *,
@@ -102,10 +109,11 @@ class GenerateRequest(_message.Message):
         latency_class: Global___LatencyClass.ValueType = ...,
         idempotency_key: _builtins.str = ...,
         resume_from_index: _builtins.int = ...,
+        prior_output_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "prompt", b"prompt", "sampling", b"sampling", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "idempotency_key", b"idempotency_key", "latency_class", b"latency_class", "model", b"model", "priority", b"priority", "prompt", b"prompt", "resume_from_index", b"resume_from_index", "sampling", b"sampling", "tenant", b"tenant", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "idempotency_key", b"idempotency_key", "latency_class", b"latency_class", "model", b"model", "prior_output_ids", b"prior_output_ids", "priority", b"priority", "prompt", b"prompt", "resume_from_index", b"resume_from_index", "sampling", b"sampling", "tenant", b"tenant", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "chat", "tokens"]  # noqa: Y015
     _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015

@@ -277,6 +277,7 @@ class Announcement(_message.Message):
     KEY_HASH_FIELD_NUMBER: _builtins.int
     REQUEST_HASH_FIELD_NUMBER: _builtins.int
     IS_RESUMED_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     attempt: _builtins.int
     """Grows by one at every placement after a failure."""
@@ -295,6 +296,10 @@ class Announcement(_message.Message):
     """Digest of the whole request: the same key must not mean something else."""
     is_resumed: _builtins.bool
     """The client has tokens of it already, from another gateway."""
+    age_s: _builtins.float
+    """It was taken over while its client was still there, who asked so many seconds ago: of two such requests
+    under a key the newer one goes on. 0: it was not.
+    """
     @_builtins.property
     def block_hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Salted chained 64-bit hashes of full prompt blocks."""
@@ -314,10 +319,11 @@ class Announcement(_message.Message):
         key_hash: _builtins.bytes = ...,
         request_hash: _builtins.bytes = ...,
         is_resumed: _builtins.bool = ...,
+        age_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "block_hashes", b"block_hashes", "is_resumed", b"is_resumed", "key_hash", b"key_hash", "latency_critical", b"latency_critical", "max_output_tokens", b"max_output_tokens", "num_prompt_tokens", b"num_prompt_tokens", "priority", b"priority", "request_hash", b"request_hash", "request_id", b"request_id", "tenant", b"tenant", "timeout_s", b"timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "attempt", b"attempt", "block_hashes", b"block_hashes", "is_resumed", b"is_resumed", "key_hash", b"key_hash", "latency_critical", b"latency_critical", "max_output_tokens", b"max_output_tokens", "num_prompt_tokens", b"num_prompt_tokens", "priority", b"priority", "request_hash", b"request_hash", "request_id", b"request_id", "tenant", b"tenant", "timeout_s", b"timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
