@@ -290,8 +290,12 @@ class Reconciler:
     async def _tell_scalers(self, key: Key, scalers: Iterable[StatusOf]) -> None:
         for one in scalers:
             obj = self._inventory.get(one.ref)
-            if obj is not None:
+            if obj is None:
+                continue
+            try:
                 await self._executor.write_status(key, obj, one.status)
+            except (InvalidError, NotFoundError) as error:  # its CRD may be gone; the service goes on
+                self._log.warning("a scaler is not told", scaler=one.ref.name, error=str(error))
 
     def _about(self, event: Emit) -> Obj | None:
         return self._inventory.get(event.about) if event.about is not None else None
