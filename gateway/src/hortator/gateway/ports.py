@@ -35,6 +35,7 @@ class SchedulerPort(Protocol):
         timeout_s: float,
         claim: Claim,
         is_resumed: bool,
+        tokenizer: bytes,
     ) -> None:
         """A request wants a placement; `timeout_s` counts from now, 0 is none."""
         ...
@@ -47,6 +48,7 @@ class SchedulerPort(Protocol):
         num_prompt_tokens: int,
         max_output_tokens: int,
         claim: Claim,
+        tokenizer: bytes,
     ) -> None:
         """A request wants a decode placement."""
         ...

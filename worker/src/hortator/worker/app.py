@@ -19,7 +19,7 @@ import json
 import secrets
 import sys
 from collections.abc import Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +33,7 @@ from hortator.runtime.last_words import say_last_words
 from hortator.runtime.lifecycle import Drain
 from hortator.runtime.metrics import AdminServer, new_registry
 from hortator.runtime.pulse import LoopPulse
+from hortator.runtime.tokenizer_files import TOKENIZER, ids_digest
 from hortator.runtime.transport import Plaintext, Transport
 from hortator.worker.client.kv import KvClient
 from hortator.worker.client.report import SchedulerLinks
@@ -330,6 +331,15 @@ def _known(error: BaseException) -> BaseException | None:
     return error if isinstance(error, (EngineDeadError, GroupBrokenError)) else None
 
 
+def _tokenizer_of(info: EngineInfo) -> bytes:
+    """The digest by which gateways and schedulers know the model's tokenizer; empty where it has none."""
+    for path in info.tokenizer_files:
+        if path.name == TOKENIZER:
+            with suppress(OSError):
+                return ids_digest(path.read_bytes())
+    return b""
+
+
 def _say_ready(*, address: str, admin_port: int) -> None:
     ready = {"event": "ready", "address": address, "admin_port": admin_port}
     sys.stdout.write(json.dumps(ready) + "\n")
@@ -385,6 +395,7 @@ class Worker:
                 boot_id=boot_id or settings.new_boot_id(),
                 address=settings.advertised(server.address),
                 phase=settings.phase.value,
+                tokenizer=await asyncio.to_thread(_tokenizer_of, info),
             ),
             gate=Gate(settings.gate_limits()),
             leases=KvLeases(duration_s=settings.kv_lease_s),

@@ -184,6 +184,7 @@ class SchedulerClient:
         timeout_s: float,
         claim: Claim = NO_CLAIM,
         is_resumed: bool = False,
+        tokenizer: bytes = b"",
     ) -> None:
         """A request wants a placement; `timeout_s` counts from now, 0 is none."""
         if not self.is_connected:
@@ -201,6 +202,7 @@ class SchedulerClient:
             key_hash=claim.key_hash,
             request_hash=claim.request_hash,
             is_resumed=is_resumed,
+            tokenizer=tokenizer,
         )
         self._put(scheduling_pb2.GatewayEvent(announcement=announcement))
 
@@ -212,6 +214,7 @@ class SchedulerClient:
         num_prompt_tokens: int,
         max_output_tokens: int,
         claim: Claim = NO_CLAIM,
+        tokenizer: bytes = b"",
     ) -> None:
         """A request wants a decode placement."""
         if not self.is_connected:
@@ -223,6 +226,7 @@ class SchedulerClient:
             max_output_tokens=max_output_tokens,
             key_hash=claim.key_hash,
             request_hash=claim.request_hash,
+            tokenizer=tokenizer,
         )
         self._put(scheduling_pb2.GatewayEvent(prefill_finished=finished))
 

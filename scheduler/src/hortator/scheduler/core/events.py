@@ -33,6 +33,8 @@ class RequestArrived:
     """Digest of the whole request: what the key stands for."""
     is_resumed: bool = False
     """Its client has tokens of it already, from another gateway."""
+    tokenizer: str = ""
+    """Digest of the tokenizer that its prompt was read with; empty: any group will do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,7 @@ class PrefillFinished:
     """With `num_prompt_tokens`, lets a scheduler that lost its state place the request all the same."""
     key: str = ""
     fingerprint: str = ""
+    tokenizer: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,6 +52,7 @@ class RequestState:
         "seq",
         "status",
         "tenant",
+        "tokenizer",
         "waiting_since",
     )
 
@@ -73,6 +74,7 @@ class RequestState:
         deadline_at: float | None = None,
         key: str = "",
         fingerprint: str = "",
+        tokenizer: str = "",
     ) -> None:
         self.request_id = request_id
         self.attempt = attempt
@@ -87,6 +89,7 @@ class RequestState:
         self.deadline_at = deadline_at
         self.key = key  # digest of tenant and idempotency key
         self.fingerprint = fingerprint
+        self.tokenizer = tokenizer  # digest of what its prompt was read with; empty: unknown
         self.is_attached = False  # to what ran under its key already
         self.arrived_at = now
         self.waiting_since = now
