@@ -57,7 +57,7 @@ from hortator.worker.orphans import Orphans
 from hortator.worker.report import WorkerIdentity
 from hortator.worker.service import CALLERS, SERVICE_NAME, WorkerService
 from hortator.worker.settings import WorkerSettings
-from hortator.worker.startup import Startup, StartupPhase
+from hortator.worker.startup import STILL_STARTING, Startup, StartupPhase
 
 _T = TypeVar("_T")
 
@@ -65,6 +65,8 @@ EXIT_ENGINE_DEAD = 70
 ABORT_TIMEOUT_S = 3.0
 """Aborted requests end within one forward pass; longer than this nobody waits for their last words."""
 LEAVE_TIMEOUT_S = 1.0
+TELL_EVERY_S = 30.0
+"""How often a start says what it waits for; a start that may take less says it ten times."""
 CLOSE_MARGIN_S = 15.0
 """What stopping takes after the drain: aborts, streams, and the engine's 10 s."""
 
@@ -84,6 +86,8 @@ async def serve(
     async with AsyncExitStack() as stack:
         try:
             admin_port = open_admin(settings, startup, registry, stack)
+            telling = asyncio.create_task(tell(startup, every_s=_tell_every_s(settings)))
+            stack.callback(telling.cancel)
             if settings.is_launched:
                 world = await stack.enter_async_context(_world(settings))
             group = await _open_group(settings, boot_id, metrics, drain, stack, transport, world)
@@ -122,6 +126,21 @@ async def serve(
         if group is not None:
             await group.dismiss()
     return 0
+
+
+async def tell(startup: Startup, *, every_s: float) -> None:
+    """Say in the log what a start waits for, until it is over: `hortator k8s explain` looks for it there."""
+    log = structlog.get_logger("hortator.worker.app")
+    while True:
+        await asyncio.sleep(every_s)
+        waits_for = startup.not_ready()
+        if not waits_for or startup.is_draining:
+            return
+        log.info(STILL_STARTING, waits_for=waits_for[0])
+
+
+def _tell_every_s(settings: WorkerSettings) -> float:
+    return min(TELL_EVERY_S, settings.startup_timeout_s / 10)
 
 
 async def hold_place(
