@@ -70,7 +70,9 @@ async def answered(address: str, number: int = NUM_REQUESTS) -> set[str]:
 
 def num_ended(worker: Process) -> int:
     lines = [
-        line for line in worker.metrics().splitlines() if line.startswith("hortator_worker_ended_requests_total{")
+        line
+        for line in worker.metrics().splitlines()
+        if line.startswith("hortator_worker_ended_requests_total{")
     ]
     return sum(int(float(line.split()[-1])) for line in lines)
 
