@@ -139,7 +139,7 @@ def consider(waiting: WaitingQueue, num_tokens: int, group: GroupState) -> list[
     for request in waiting:
         if num_tokens <= 0 or slots <= 0:
             break
-        if not group.reads(request.tokenizer):
+        if request.tokenizer and not group.reads(request.tokenizer):
             continue
         considered.append(request)
         num_tokens -= min(request.num_prompt_tokens, budget)
