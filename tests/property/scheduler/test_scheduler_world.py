@@ -676,6 +676,7 @@ class SchedulerWorld(RuleBasedStateMachine):
         """What gateways tell a leader that knows nothing."""
         if request.state == "decode_waiting":
             request.prefilled_at = self.now
+            request.prefill_group_id = ""  # where its KV is, the gateway does not say
             self.tell(
                 PrefillFinished(
                     request_id=request.request_id,
@@ -764,13 +765,20 @@ class SchedulerWorld(RuleBasedStateMachine):
 
     @invariant()
     def no_group_is_idle_while_the_oldest_request_fits(self):
-        """Work conservation, but for what `min_fill`, a fixed interval or the fixed batch's window allow."""
+        """Work conservation, but for what `min_fill`, a fixed interval or the fixed batch's window allow.
+
+        The oldest of those that a group may be given: the others wait for a group of their tokenizer.
+        """
         waiting = self.machine.waiting
         if not waiting or self.topology == "prefill_decode":
             return
-        prompt = next(iter(waiting)).num_prompt_tokens
         for engine in self.engines.values():
             spec = engine.spec
+            readable = (one for one in waiting if {one.tokenizer, spec.tokenizer} != {"01", "02"})
+            oldest = next(readable, None)
+            if oldest is None:
+                continue
+            prompt = oldest.num_prompt_tokens
             if not engine.has_reported or engine.draining or engine.suspect or not engine.is_idle:
                 continue
             if engine.reported_seq != self.machine.fleet.groups[spec.group_id].last_seq:
@@ -780,6 +788,9 @@ class SchedulerWorld(RuleBasedStateMachine):
             loads = self.machine.fleet.groups[spec.group_id]
             if any(loads.load_tokens) or any(loads.kv_used):
                 continue  # believes otherwise until the next report
+            believed = [any(group.load_tokens) for group in self.machine.fleet.entry.values()]
+            if self.policy == "staggered-plus" and prompt > BUDGET and any(believed):
+                continue  # it waits for a group that such prompts occupy, or are believed to (see `occupied`)
             may_hold = (
                 self.policy == "fixed-batch"
                 or self.settings.interval_s is not None
