@@ -26,6 +26,7 @@ from group_processes import Process, Starter, a_free_port, cleared
 from live_stack import HORTATOR, wait_until
 
 from doubles.trtllm import SITE, options
+from hortator.cli.k8s.starting import last_words
 from hortator.rpc.worker.v1 import worker_pb2 as pb
 from hortator.rpc.worker.v1 import worker_pb2_grpc
 from hortator.runtime.grpc_server import open_channel
@@ -280,6 +281,7 @@ def test_a_rank_that_hangs_while_starting_is_named_and_the_group_ends(group, mon
         leader.last_words(),
     )
     assert member.last_words() == f"the group is broken: {leader.last_words()}"
+    assert "rank 3 on 127.0.0.11 has said nothing" in last_words(leader.log.read_text())
     wait_until(lambda: not group.alive(), timeout=15, what="nothing survives")
 
 

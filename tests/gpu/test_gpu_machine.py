@@ -24,7 +24,13 @@ OF_ANY_PHASE = (
     "shutdown",
 )
 OF_PHASE = {
-    "aggregated": ("statistics in long decodes", "abort", "resumed requests"),
+    "aggregated": (
+        "statistics in long decodes",
+        "abort",
+        "resumed requests",
+        "resumed requests with a seed",
+        "stop tokens",
+    ),
     "prefill": ("KV hand-over",),
 }
 

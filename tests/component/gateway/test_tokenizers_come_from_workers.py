@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import threading
 
 import grpc
 import pytest
@@ -13,8 +14,11 @@ from hortator.gateway.client.tokenizer_source import TokenizerSource
 from hortator.gateway.client_request import ChatMessage
 from hortator.gateway.errors import ChatError, TokenizerError
 from hortator.gateway.model_chat import model_chat_template
+from hortator.gateway.tokenization import ByteTokenizer, JsonTokenizer
 from hortator.rpc.inference.v1 import inference_pb2
+from hortator.rpc.scheduling.v1 import scheduling_pb2
 from hortator.runtime.endpoints import Endpoints
+from hortator.runtime.tokenizer_files import ids_digest
 from hortator.runtime.transport import Plaintext
 
 
@@ -114,7 +118,7 @@ async def a_source(cluster, found):
     source = TokenizerSource(
         endpoints,
         transport=Plaintext(),
-        on_found=lambda tokenizer, _: found.append(tokenizer),
+        on_found=lambda tokenizer, *_: found.append(tokenizer),
         retry_s=0.01,
         refresh_s=0.01,
     )
@@ -216,3 +220,76 @@ def test_a_template_reaches_nothing_and_its_faults_are_refusals(program):
     template = model_chat_template(WORDS | {"chat_template.jinja": program.encode()})
     with pytest.raises(ChatError, match="refuses them"):
         template.render([ChatMessage(role="user", content="x")])
+
+
+async def test_what_a_workers_tokenizer_has_read_says_so_to_scheduler_and_worker(empty_cluster, wait_until):
+    """Token ids that a client brought too: their output is read with it."""
+    worker = await empty_cluster.add_worker("w0")
+    worker.tokenizer = WORDS | {"chat_template.jinja": b"x"}
+    gateway = await empty_cluster.start_gateway(tokenizer="workers")
+    await wait_until(lambda: gateway.admission.limits.has_tokenizer)
+    await empty_cluster.generate("word4", max_tokens=1)
+    digest = ids_digest(WORDS["tokenizer.json"])
+    (announced,) = empty_cluster.scheduler.of("announcement")
+    assert announced.tokenizer == digest
+    assert [request.tokenizer for request in worker.received] == [digest]
+
+
+async def test_a_tokenizer_of_its_own_is_nobodys_business(empty_cluster):
+    """One that was mounted may differ from the model's in bytes and mean the same."""
+    worker = await empty_cluster.add_worker("w0")
+    await empty_cluster.start_gateway(tokenizer="bytes")
+    await empty_cluster.generate("abc", max_tokens=1)
+    assert [request.tokenizer for request in worker.received] == [b""]
+
+
+async def test_where_no_worker_has_its_tokenizer_any_more_it_asks_for_the_new_one_at_once(
+    empty_cluster, wait_until
+):
+    """The rejected request fails in a way that is tried again; the next one is read with the new one."""
+    worker = await empty_cluster.add_worker("w0")
+    worker.tokenizer = WORDS
+    gateway = await empty_cluster.start_gateway(tokenizer="workers")
+    await wait_until(lambda: gateway.admission.limits.has_tokenizer)
+    worker.tokenizer = a_tokenizer(["?", "other"])
+    empty_cluster.scheduler.reject = scheduling_pb2.Rejection(
+        reason=scheduling_pb2.REJECT_REASON_NO_WORKER, message="no worker has the tokenizer"
+    )
+    assert await refused(empty_cluster, text="other") == (
+        grpc.StatusCode.UNAVAILABLE,
+        "no worker has the tokenizer",
+    )
+    await wait_until(lambda: gateway.admission.limits.vocab_size == 2)
+    empty_cluster.scheduler.reject = None
+    await empty_cluster.generate("other", max_tokens=1)
+    assert prompts(empty_cluster) == [[1]]
+
+
+class Slow(ByteTokenizer):
+    """Reads when it is told to."""
+
+    def __init__(self) -> None:
+        self.is_reading, self.may_end = threading.Event(), threading.Event()
+
+    def encode(self, text, *, with_special_tokens=True):
+        self.is_reading.set()
+        assert self.may_end.wait(5)
+        return [7]
+
+
+async def test_a_text_that_is_being_read_as_the_tokenizer_changes_keeps_the_one_it_began_with(
+    empty_cluster, wait_until
+):
+    """Ids, digest and the reading of the output belong together."""
+    worker = await empty_cluster.add_worker("w0")
+    gateway = await empty_cluster.start_gateway()
+    slow = Slow()
+    gateway.admission.use_tokenizer(slow, None, b"slow")
+    asked = asyncio.create_task(empty_cluster.generate("x" * 5000, max_tokens=1))  # long: in a thread
+    await wait_until(slow.is_reading.is_set)
+    words = JsonTokenizer(WORDS["tokenizer.json"], "words")
+    gateway.admission.use_tokenizer(words, None, b"words")
+    slow.may_end.set()
+    assert (await asked).text == "a"
+    (request,) = worker.received
+    assert (list(request.prompt_token_ids), request.tokenizer) == ([7], b"slow")

@@ -13,7 +13,16 @@ EXAMINED = {
     "statistics in long decodes",
     "abort",
     "resumed requests",
+    "resumed requests with a seed",
+    "stop tokens",
     "KV hand-over",
+}
+DECODES = {
+    "statistics in long decodes",
+    "abort",
+    "resumed requests",
+    "resumed requests with a seed",
+    "stop tokens",
 }
 NEWER = {"LLM._check_health", "LLM.get_kv_cache_capacity", "statistics over RPC"}
 
@@ -38,7 +47,7 @@ async def test_a_sound_engine_fails_nothing(version, phase):
     assert warned == (NEWER if version == "1.2.1" else set())
     skipped = {name for name, check in checks.items() if check.verdict == "skipped"}
     if phase == "prefill":
-        assert skipped == {"statistics in long decodes", "abort", "resumed requests"}
+        assert skipped == DECODES
     else:
         assert skipped == {"KV hand-over"}
     assert exits == []
@@ -58,6 +67,21 @@ async def test_an_engine_that_routes_by_itself_is_told(version):
     assert placement.verdict == "failed"
     assert placement.found.startswith("prompts pinned to ranks 0, ")
     assert "attention_dp_config" in placement.fix
+
+
+@pytest.mark.parametrize(
+    ("fault", "name", "found"),
+    [
+        ("reseeds", "resumed requests with a seed", "go on with other tokens than without the cut"),
+        ("never-stops", "stop tokens", "after 8 tokens it ended with length; expected were 5 and stop"),
+    ],
+)
+async def test_outputs_that_are_not_what_was_assumed_are_told(fault, name, found):
+    checks, _ = await examined(phase="aggregated", fault=fault)
+    assert checks[name].verdict == "warning"
+    assert checks[name].found.startswith(found)
+    assert checks[name].fix
+    assert checks["resumed requests"].verdict == "ok"
 
 
 async def test_an_engine_that_does_not_start_is_told_and_nothing_else_is_asked():

@@ -17,6 +17,7 @@ from hortator.worker.engine import (
     FinishReason,
     ForwardPassEnded,
     ForwardPassStarted,
+    RankLoad,
     RequestMode,
     RequestRefusedError,
     Sampling,
@@ -233,6 +234,45 @@ async def test_passes_of_ranks_are_compared_with_rows_that_have_ranks():
         bench.double.statistics.put(row)
         await asyncio.sleep(0.1)
         assert bench.engine.rank_mismatches == 1
+
+
+POISON = 7777
+
+
+def a_row_of_poison(iteration, **tag):
+    """Every figure that a row can have, in one that no rank here ever has."""
+    kv = dict.fromkeys(
+        ("maxNumBlocks", "freeNumBlocks", "usedNumBlocks", "allocTotalBlocks", "reusedBlocks"), POISON
+    )
+    names = (
+        "numScheduledRequests", "numContextRequests", "numGenRequests", "numPausedRequests", "numCtxTokens",
+        "numCtxKvTokens", "numGenKvTokens", "numQueuedContextRequests", "numQueuedCtxTokens", "numQueuedGenRequests",
+    )  # fmt: skip
+    row = dict.fromkeys(
+        ("numActiveRequests", "numQueuedRequests", "numNewActiveRequests", "iterLatencyMS"), POISON
+    )
+    batching = dict.fromkeys(names, POISON)
+    return row | tag | {"iter": iteration, "kvCacheStats": kv, "inflightBatchingStats": batching}
+
+
+@pytest.mark.parametrize("tag", [{}, {"attentionDpRank": 0}, {"attentionDpRank": 1}, {"rank": 0}])
+async def test_no_statistic_of_rank_0_is_ever_shown_as_another_ranks(version, tag):
+    """Untagged rows are rank 0's; tagged ones carry copies of rank 0's figures. Nothing of them is in what is reported."""
+    async with opened(version) as bench:
+        running = [a_request(f"r{i}", 30, rank=i % 2, max_tokens=40) for i in range(6)]
+        await bench.engine.submit(running)
+        shown = []
+        while len(bench.ends) < len(running):
+            bench.double.statistics.put(a_row_of_poison(bench.double.model.forward_pass_id, **tag))
+            shown += bench.engine.rank_loads()
+            await asyncio.sleep(0.002)
+        shown += bench.engine.rank_loads()
+        shown += [rank for report in bench.reports for rank in report.ranks]
+    assert len(shown) > 100
+    of_others = [rank for rank in shown if rank.dp_rank != 0]
+    figures = [getattr(rank, name) for rank in of_others for name in RankLoad.__slots__]
+    assert [figure for figure in figures if isinstance(figure, int | float) and figure >= POISON] == []
+    assert {rank.batch_size for rank in of_others} <= {0, 1, 2, 3}
 
 
 async def test_passes_without_tokens_are_seen_by_rows(version):

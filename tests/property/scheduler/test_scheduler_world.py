@@ -145,8 +145,9 @@ class SchedulerWorld(RuleBasedStateMachine):
         lead=st.integers(0, 1),
         chunked=st.sampled_from([True, True, False]),
         interval_s=st.sampled_from([None, None, 0.02]),
+        moves=st.sampled_from([False, False, True]),
     )
-    def set_up(self, topology, policy, dp_size, lead, chunked, interval_s):
+    def set_up(self, topology, policy, dp_size, lead, chunked, interval_s, moves):
         self.settings = SchedulerSettings(
             policy=policy,
             decode_reservation=topology == "prefill_decode",
@@ -178,6 +179,7 @@ class SchedulerWorld(RuleBasedStateMachine):
             self.roles["d0"] = Phase.DECODE
         self.dp_size = dp_size
         self.lead = lead
+        self.tokenizers = {"p0": "01", "p1": "02"} if moves else {}
         for group_id in self.roles:
             self.join(group_id)
             self.report(group_id)
@@ -242,6 +244,7 @@ class SchedulerWorld(RuleBasedStateMachine):
             assert request.state == wanted, "placed twice"
             assert request.deadline_at is None or request.deadline_at > self.now
             assert 0 <= placement.dp_rank < engine.spec.dp_size
+            assert {self._tokenizer(request.request_id), engine.spec.tokenizer} != {"01", "02"}
         self._check_room(engine, batch)
         for placement in batch.placements:
             request = self.live[placement.request_id]
@@ -251,6 +254,10 @@ class SchedulerWorld(RuleBasedStateMachine):
             if batch.phase is not Phase.DECODE:
                 request.prefill_group_id = batch.group_id
         engine.on_the_way.append(batch)
+
+    def _tokenizer(self, request_id: str) -> str:
+        """Of a third of the requests nobody knows it."""
+        return ("", "01", "02")[int(request_id[1:]) % 3] if self.tokenizers else ""
 
     def _check_room(self, engine: Engine, batch: Batch) -> None:
         """Budgets of the ranks that a batch adds to, by what the engine truly has and what is on its way."""
@@ -327,6 +334,7 @@ class SchedulerWorld(RuleBasedStateMachine):
                 tenant=tenant,
                 latency_class=LatencyClass.CRITICAL if critical else LatencyClass.STANDARD,
                 deadline_at=deadline_at,
+                tokenizer=self._tokenizer(request_id),
             )
         )
 
@@ -361,6 +369,7 @@ class SchedulerWorld(RuleBasedStateMachine):
                 attempt=attempt,
                 gateway_id=request.gateway_id,
                 num_prompt_tokens=prompt,
+                tokenizer=self._tokenizer(request.request_id),
             )
         )
 
@@ -464,6 +473,7 @@ class SchedulerWorld(RuleBasedStateMachine):
             kv_blocks_total=KV_BLOCKS,
             tokens_per_block=TOKENS_PER_BLOCK,
             admission_lead_passes=self.lead if self.roles[group_id] is not Phase.DECODE else 0,
+            tokenizer=self.tokenizers.get(group_id, ""),
         )
         if group_id in self.engines:
             # A new boot: what the old one had is gone, and its commands were for the old books.
@@ -666,6 +676,7 @@ class SchedulerWorld(RuleBasedStateMachine):
         """What gateways tell a leader that knows nothing."""
         if request.state == "decode_waiting":
             request.prefilled_at = self.now
+            request.prefill_group_id = ""  # where its KV is, the gateway does not say
             self.tell(
                 PrefillFinished(
                     request_id=request.request_id,
@@ -754,13 +765,20 @@ class SchedulerWorld(RuleBasedStateMachine):
 
     @invariant()
     def no_group_is_idle_while_the_oldest_request_fits(self):
-        """Work conservation, but for what `min_fill`, a fixed interval or the fixed batch's window allow."""
+        """Work conservation, but for what `min_fill`, a fixed interval or the fixed batch's window allow.
+
+        The oldest of those that a group may be given: the others wait for a group of their tokenizer.
+        """
         waiting = self.machine.waiting
         if not waiting or self.topology == "prefill_decode":
             return
-        prompt = next(iter(waiting)).num_prompt_tokens
         for engine in self.engines.values():
             spec = engine.spec
+            readable = (one for one in waiting if {one.tokenizer, spec.tokenizer} != {"01", "02"})
+            oldest = next(readable, None)
+            if oldest is None:
+                continue
+            prompt = oldest.num_prompt_tokens
             if not engine.has_reported or engine.draining or engine.suspect or not engine.is_idle:
                 continue
             if engine.reported_seq != self.machine.fleet.groups[spec.group_id].last_seq:
@@ -770,6 +788,9 @@ class SchedulerWorld(RuleBasedStateMachine):
             loads = self.machine.fleet.groups[spec.group_id]
             if any(loads.load_tokens) or any(loads.kv_used):
                 continue  # believes otherwise until the next report
+            believed = [any(group.load_tokens) for group in self.machine.fleet.entry.values()]
+            if self.policy == "staggered-plus" and prompt > BUDGET and any(believed):
+                continue  # it waits for a group that such prompts occupy, or are believed to (see `occupied`)
             may_hold = (
                 self.policy == "fixed-batch"
                 or self.settings.interval_s is not None

@@ -1,4 +1,4 @@
-"""worker/Dockerfile installs what the worker and the doctor import: nobody here can build it."""
+"""worker/Dockerfile installs what the worker and the doctor import: `hack/try-images`, which builds it, is no test."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 
@@ -29,6 +29,16 @@ from hortator.gateway.validation import Limits, check_prompt, check_request, che
 _TOKENIZER_RETRY_S = 1.0
 _LONG_TEXT_CHARS = 4096
 """Longer texts are tokenized in a thread: a millisecond of everybody's stream is too much."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reading:
+    """How text becomes tokens, and tokens text."""
+
+    tokenizer: Tokenizer | None
+    chat: Chat
+    digest: bytes
+    """By which workers say that they have the same tokenizer; empty: theirs is not known."""
 
 
 class Admission:
@@ -57,11 +67,16 @@ class Admission:
         """New requests are still taken, but none should be sent here."""
         """Nothing new is let in; who comes back for a running request still is."""
 
-    def use_tokenizer(self, tokenizer: Tokenizer | None, chat: Chat | None = None) -> None:
-        """From now on; no tokenizer: only token ids are taken; no chat of the model: the plain one."""
+    def use_tokenizer(
+        self, tokenizer: Tokenizer | None, chat: Chat | None = None, digest: bytes = b""
+    ) -> None:
+        """From now on; no tokenizer: only token ids are taken; no chat of the model: the plain one.
+
+        With a digest, requests go to workers that have the same tokenizer.
+        """
         settings = self._settings
-        self._tokenizer = tokenizer
-        self._chat = chat or ChatTemplate(message=settings.chat_message, reply=settings.chat_reply)
+        plain = ChatTemplate(message=settings.chat_message, reply=settings.chat_reply)
+        self._reading = _Reading(tokenizer=tokenizer, chat=chat or plain, digest=digest)
         self.limits: Limits = settings.limits(
             tokenizer_vocab_size=None if tokenizer is None else tokenizer.vocab_size
         )
@@ -82,12 +97,13 @@ class Admission:
         """
         self._check_text(request)
         check_request(request, self.limits)
+        reading = self._reading  # while we wait for tokens it may be replaced
         if request.idempotency_key:
             known = self._find(request, fingerprint, deadline_at)
             if known is not None:
                 return known
         self._check_room()
-        token_ids = await self._tokenize(request)
+        token_ids = await _tokenize(request, reading)
         max_tokens = check_prompt(len(token_ids), request.sampling, self.limits)
         check_resume(request.resume_from_index, max_tokens)
         if request.idempotency_key:  # a twin may have come while we tokenized
@@ -95,14 +111,16 @@ class Admission:
             if known is not None:
                 return known
         self._check_room()
-        generation = self._generation(request, token_ids, max_tokens, fingerprint, accepted_at, deadline_at)
+        generation = self._generation(
+            request, reading, token_ids, max_tokens, fingerprint, accepted_at, deadline_at
+        )
         self._bring(request, generation)
         subscriber = generation.subscribe(request.resume_from_index)
         self._driver.start(generation)
         return generation, subscriber
 
     def _check_text(self, request: ClientRequest) -> None:
-        if self._tokenizer is not None or not request.needs_tokenizer:
+        if self._reading.tokenizer is not None or not request.needs_tokenizer:
             return
         pending = self.tokenizer_pending()
         if pending:
@@ -158,38 +176,17 @@ class Admission:
             brought = brought[:-1]  # only a worker knows whether that was the end
         generation.machine.bring(brought)
 
-    async def _tokenize(self, request: ClientRequest) -> array[int]:
-        match request.prompt:
-            case TokenPrompt(token_ids=token_ids):
-                return array("I", token_ids)
-            case ChatPrompt(messages=messages):
-                text, is_whole = self._render(messages), not self._chat.adds_special_tokens
-            case TextPrompt(text=text):
-                is_whole = False
-            case None:
-                raise invalid("prompt", "must be given: text, chat or tokens")
-        tokenizer = self._tokenizer
-        if tokenizer is None:
-            raise invalid("prompt", "no tokenizer here: give token ids")
-        encode = partial(tokenizer.encode, text, with_special_tokens=not is_whole)
-        return array("I", await asyncio.to_thread(encode) if len(text) > _LONG_TEXT_CHARS else encode())
-
-    def _render(self, messages: Sequence[ChatMessage]) -> str:
-        try:
-            return self._chat.render(messages)
-        except ChatError as error:
-            raise invalid("prompt.chat", str(error)) from None
-
     def _generation(
         self,
         request: ClientRequest,
+        reading: _Reading,
         token_ids: array[int],
         max_tokens: int,
         fingerprint: bytes,
         accepted_at: float,
         deadline_at: float | None,
     ) -> Generation:
-        settings, sampling, tokenizer = self._settings, request.sampling, self._tokenizer
+        settings, sampling, tokenizer = self._settings, request.sampling, reading.tokenizer
         hashes = block_hashes(
             token_ids, tokens_per_block=settings.tokens_per_block, salt=self._salt(request.tenant)
         )
@@ -219,6 +216,7 @@ class Admission:
                 idempotency_key=request.idempotency_key,
                 fingerprint=fingerprint,
                 claim=_claim(request, fingerprint),
+                tokenizer=reading.digest,
             ),
             machine=RequestMachine(
                 num_prompt_tokens=len(token_ids),
@@ -239,6 +237,30 @@ class Admission:
                 self._salts.clear()
             salt = self._salts[tenant] = chain_salt(tenant=tenant, model=self._settings.model)
         return salt
+
+
+async def _tokenize(request: ClientRequest, reading: _Reading) -> array[int]:
+    match request.prompt:
+        case TokenPrompt(token_ids=token_ids):
+            return array("I", token_ids)
+        case ChatPrompt(messages=messages):
+            text, is_whole = _render(messages, reading.chat), not reading.chat.adds_special_tokens
+        case TextPrompt(text=text):
+            is_whole = False
+        case None:
+            raise invalid("prompt", "must be given: text, chat or tokens")
+    tokenizer = reading.tokenizer
+    if tokenizer is None:
+        raise invalid("prompt", "no tokenizer here: give token ids")
+    encode = partial(tokenizer.encode, text, with_special_tokens=not is_whole)
+    return array("I", await asyncio.to_thread(encode) if len(text) > _LONG_TEXT_CHARS else encode())
+
+
+def _render(messages: Sequence[ChatMessage], chat: Chat) -> str:
+    try:
+        return chat.render(messages)
+    except ChatError as error:
+        raise invalid("prompt.chat", str(error)) from None
 
 
 def _claim(request: ClientRequest, fingerprint: bytes) -> Claim:

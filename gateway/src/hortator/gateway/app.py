@@ -128,6 +128,7 @@ async def run_gateway(
     if settings.tokenizer == WORKERS:
         source = TokenizerSource(endpoints, transport=transport, on_found=admission.use_tokenizer)
         admission.tokenizer_pending = lambda: source.pending
+        driver.on_no_worker = source.look_again
     loop = asyncio.get_running_loop()
 
     def not_ready() -> Sequence[str]:

@@ -212,6 +212,7 @@ def submit_request(submission: Submission) -> worker_pb2.SubmittedRequest:
             epoch=place.epoch,
             mode=worker_pb2.MODE_ATTACH,
             key_hash=submission.claim.key_hash,
+            tokenizer=submission.tokenizer,
         )
     return worker_pb2.SubmittedRequest(
         request_id=place.request_id,
@@ -242,6 +243,7 @@ def submit_request(submission: Submission) -> worker_pb2.SubmittedRequest:
         ),
         key_hash=submission.claim.key_hash,
         request_hash=submission.claim.request_hash,
+        tokenizer=submission.tokenizer,
     )
 
 

@@ -9,7 +9,7 @@ A generation is in `_generations` exactly while its machine is not FINISHED.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import structlog
@@ -82,6 +82,8 @@ class Driver:
         """By request: when a scheduler that drains did not take it. The next one will."""
         self._idle = asyncio.Event()
         self._idle.set()
+        self.on_no_worker: Callable[[], None] = lambda: None
+        """Called when a scheduler has no worker that could run a request."""
         self._loop = asyncio.get_running_loop()
         self._log = structlog.get_logger("hortator.gateway")
         self._scheduler: SchedulerPort
@@ -200,6 +202,8 @@ class Driver:
         if generation is not None:
             if rejection.reason is RejectReason.DRAINING:
                 self._turned_away_at[rejection.request_id] = self._loop.time()
+            elif rejection.reason is RejectReason.NO_WORKER:
+                self.on_no_worker()
             self._run(generation, generation.machine.rejected(rejection))
 
     def retracted(self, retraction: Retraction) -> None:
@@ -346,6 +350,7 @@ class Driver:
                         num_prompt_tokens=num_prompt_tokens,
                         max_output_tokens=max_output_tokens,
                         claim=generation.facts.claim,
+                        tokenizer=generation.facts.tokenizer,
                     )
                 case Submit(placement, mode, kv_source):
                     self._submit(generation, placement, mode, kv_source)
@@ -426,6 +431,7 @@ class Driver:
             claim=facts.claim,
             is_resumed=generation.resumed_from_index > 0,
             age_s=max(now - generation.asked_at, MIN_AGE_S) if generation.came_back_in else 0.0,
+            tokenizer=facts.tokenizer,
         )
 
     def _submit(
@@ -442,6 +448,7 @@ class Driver:
                 sampling=facts.sampling,
                 kv_source=kv_source,
                 claim=facts.claim,
+                tokenizer=facts.tokenizer,
             )
         )
 

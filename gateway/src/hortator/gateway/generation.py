@@ -38,6 +38,8 @@ class RequestFacts:
     """Of the whole request, when it has a key: the same key must not mean something else."""
     claim: Claim = NO_CLAIM
     """What the key says outside this gateway."""
+    tokenizer: bytes = b""
+    """Digest of the tokenizer of workers that reads prompt and output; empty: it came from elsewhere."""
 
 
 News = tuple[int, Sequence[int], str]

@@ -172,3 +172,5 @@ class Submission:
     sampling: WorkerSampling
     kv_source: KvSource | None
     claim: Claim = NO_CLAIM
+    tokenizer: bytes = b""
+    """Digest of what the prompt was read with, where the worker's own is known; empty: it is not."""

@@ -36,6 +36,7 @@ class SchedulerPort(Protocol):
         claim: Claim,
         is_resumed: bool,
         age_s: float,
+        tokenizer: bytes,
     ) -> None:
         """A request wants a placement; `timeout_s` counts from now, 0 is none."""
         ...
@@ -48,6 +49,7 @@ class SchedulerPort(Protocol):
         num_prompt_tokens: int,
         max_output_tokens: int,
         claim: Claim,
+        tokenizer: bytes,
     ) -> None:
         """A request wants a decode placement."""
         ...

@@ -34,6 +34,11 @@ def read_tokenizer_files(paths: Sequence[Path]) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in paths}
 
 
+def ids_digest(content: bytes) -> bytes:
+    """SHA-256 of a `tokenizer.json`: where it is equal, ids mean the same, whatever the chat template."""
+    return hashlib.sha256(content).digest()
+
+
 def digest_of(files: Mapping[str, bytes]) -> bytes:
     """SHA-256 over names and contents; equal for equal files, whatever order they came in."""
     total = hashlib.sha256()

@@ -157,6 +157,7 @@ def _announcement(message: pb.Announcement, gateway_id: str, now: float) -> Even
         fingerprint=_hash(message.request_hash, "announcement.request_hash"),
         is_resumed=message.is_resumed and bool(message.key_hash),
         asked_at=now - _seconds(message.age_s, "announcement.age_s") if message.age_s else None,
+        tokenizer=_hash(message.tokenizer, "announcement.tokenizer"),
     )
 
 
@@ -176,6 +177,7 @@ def _prefill_finished(message: pb.PrefillFinished, gateway_id: str, _now: float)
         max_output_tokens=_tokens(message.max_output_tokens or 1, "prefill_finished.max_output_tokens"),
         key=_hash(message.key_hash, "prefill_finished.key_hash"),
         fingerprint=_hash(message.request_hash, "prefill_finished.request_hash"),
+        tokenizer=_hash(message.tokenizer, "prefill_finished.tokenizer"),
     )
 
 
@@ -267,6 +269,7 @@ def decode_hello(message: pb.ReportRequest) -> WorkerHello:
         tokens_per_block=_tokens(hello.tokens_per_block, "hello.tokens_per_block"),
         max_sequence_tokens=hello.max_sequence_tokens or 1 << 30,
         admission_lead_passes=hello.admission_lead_passes,
+        tokenizer=_hash(hello.tokenizer, "hello.tokenizer"),
         address=_id(hello.address, "hello.address"),
     )
     loads = None

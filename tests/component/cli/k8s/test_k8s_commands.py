@@ -220,6 +220,42 @@ async def test_explain_of_an_object_that_breaks_a_rule_names_the_field(api, a_se
     assert "spec.roles[0]" in lines[1]
 
 
+def a_member(api, name, *, is_ready=False, component=names.COMPONENT_ENGINE):
+    labels = {names.LABEL_SERVICE: "demo", names.LABEL_COMPONENT: component}
+    metadata = {"namespace": "default", "name": name, "labels": labels}
+    spec = {"containers": [{"name": "engine", "image": "i"}]}
+    api.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+    running = {"name": "engine", "state": {"running": {"startedAt": "2026-11-25T10:00:00Z"}}}
+    ready = {"type": "Ready", "status": "True" if is_ready else "False"}
+    status = {"phase": "Running", "containerStatuses": [running], "conditions": [ready]}
+    api.patch(("v1", "Pod", "default", name), {"status": status}, subresource="status")
+
+
+async def test_explain_says_whom_a_group_waits_for_that_is_starting(api, front, a_service, here, capsys):
+    """Ordinal 0 knows which rank has not taken part; the API server only that its pods are not ready."""
+    a_service()
+    for name in ("demo-d-0-0", "demo-d-0-1", "demo-p-0-0", "demo-p-1-0"):
+        a_member(api, name, is_ready=name == "demo-p-1-0")
+    a_member(api, "demo-gateway-0", component=names.COMPONENT_GATEWAY)
+    hung = "the engine is starting: rank 9 on demo-d-0-1 has said nothing in the 60 s since being started"
+    line = json.dumps({"waits_for": hung, "event": "still starting"})
+    older = json.dumps({"waits_for": "ranks are being started", "event": "still starting"})
+    noise = "[1,3]<stdout>: NCCL INFO still starting\n{still starting\n"
+    front.logs = {
+        "demo-d-0-0": f"{older}\n{line}\n{noise}",
+        "demo-d-0-1": line,  # no host of an engine
+        "demo-p-0-0": noise,  # has said nothing yet
+        "demo-p-1-0": line,  # is ready
+        "demo-gateway-0": line,
+    }
+    await explain.run(here, name="demo", as_json=False)
+    said = [one for one in capsys.readouterr().out.splitlines() if " says: " in one]
+    assert said == [f"  pod demo-d-0-0 says: {hung}"]
+    front.logs = {}  # one may not read it, or it is gone: the rest is said all the same
+    await explain.run(here, name="demo", as_json=False)
+    assert "demo is not ready" in capsys.readouterr().out
+
+
 async def test_logs_finds_the_pod_of_a_rank(front, a_service, here, capsysbinary):
     a_service()
     front.logs = {"demo-d-0-2": "rank 17 speaks\n", "demo-p-1-0": "host of prefill-1\n"}

@@ -4,7 +4,7 @@ import grpc
 import pytest
 
 from hortator.rpc.worker.v1 import worker_pb2 as pb
-from hortator.runtime.tokenizer_files import digest_of, tokenizer_files_in
+from hortator.runtime.tokenizer_files import digest_of, ids_digest, tokenizer_files_in
 
 
 async def pulled(gateway, known: bytes = b"") -> dict[str, bytes]:
@@ -66,3 +66,39 @@ def test_digests_tell_names_and_contents_apart():
         {"tokenizer.json": b"ab"},
     ]
     assert len({digest_of(files) for files in [one, *others]}) == 4
+
+
+async def test_a_prompt_that_was_read_with_another_tokenizer_is_refused(
+    an_engine, a_worker, a_gateway, a_folder, scheduler
+):
+    """Its ids mean something else here. Another placement may work, so no field is at fault."""
+    folder, contents = a_folder
+    engine = an_engine(auto=True)
+    engine.tokenizer_files = tokenizer_files_in(folder)
+    worker = await a_worker(engine, scheduler_addresses=[scheduler.address])
+    digest = ids_digest(contents["tokenizer.json"])
+    assert (await scheduler.report("hello")).hello.tokenizer == digest
+    gateway = await a_gateway(worker)
+    await gateway.submit("other", tokenizer=ids_digest(b"{}"))
+    refused = await gateway.completion("other")
+    assert (refused.reason, refused.field) == (pb.COMPLETION_REASON_REFUSED, "")
+    assert "another tokenizer" in refused.message
+    await gateway.send(
+        pb.SubmitRequest(
+            requests=[
+                pb.SubmittedRequest(request_id="back", mode=pb.MODE_ATTACH, key_hash=b"k", tokenizer=b"x")
+            ]
+        )
+    )
+    assert "another tokenizer" in (await gateway.completion("back")).message
+    for name, tokenizer in (("same", digest), ("unknown", b"")):
+        await gateway.submit(name, tokenizer=tokenizer)
+        assert (await gateway.completion(name)).reason == pb.COMPLETION_REASON_LENGTH
+    assert engine.batches == [["same#0"], ["unknown#0"]]
+
+
+async def test_a_worker_without_a_tokenizer_takes_whatever_it_is_given(an_engine, a_worker, a_gateway):
+    engine = an_engine(auto=True)
+    gateway = await a_gateway(await a_worker(engine))
+    await gateway.submit("any", tokenizer=b"x")
+    assert (await gateway.completion("any")).reason == pb.COMPLETION_REASON_LENGTH

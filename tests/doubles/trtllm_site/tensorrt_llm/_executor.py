@@ -281,7 +281,7 @@ class Executor:
         num_output = min(sampling.max_tokens, self.model.config.max_sequence_tokens - len(item.prompt))
         if mode is RequestMode.PREFILL_ONLY:
             num_output = 2  # the model ends at one; the second says that KV waits
-        stops = tuple(sampling.stop_token_ids or ())
+        stops = () if self._fault == "never-stops" else tuple(sampling.stop_token_ids or ())
         if not sampling.ignore_eos and sampling.end_id is not None:
             stops += (sampling.end_id,)
         seed, start = sampling.seed or 0, len(item.prompt)
@@ -317,7 +317,10 @@ class Executor:
         return tuple(hashes)
 
     def _token(self, sequence, index):
-        return self.tokens.token(sequence.submitted.sampling.seed or 0, sequence.position + index)
+        seed = sequence.submitted.sampling.seed or 0
+        if self._fault == "reseeds" and seed:
+            seed += len(sequence.submitted.prompt)  # what is drawn depends on where the attempt began
+        return self.tokens.token(seed, sequence.position + index)
 
     # The end of a pass
 

@@ -158,8 +158,10 @@ class Scenario:
         self.start_pass(group_id, now=start)
         return self.end_pass(group_id, now=end, duration_s=end - start, **ended)
 
-    def finish_prefill(self, request_id: str, *, now: float, attempt: int = 0) -> list[Command]:
-        return self.at(now, PrefillFinished(request_id=request_id, attempt=attempt))
+    def finish_prefill(
+        self, request_id: str, *, now: float, attempt: int = 0, **fields: Any
+    ) -> list[Command]:
+        return self.at(now, PrefillFinished(request_id=request_id, attempt=attempt, **fields))
 
     def tick(self, now: float) -> list[Command]:
         return self.at(now, TimerFired())

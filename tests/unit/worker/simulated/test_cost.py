@@ -4,6 +4,7 @@ import timeit
 
 import pytest
 
+from hortator.worker.engines.simulated import h800
 from hortator.worker.engines.simulated.cost import PassCost
 
 
@@ -103,3 +104,18 @@ def test_an_engine_factor_stretches_every_pass_and_a_floor_factor_mostly_small_o
     assert 0.95 * cost.prefill_s(*large) < low.prefill_s(*large) < cost.prefill_s(*large)
     with pytest.raises(ValueError, match="engine_factor must be above 0"):
         PassCost(dp_size=16, engine_factor=0.0)
+
+
+@pytest.mark.parametrize(
+    ("ep_size", "batch", "kv_tokens"), [(16, 39, 160_000), (32, 64, 262_144), (32, 97, 400_000)]
+)
+def test_that_fp8_kv_is_read_no_faster_in_the_model_is_worth_5_percent_of_a_step_at_most(
+    ep_size, batch, kv_tokens
+):
+    """A KV token costs 5.56e-10 s to read in BF16 and 4.22e-10 s to compute with: half the bytes cannot save more."""
+    least = h800.DECODE.attention_per_kv_token_mtp / h800.DECODE.attention_per_kv_token
+    assert 0.5 < least < 0.8
+    cost = PassCost(dp_size=ep_size)
+    step_s = cost.decode_s([batch] * ep_size, [kv_tokens] * ep_size)
+    fastest_s = cost.decode_s([batch] * ep_size, [least * kv_tokens] * ep_size)
+    assert 0.02 < 1 - fastest_s / step_s < 0.055

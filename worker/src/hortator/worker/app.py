@@ -19,7 +19,7 @@ import json
 import secrets
 import sys
 from collections.abc import Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +33,7 @@ from hortator.runtime.last_words import say_last_words
 from hortator.runtime.lifecycle import Drain
 from hortator.runtime.metrics import AdminServer, new_registry
 from hortator.runtime.pulse import LoopPulse
+from hortator.runtime.tokenizer_files import TOKENIZER, ids_digest
 from hortator.runtime.transport import Plaintext, Transport
 from hortator.worker.client.kv import KvClient
 from hortator.worker.client.report import SchedulerLinks
@@ -56,7 +57,7 @@ from hortator.worker.orphans import Orphans
 from hortator.worker.report import WorkerIdentity
 from hortator.worker.service import CALLERS, SERVICE_NAME, WorkerService
 from hortator.worker.settings import WorkerSettings
-from hortator.worker.startup import Startup, StartupPhase
+from hortator.worker.startup import STILL_STARTING, Startup, StartupPhase
 
 _T = TypeVar("_T")
 
@@ -64,6 +65,8 @@ EXIT_ENGINE_DEAD = 70
 ABORT_TIMEOUT_S = 3.0
 """Aborted requests end within one forward pass; longer than this nobody waits for their last words."""
 LEAVE_TIMEOUT_S = 1.0
+TELL_EVERY_S = 30.0
+"""How often a start says what it waits for; a start that may take less says it ten times."""
 CLOSE_MARGIN_S = 15.0
 """What stopping takes after the drain: aborts, streams, and the engine's 10 s."""
 
@@ -83,6 +86,8 @@ async def serve(
     async with AsyncExitStack() as stack:
         try:
             admin_port = open_admin(settings, startup, registry, stack)
+            telling = asyncio.create_task(tell(startup, every_s=_tell_every_s(settings)))
+            stack.callback(telling.cancel)
             if settings.is_launched:
                 world = await stack.enter_async_context(_world(settings))
             group = await _open_group(settings, boot_id, metrics, drain, stack, transport, world)
@@ -121,6 +126,21 @@ async def serve(
         if group is not None:
             await group.dismiss()
     return 0
+
+
+async def tell(startup: Startup, *, every_s: float) -> None:
+    """Say in the log what a start waits for, until it is over: `hortator k8s explain` looks for it there."""
+    log = structlog.get_logger("hortator.worker.app")
+    while True:
+        await asyncio.sleep(every_s)
+        waits_for = startup.not_ready()
+        if not waits_for or startup.is_draining:
+            return
+        log.info(STILL_STARTING, waits_for=waits_for[0])
+
+
+def _tell_every_s(settings: WorkerSettings) -> float:
+    return min(TELL_EVERY_S, settings.startup_timeout_s / 10)
 
 
 async def hold_place(
@@ -330,6 +350,15 @@ def _known(error: BaseException) -> BaseException | None:
     return error if isinstance(error, (EngineDeadError, GroupBrokenError)) else None
 
 
+def _tokenizer_of(info: EngineInfo) -> bytes:
+    """The digest by which gateways and schedulers know the model's tokenizer; empty where it has none."""
+    for path in info.tokenizer_files:
+        if path.name == TOKENIZER:
+            with suppress(OSError):
+                return ids_digest(path.read_bytes())
+    return b""
+
+
 def _say_ready(*, address: str, admin_port: int) -> None:
     ready = {"event": "ready", "address": address, "admin_port": admin_port}
     sys.stdout.write(json.dumps(ready) + "\n")
@@ -385,6 +414,7 @@ class Worker:
                 boot_id=boot_id or settings.new_boot_id(),
                 address=settings.advertised(server.address),
                 phase=settings.phase.value,
+                tokenizer=await asyncio.to_thread(_tokenizer_of, info),
             ),
             gate=Gate(settings.gate_limits()),
             leases=KvLeases(duration_s=settings.kv_lease_s),

@@ -74,7 +74,7 @@ def decode_submission(message: worker.SubmittedRequest) -> Submission | Attachme
     if not message.request_id:
         return InvalidSubmission(key=key, field="request_id", message="request_id is empty")
     if message.mode == worker.MODE_ATTACH:
-        return Attachment(key=key, key_hash=message.key_hash)
+        return Attachment(key=key, key_hash=message.key_hash, tokenizer=message.tokenizer)
     if mode is None:
         return InvalidSubmission(key=key, field="mode", message=f"unknown mode {message.mode}")
     location = decode_kv_location(message.kv_source) if message.HasField("kv_source") else None
@@ -102,6 +102,7 @@ def decode_submission(message: worker.SubmittedRequest) -> Submission | Attachme
         claim=Claim(key_hash=message.key_hash, request_hash=message.request_hash)
         if message.key_hash
         else None,
+        tokenizer=message.tokenizer,
     )
 
 
@@ -203,6 +204,7 @@ def encode_hello(
     hello.tokens_per_block = info.tokens_per_block
     hello.max_sequence_tokens = info.max_sequence_tokens
     hello.admission_lead_passes = info.admission_lead_passes
+    hello.tokenizer = identity.tokenizer
     _fill_states(hello.rank_states, loads.ranks)
     for dp_rank, hashes in reusable_blocks:
         hello.rank_states.blocks_changed.add(dp_rank=dp_rank, stored=hashes)

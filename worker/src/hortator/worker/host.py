@@ -209,6 +209,10 @@ class WorkerHost:
         if self._is_over:  # the streams live a moment longer; a refusal is no crash of this request
             self._refuse(link, key, "the engine has ended", "")
             return
+        if submission.tokenizer and self.identity.tokenizer not in {b"", submission.tokenizer}:
+            self._refuse(link, key, "the model here has another tokenizer than the prompt was read with", "")
+            self._carry_out(self._gate.on_gone(key, self._loop.time()))
+            return
         if isinstance(submission, Attachment):
             if not self._keyed.attach(link, submission):
                 self._refuse(link, key, "nothing to attach to runs under this key", "")

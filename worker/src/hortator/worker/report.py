@@ -26,6 +26,8 @@ class WorkerIdentity:
     """Where gateways and other workers reach it."""
     phase: str
     """``prefill``, ``decode`` or ``aggregated``."""
+    tokenizer: bytes = b""
+    """Digest of the model's `tokenizer.json`, by which others know what ids mean here; empty: it has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,9 @@ class StartupPhase(StrEnum):
     REPORTED = "reported"
 
 
+STILL_STARTING = "still starting"
+"""Event of the log whose `waits_for` says what a process waits for; `hortator k8s explain` reads it."""
+
 _WAITING = {
     StartupPhase.MEMBERS_JOINED: "the group is not complete",
     StartupPhase.RANKS_STARTED: "ranks are being started",

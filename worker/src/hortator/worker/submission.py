@@ -43,6 +43,8 @@ class Submission:
     kv_location: KvLocation | None = None
     """Set exactly when the mode is DECODE_ONLY."""
     claim: Claim | None = None
+    tokenizer: bytes = b""
+    """Digest of what its prompt was read with and its output will be; empty: its gateway does not know."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,7 @@ class Attachment:
 
     key: RequestKey
     key_hash: bytes
+    tokenizer: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

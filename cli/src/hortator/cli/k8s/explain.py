@@ -2,7 +2,7 @@
 
 The operator's pure functions run here on what the API server says now, so the answer is as good without the
 operator as with it. Only the scheduler cannot be asked from outside the cluster: what it says of the groups
-is taken from the status.
+is taken from the status, and what groups say that are starting from their logs (see `starting`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from hortator.api.parse import parse
 from hortator.cli.k8s.client import open_cluster
 from hortator.cli.k8s.options import ClusterOptions
 from hortator.cli.k8s.service import Surroundings, find_service, surroundings
+from hortator.cli.k8s.starting import said
 from hortator.operator.desired import carried_out
 from hortator.operator.objects import Obj
 from hortator.operator.observed import Meta, WorkerLoad, observe
@@ -28,7 +29,9 @@ async def run(options: ClusterOptions, *, name: str | None, as_json: bool) -> No
     async with open_cluster(options) as kube:
         service = await find_service(kube, name)
         around = await surroundings(kube, service["metadata"]["name"])
+        own_words = await said(kube, around.children)
     text = explained(service, around, now=datetime.now(UTC))
+    text += "".join(f"  {line}\n" for line in own_words)
     if as_json:
         print(json.dumps({"name": service["metadata"]["name"], "lines": text.splitlines()}, indent=2))
     else:

@@ -185,6 +185,7 @@ class SchedulerClient:
         claim: Claim = NO_CLAIM,
         is_resumed: bool = False,
         age_s: float = 0.0,
+        tokenizer: bytes = b"",
     ) -> None:
         """A request wants a placement; `timeout_s` counts from now, 0 is none."""
         if not self.is_connected:
@@ -203,6 +204,7 @@ class SchedulerClient:
             request_hash=claim.request_hash,
             is_resumed=is_resumed,
             age_s=age_s,
+            tokenizer=tokenizer,
         )
         self._put(scheduling_pb2.GatewayEvent(announcement=announcement))
 
@@ -214,6 +216,7 @@ class SchedulerClient:
         num_prompt_tokens: int,
         max_output_tokens: int,
         claim: Claim = NO_CLAIM,
+        tokenizer: bytes = b"",
     ) -> None:
         """A request wants a decode placement."""
         if not self.is_connected:
@@ -225,6 +228,7 @@ class SchedulerClient:
             max_output_tokens=max_output_tokens,
             key_hash=claim.key_hash,
             request_hash=claim.request_hash,
+            tokenizer=tokenizer,
         )
         self._put(scheduling_pb2.GatewayEvent(prefill_finished=finished))
 

@@ -8,7 +8,8 @@ Theory of operation:
   not ready while workers are there that it has not yet asked; without workers it is, as nobody else could
   take text either.
 - It goes on asking now and then, and takes what is new: a service may move to a model with another tokenizer.
-  While it does, some groups read one and some the other, and a gateway has one.
+  While it does, some groups read one and some the other, and a gateway has one: what it reads goes to groups
+  that have the same. When none is left it asks at once (`look_again`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from contextlib import suppress
 
 import grpc
 import grpc.aio
@@ -28,7 +30,7 @@ from hortator.gateway.tokenization import JsonTokenizer, Tokenizer
 from hortator.rpc.scheduling.v1 import scheduling_pb2, scheduling_pb2_grpc
 from hortator.rpc.worker.v1 import worker_pb2, worker_pb2_grpc
 from hortator.runtime.endpoints import Endpoints
-from hortator.runtime.tokenizer_files import MAX_BYTES, NAMES, TOKENIZER, digest_of
+from hortator.runtime.tokenizer_files import MAX_BYTES, NAMES, TOKENIZER, digest_of, ids_digest
 from hortator.runtime.transport import Transport
 
 RETRY_S = 1.0
@@ -49,7 +51,7 @@ class TokenizerSource:
         endpoints: Endpoints,
         *,
         transport: Transport,
-        on_found: Callable[[Tokenizer, Chat | None], None],
+        on_found: Callable[[Tokenizer, Chat | None, bytes], None],
         retry_s: float = RETRY_S,
         refresh_s: float = REFRESH_S,
     ) -> None:
@@ -58,7 +60,8 @@ class TokenizerSource:
         Args:
             endpoints: of every scheduler.
             transport: how to connect.
-            on_found: called in the event loop with each tokenizer that is new, and the model's chat template.
+            on_found: called in the event loop with each tokenizer that is new, the model's chat template, and
+                the digest by which workers say that they have the same tokenizer.
             retry_s: pause while there is none.
             refresh_s: pause once there is one, or it is known that there is none.
         """
@@ -68,6 +71,7 @@ class TokenizerSource:
         self._retry_s = retry_s
         self._refresh_s = refresh_s
         self._digest = b""
+        self._again = asyncio.Event()
         self._log = structlog.get_logger("hortator.gateway.client.tokenizer_source")
         self.pending: str = "no scheduler has said where workers are"
         """Why there is none though one may still come; empty: it is here, or the workers have none."""
@@ -82,7 +86,15 @@ class TokenizerSource:
             except Exception:  # noqa: BLE001  # whatever a stranger's tokenizer or template does
                 self._log.exception("no tokenizer")
                 self.is_settled = True
-            await asyncio.sleep(self._retry_s if self.pending else self._refresh_s)
+            self._again.clear()
+            await asyncio.sleep(self._retry_s)
+            if not self.pending:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._again.wait(), self._refresh_s - self._retry_s)
+
+    def look_again(self) -> None:
+        """What it has may be out of date."""
+        self._again.set()
 
     async def _look(self) -> None:
         addresses = await self._workers()
@@ -132,7 +144,7 @@ class TokenizerSource:
         return True
 
     async def _take(self, files: Mapping[str, bytes]) -> None:
-        tokenizer, chat, self._digest = await asyncio.to_thread(_parsed, files)
+        tokenizer, chat, self._digest, digest = await asyncio.to_thread(_parsed, files)
         self.pending = ""
         self._log.info(
             "tokenizer",
@@ -140,7 +152,7 @@ class TokenizerSource:
             vocab_size=tokenizer.vocab_size,
             has_chat_template=chat is not None,
         )
-        self._on_found(tokenizer, chat)
+        self._on_found(tokenizer, chat, digest)
 
     def _note(self, why: str, *, is_final: bool) -> None:
         if self._digest:
@@ -151,12 +163,13 @@ class TokenizerSource:
         self.pending = pending
 
 
-def _parsed(files: Mapping[str, bytes]) -> tuple[Tokenizer, Chat | None, bytes]:
-    """What files are, and their digest: megabytes, so not on the loop of everybody's streams."""
+def _parsed(files: Mapping[str, bytes]) -> tuple[Tokenizer, Chat | None, bytes, bytes]:
+    """What files are, their digest, and that of their ids: megabytes, so not on the loop of all streams."""
     content = files.get(TOKENIZER)
     if content is None:
         raise TokenizerError(f"no {TOKENIZER} was sent")
-    return JsonTokenizer(content, f"the worker's {TOKENIZER}"), model_chat_template(files), digest_of(files)
+    tokenizer = JsonTokenizer(content, f"the worker's {TOKENIZER}")
+    return tokenizer, model_chat_template(files), digest_of(files), ids_digest(content)
 
 
 async def _joined(responses: AsyncIterable[worker_pb2.PullTokenizerResponse]) -> dict[str, bytes]:

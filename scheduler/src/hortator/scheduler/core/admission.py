@@ -1,9 +1,9 @@
 """Admission: which arrivals are refused, and when those may come back.
 
 Question answered: may this request wait here? Refusal happens on arrival, when nothing has been spent yet:
-queue limits, a tenant's share of them and a predicted wait that is too long (newcomers only: what has begun
-is carried through), a prompt that no group can ever hold, a deadline that the predicted wait would miss. The
-prediction refuses nobody before it is trained.
+queue limits, a tenant's share of them, a tokenizer that no group has and a predicted wait that is too long
+(newcomers only: what has begun is carried through), a prompt that no group can ever hold, a deadline that the
+predicted wait would miss. The prediction refuses nobody before it is trained.
 
 The wait is predicted for the tenant: what waits before a newcomer is its own tenant's queue and as much of
 the others' as take turns with it, so a tenant that floods is refused long before the others are. It cannot
@@ -19,6 +19,8 @@ from hortator.scheduler.core.waiting import TenantLoad, WaitingQueue
 
 MIN_RETRY_AFTER_S = 0.05
 MAX_RETRY_AFTER_S = 30.0
+
+OTHER_TOKENIZER = "no worker has the tokenizer that the prompt was read with: the service moves to another"
 
 PACKING = 0.85
 """The prediction takes passes to be full, which they never are: a limit counts this share of itself."""
@@ -54,6 +56,8 @@ class Admission:
                 RejectReason.PROMPT_TOO_LONG,
                 f"{prompt} prompt tokens; the longest prompt that a group takes is {limit}",
             )
+        if is_newcomer and not self._fleet.is_read(event.tokenizer):
+            return RejectReason.NO_WORKER, OTHER_TOKENIZER
         if event.deadline_at is not None and event.deadline_at <= now:
             return RejectReason.DEADLINE, "the deadline has passed"
         return self._wait_refusal(event, now, is_newcomer=is_newcomer)

@@ -53,6 +53,8 @@ def place_round(name: str, fleet: Fleet, round_: Iterable[RequestState]) -> list
         fleet.drop_reservation(request)
         best: tuple[Key, _GroupRound, int, int] | None = None
         for planned in rounds:
+            if not planned.group.reads(request.tokenizer):
+                continue
             blocks = planned.group.blocks_for_sequence(request.num_prompt_tokens, output)
             candidate = planned.best(blocks)
             if candidate is not None and (best is None or candidate[0] < best[0]):

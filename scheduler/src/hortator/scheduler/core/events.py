@@ -35,6 +35,8 @@ class RequestArrived:
     """Its client has tokens of it already, from another gateway."""
     asked_at: float | None = None
     """It was taken over while its client was still there, who asked then; None: it was not."""
+    tokenizer: str = ""
+    """Digest of the tokenizer that its prompt was read with; empty: any group will do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,7 @@ class PrefillFinished:
     """With `num_prompt_tokens`, lets a scheduler that lost its state place the request all the same."""
     key: str = ""
     fingerprint: str = ""
+    tokenizer: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

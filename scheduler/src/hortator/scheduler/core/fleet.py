@@ -104,6 +104,13 @@ class Fleet:
         """Entry groups that may be given work, ready or not."""
         return (group for group in self.entry.values() if group.placeable)
 
+    def is_read(self, tokenizer: str) -> bool:
+        """Whether prompts of this tokenizer can be run; of a role that has no group at all, one may come."""
+        if not tokenizer:
+            return True
+        roles = ([group for group in role.values() if group.placeable] for role in (self.entry, self.decode))
+        return all(not groups or any(group.reads(tokenizer) for group in groups) for groups in roles)
+
     def tokens_per_s(self) -> float:
         """Prefill tokens per second of all placeable entry groups at full passes."""
         return sum(group.full_pass_tokens / group.full_pass_s for group in self.placeable_entry())
@@ -125,7 +132,7 @@ class Fleet:
         most_free = -1
         output = self.expected_output(request.max_output_tokens)
         for group in self.decode.values():
-            if not group.placeable:
+            if not group.placeable or not group.reads(request.tokenizer):
                 continue
             free, rank = group.roomiest_rank()
             if free > most_free:

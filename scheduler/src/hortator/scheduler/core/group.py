@@ -123,6 +123,14 @@ class GroupState:
         """May anything be placed here at all?"""
         return self.has_reported and not self.draining and not self.suspect
 
+    def reads(self, tokenizer: str) -> bool:
+        """Do ids of this tokenizer mean here what they meant where the prompt was read?"""
+        return tokenizer == self.spec.tokenizer or not tokenizer or not self.spec.tokenizer
+
+    def can_hold(self, request: RequestState) -> bool:
+        """May it ever run here?"""
+        return request.num_prompt_tokens <= self.longest_prompt and self.reads(request.tokenizer)
+
     @property
     def is_ready(self) -> bool:
         """Would work dispatched now join the very next pass, with nothing else on its way?

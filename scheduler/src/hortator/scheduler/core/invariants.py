@@ -47,14 +47,14 @@ def check(
                 _require(request_id not in placed, f"{request_id} wants decode and is placed")
             case RequestStatus.PLACED:
                 _require(placed.get(request_id) == request.group_id, f"{request_id} is placed nowhere")
-                _require(
-                    fleet.groups[request.group_id].spec.phase is not Phase.DECODE, f"{request_id}: wrong role"
-                )
+                group = fleet.groups[request.group_id]
+                _require(group.spec.phase is not Phase.DECODE, f"{request_id}: wrong role")
+                _require(group.reads(request.tokenizer), f"{request_id}: wrong tokenizer")
             case RequestStatus.DECODING:
                 _require(placed.get(request_id) == request.group_id, f"{request_id} decodes nowhere")
-                _require(
-                    fleet.groups[request.group_id].spec.phase is Phase.DECODE, f"{request_id}: wrong role"
-                )
+                group = fleet.groups[request.group_id]
+                _require(group.spec.phase is Phase.DECODE, f"{request_id}: wrong role")
+                _require(group.reads(request.tokenizer), f"{request_id}: wrong tokenizer")
     _require(queued <= requests.keys(), "an unknown request waits")
     _require(decode_ready.keys() <= requests.keys(), "an unknown request wants decode")
     _require(placed.keys() <= requests.keys(), "an unknown request is in flight")

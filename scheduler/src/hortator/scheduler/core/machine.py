@@ -20,7 +20,7 @@ from heapq import heappop, heappush
 from typing import assert_never
 
 from hortator.scheduler.core import decode
-from hortator.scheduler.core.admission import Admission
+from hortator.scheduler.core.admission import OTHER_TOKENIZER, Admission
 from hortator.scheduler.core.commands import Abort, Attach, Command, DeclareLost, Dispatch, Probe, Reject
 from hortator.scheduler.core.demand import Demand
 from hortator.scheduler.core.events import (
@@ -259,6 +259,7 @@ class SchedulerMachine:
             key=event.key,
             fingerprint=event.fingerprint,
             asked_at=event.asked_at,
+            tokenizer=event.tokenizer,
         )
         self._remember(request)
         if self._settle(request, now):
@@ -342,6 +343,7 @@ class SchedulerMachine:
                 seq=self._num_arrived,
                 key=event.key,
                 fingerprint=event.fingerprint,
+                tokenizer=event.tokenizer,
             )
             self._remember(request)
         elif request.status is not RequestStatus.PLACED:
@@ -577,13 +579,15 @@ class SchedulerMachine:
     def _expire_in_queue(self, request: RequestState) -> None:
         waited = f"waited {self.settings.queue_timeout_s:g} s"
         if request.status is RequestStatus.DECODE_WAITING:
-            has_worker, kind = any(group.placeable for group in self.fleet.decode.values()), "decode worker"
+            groups, kind = [group for group in self.fleet.decode.values() if group.placeable], "decode worker"
         else:
-            has_worker, kind = next(self.fleet.placeable_entry(), None) is not None, "worker"
-        if has_worker:
-            self._reject(request, RejectReason.QUEUE_TIMEOUT, f"{waited} in the queue for a {kind}")
-        else:
+            groups, kind = list(self.fleet.placeable_entry()), "worker"
+        if not groups:
             self._reject(request, RejectReason.NO_WORKER, f"no {kind} is available; {waited}")
+        elif not any(group.reads(request.tokenizer) for group in groups):
+            self._reject(request, RejectReason.NO_WORKER, f"{OTHER_TOKENIZER}; {waited}")
+        else:
+            self._reject(request, RejectReason.QUEUE_TIMEOUT, f"{waited} in the queue for a {kind}")
 
     def _reject(self, request: RequestState, reason: RejectReason, message: str) -> None:
         self._forget(request)
@@ -624,7 +628,8 @@ class SchedulerMachine:
         orphan: Leftover | None = None
         for leftover in self.keys.left_under(request.key):
             group = self.fleet.groups[leftover.group_id]
-            if not (request.attempt or leftover.is_ending or group.spec.phase is Phase.PREFILL):
+            may_attach = group.spec.phase is not Phase.PREFILL and group.reads(request.tokenizer)
+            if may_attach and not request.attempt and not leftover.is_ending:
                 orphan = leftover
                 continue
             self._end_leftover(leftover)

@@ -88,6 +88,8 @@ class GroupSpec:
     max_sequence_tokens: int = 1 << 30
     admission_lead_passes: int = 0
     """0: new work joins at the end of a pass. 1: the engine fetches the next batch as a pass starts."""
+    tokenizer: str = ""
+    """Digest of what turns text into its model's tokens; empty: it says nothing of that."""
     address: str = ""
     """Opaque to the core."""
 

@@ -53,6 +53,7 @@ class RequestState:
         "seq",
         "status",
         "tenant",
+        "tokenizer",
         "waiting_since",
     )
 
@@ -75,6 +76,7 @@ class RequestState:
         key: str = "",
         fingerprint: str = "",
         asked_at: float | None = None,
+        tokenizer: str = "",
     ) -> None:
         self.request_id = request_id
         self.attempt = attempt
@@ -89,6 +91,7 @@ class RequestState:
         self.deadline_at = deadline_at
         self.key = key  # digest of tenant and idempotency key
         self.fingerprint = fingerprint
+        self.tokenizer = tokenizer  # digest of what its prompt was read with; empty: unknown
         self.is_attached = False  # to what ran under its key already
         self.arrived_at = now
         self.asked_at = asked_at  # by its client, if it was taken over once and came back

@@ -278,6 +278,7 @@ class Announcement(_message.Message):
     REQUEST_HASH_FIELD_NUMBER: _builtins.int
     IS_RESUMED_FIELD_NUMBER: _builtins.int
     AGE_S_FIELD_NUMBER: _builtins.int
+    TOKENIZER_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     attempt: _builtins.int
     """Grows by one at every placement after a failure."""
@@ -300,6 +301,8 @@ class Announcement(_message.Message):
     """It was taken over while its client was still there, who asked so many seconds ago: of two such requests
     under a key the newer one goes on. 0: it was not.
     """
+    tokenizer: _builtins.bytes
+    """Digest of the tokenizer that the prompt was read with: placed where a worker has the same, or says none."""
     @_builtins.property
     def block_hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Salted chained 64-bit hashes of full prompt blocks."""
@@ -320,10 +323,11 @@ class Announcement(_message.Message):
         request_hash: _builtins.bytes = ...,
         is_resumed: _builtins.bool = ...,
         age_s: _builtins.float = ...,
+        tokenizer: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "attempt", b"attempt", "block_hashes", b"block_hashes", "is_resumed", b"is_resumed", "key_hash", b"key_hash", "latency_critical", b"latency_critical", "max_output_tokens", b"max_output_tokens", "num_prompt_tokens", b"num_prompt_tokens", "priority", b"priority", "request_hash", b"request_hash", "request_id", b"request_id", "tenant", b"tenant", "timeout_s", b"timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "attempt", b"attempt", "block_hashes", b"block_hashes", "is_resumed", b"is_resumed", "key_hash", b"key_hash", "latency_critical", b"latency_critical", "max_output_tokens", b"max_output_tokens", "num_prompt_tokens", b"num_prompt_tokens", "priority", b"priority", "request_hash", b"request_hash", "request_id", b"request_id", "tenant", b"tenant", "timeout_s", b"timeout_s", "tokenizer", b"tokenizer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -363,6 +367,7 @@ class PrefillFinished(_message.Message):
     MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     KEY_HASH_FIELD_NUMBER: _builtins.int
     REQUEST_HASH_FIELD_NUMBER: _builtins.int
+    TOKENIZER_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     attempt: _builtins.int
     num_prompt_tokens: _builtins.int
@@ -370,6 +375,7 @@ class PrefillFinished(_message.Message):
     max_output_tokens: _builtins.int
     key_hash: _builtins.bytes
     request_hash: _builtins.bytes
+    tokenizer: _builtins.bytes
     def __init__(
         self,
         *,
@@ -379,10 +385,11 @@ class PrefillFinished(_message.Message):
         max_output_tokens: _builtins.int = ...,
         key_hash: _builtins.bytes = ...,
         request_hash: _builtins.bytes = ...,
+        tokenizer: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "key_hash", b"key_hash", "max_output_tokens", b"max_output_tokens", "num_prompt_tokens", b"num_prompt_tokens", "request_hash", b"request_hash", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "key_hash", b"key_hash", "max_output_tokens", b"max_output_tokens", "num_prompt_tokens", b"num_prompt_tokens", "request_hash", b"request_hash", "request_id", b"request_id", "tokenizer", b"tokenizer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -746,6 +753,7 @@ class WorkerHello(_message.Message):
     ADMISSION_LEAD_PASSES_FIELD_NUMBER: _builtins.int
     RANK_STATES_FIELD_NUMBER: _builtins.int
     KEYED_REQUESTS_FIELD_NUMBER: _builtins.int
+    TOKENIZER_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     phase: Global___Phase.ValueType
     model: _builtins.str
@@ -758,6 +766,8 @@ class WorkerHello(_message.Message):
     tokens_per_block: _builtins.int
     max_sequence_tokens: _builtins.int
     admission_lead_passes: _builtins.int
+    tokenizer: _builtins.bytes
+    """Digest of the model's tokenizer; empty: it has none."""
     @_builtins.property
     def rank_states(self) -> Global___RankStates: ...
     @_builtins.property
@@ -781,10 +791,11 @@ class WorkerHello(_message.Message):
         admission_lead_passes: _builtins.int = ...,
         rank_states: Global___RankStates | None = ...,
         keyed_requests: _abc.Iterable[Global___KeyedRequest] | None = ...,
+        tokenizer: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["rank_states", b"rank_states"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "admission_lead_passes", b"admission_lead_passes", "chunk_budget_tokens", b"chunk_budget_tokens", "chunked_prefill", b"chunked_prefill", "dp_size", b"dp_size", "ep_size", b"ep_size", "keyed_requests", b"keyed_requests", "kv_blocks_total", b"kv_blocks_total", "max_batch_size", b"max_batch_size", "max_sequence_tokens", b"max_sequence_tokens", "model", b"model", "phase", b"phase", "rank_states", b"rank_states", "tokens_per_block", b"tokens_per_block"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "admission_lead_passes", b"admission_lead_passes", "chunk_budget_tokens", b"chunk_budget_tokens", "chunked_prefill", b"chunked_prefill", "dp_size", b"dp_size", "ep_size", b"ep_size", "keyed_requests", b"keyed_requests", "kv_blocks_total", b"kv_blocks_total", "max_batch_size", b"max_batch_size", "max_sequence_tokens", b"max_sequence_tokens", "model", b"model", "phase", b"phase", "rank_states", b"rank_states", "tokenizer", b"tokenizer", "tokens_per_block", b"tokens_per_block"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -35,8 +35,10 @@ class FixedBatch:
         """Everything waiting, once the oldest has waited for a window."""
         if not waiting or self._left_s(waiting, now) > 0.0:
             return None
-        oldest = next(iter(waiting))
-        groups = [g for g in fleet.placeable_entry() if oldest.num_prompt_tokens <= g.longest_prompt]
+        oldest = next((request for request in waiting if fleet.is_read(request.tokenizer)), None)
+        if oldest is None:
+            return None
+        groups = [group for group in fleet.placeable_entry() if group.can_hold(oldest)]
         if not groups:
             return None
         group = min(groups, key=_load)
@@ -45,7 +47,7 @@ class FixedBatch:
         seats: list[Seat] = []
         predicted = 0
         for request in sorted(waiting, key=lambda r: (-r.num_prompt_tokens, r.seq)):
-            if request.num_prompt_tokens > group.longest_prompt:
+            if not group.can_hold(request):
                 continue
             load, batch, rank = levels[0]
             seat = seat_on(fleet, group, rank, request)

@@ -43,7 +43,7 @@ class ImmediateDispatch:
 
     def plan(self, fleet: Fleet, waiting: WaitingQueue, now: float) -> PlannedBatch | None:
         """One request, if any group may be given work."""
-        request = next(iter(waiting), None)
+        request = next((request for request in waiting if fleet.is_read(request.tokenizer)), None)
         if request is None:
             return None
         return place_one(fleet, request, now, self._pick)
@@ -55,8 +55,7 @@ class ImmediateDispatch:
 
 def place_one(fleet: Fleet, request: RequestState, now: float, pick: Picker) -> PlannedBatch | None:
     """Place one request now on the rank that `pick` chooses; None when no group can take it."""
-    prompt = request.num_prompt_tokens
-    groups = [group for group in fleet.placeable_entry() if prompt <= group.longest_prompt]
+    groups = [group for group in fleet.placeable_entry() if group.can_hold(request)]
     if not groups:
         return None
     group, rank = pick(groups, request, now)

@@ -71,7 +71,12 @@ def willing(
     fixed = group.occupants.next_cost(leftovers)
     if not fixed and not any(request.num_prompt_tokens > budget for request in requests):
         return list(requests)
-    others = [_look_at(other, now) for other in fleet.placeable_entry() if other is not group]
+    tokenizer = group.spec.tokenizer
+    others = [
+        _look_at(other, now)
+        for other in fleet.placeable_entry()
+        if other is not group and other.reads(tokenizer)
+    ]
     hosts = [other for other in others if other.rest_s and other.has_empty_rank]
     here_s = rest_s(group, group.occupants.rest(leftovers))
     fixed_s = group.estimator.predict_s(fixed) if fixed else 0.0

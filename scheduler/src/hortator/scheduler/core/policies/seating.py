@@ -93,7 +93,7 @@ class Seating:
 
     def seat(self, request: RequestState, *, must: bool = False) -> bool:
         """Seat one request if it fits. `must` lets a multi-pass prompt start beside a short leftover."""
-        if request.num_prompt_tokens > self.group.longest_prompt:
+        if not self.group.can_hold(request):
             return False
         blocks = self._fleet.blocks_on_entry(self.group, request)
         choice = self._best_cached(request, blocks) or self._emptiest(request, blocks, must=must)

@@ -129,7 +129,7 @@ class Staggered:
 
 
 def consider(waiting: WaitingQueue, num_tokens: int, group: GroupState) -> list[RequestState]:
-    """The oldest waiting requests, up to so many tokens and as many as the group has batch slots.
+    """The oldest waiting requests whose prompts the group reads, up to so many tokens and its batch slots.
 
     A prompt of several passes counts as one chunk budget: that is all it takes of the next pass.
     """
@@ -139,6 +139,8 @@ def consider(waiting: WaitingQueue, num_tokens: int, group: GroupState) -> list[
     for request in waiting:
         if num_tokens <= 0 or slots <= 0:
             break
+        if request.tokenizer and not group.reads(request.tokenizer):
+            continue
         considered.append(request)
         num_tokens -= min(request.num_prompt_tokens, budget)
         slots -= 1

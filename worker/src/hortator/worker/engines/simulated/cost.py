@@ -79,7 +79,9 @@ class PassCost:
         expert_slots: experts of a layer including redundant ones; decides weights and so KV capacity.
         decode_tokens_per_pass: query tokens per sequence and pass; 2 or more is multi-token prediction.
         kv_cache_dtype: `fp8` halves KV of a token, in memory and in hand-overs; the time that attention takes
-            to read it stays that of BF16, for want of a measurement.
+            to read it stays that of BF16, for want of a measurement. Decoding with latent attention is nearly
+            bound by computing already: with BF16 arithmetic half the bytes would save a quarter of that at
+            most, 2 to 5 % of a step.
         engine_factor: every pass takes so many times as long: an engine slower (above 1) than the preset's.
         floor_factor: so many times what a prefill pass takes whatever its size (floors, bases, latencies): no
             public figure validates passes of less than 2,000 tokens per rank.

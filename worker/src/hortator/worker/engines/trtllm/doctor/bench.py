@@ -19,6 +19,7 @@ from hortator.worker.engines.trtllm.engine import TensorRTLLMEngine
 from hortator.worker.engines.trtllm.statistics import Row
 
 POLL_S = 0.002
+PROMPT_TOKENS = 40
 
 
 class Bench:
@@ -50,6 +51,18 @@ class Bench:
             reader.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)
 
+    @property
+    def is_prefill(self) -> bool:
+        """It runs prefills alone."""
+        return self.engine.config.phase == "prefill"
+
+    def prompt(self, seed: int) -> list[int]:
+        """Other tokens for every seed, so that no KV is reused; within budget and vocabulary."""
+        info = self.info
+        length = min(PROMPT_TOKENS, info.chunk_budget_tokens // 2, info.max_sequence_tokens // 4)
+        lowest, size = 3, max(1, info.vocab_size - 3)
+        return [lowest + (7919 * (seed + 1) + 31 * index) % size for index in range(max(1, length))]
+
     def request(
         self,
         dp_rank: int,
@@ -58,8 +71,9 @@ class Bench:
         max_tokens: int,
         mode: RequestMode = RequestMode.AGGREGATED,
         prior_output_ids: Sequence[int] = (),
+        sampling: Sampling | None = None,
     ) -> EngineRequest:
-        """A greedy one that does not stop by itself."""
+        """A greedy one that does not stop by itself, unless it is to be sampled otherwise."""
         self._num_requests += 1
         return EngineRequest(
             request_id=f"doctor-{self._num_requests}",
@@ -67,7 +81,7 @@ class Bench:
             mode=mode,
             prompt_token_ids=tuple(prompt),
             prior_output_ids=prior_output_ids,
-            sampling=Sampling(max_tokens=max_tokens, ignore_eos=True),
+            sampling=sampling or Sampling(max_tokens=max_tokens, ignore_eos=True),
         )
 
     async def run(self, *requests: EngineRequest, timeout_s: float) -> None:

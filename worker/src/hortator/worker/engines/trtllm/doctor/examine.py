@@ -15,11 +15,11 @@ from hortator.runtime.checks import Check
 from hortator.worker.engine import EngineDeadError, RequestMode
 from hortator.worker.engines.trtllm import capabilities, library, llm_args
 from hortator.worker.engines.trtllm.config import TensorRTLLMConfig
+from hortator.worker.engines.trtllm.doctor import outputs
 from hortator.worker.engines.trtllm.doctor.bench import Bench
 from hortator.worker.engines.trtllm.engine import TensorRTLLMEngine
 from hortator.worker.engines.trtllm.model_facts import model_facts
 
-PROMPT_TOKENS = 40
 LONG_OUTPUT_TOKENS = 60
 NUM_BATCHES = 5
 MAX_REPORT_DELAY_S = 0.020
@@ -138,7 +138,7 @@ async def pinning(bench: Bench, patience_s: float) -> Check:
     seen: dict[int, dict[int | None, int]] = {}
     for dp_rank in range(bench.info.dp_size):
         bench.rows.clear()
-        request = bench.request(dp_rank, prompt=_prompt(dp_rank, bench), max_tokens=2, mode=_mode(bench))
+        request = bench.request(dp_rank, prompt=bench.prompt(dp_rank), max_tokens=2, mode=_mode(bench))
         await bench.run(request, timeout_s=patience_s)
         await _let_rows_come(bench, patience_s)
         await _release(bench, [request.request_id])
@@ -173,15 +173,13 @@ async def pinning(bench: Bench, patience_s: float) -> Check:
 async def whole_batches(bench: Bench, patience_s: float) -> Check:
     """A batch that finds the engine idle runs in one pass."""
     name = "a batch enters as one"
-    is_prefill = _is_prefill(bench)
+    is_prefill = bench.is_prefill
     num_split = 0
     for index in range(NUM_BATCHES):
         bench.rows.clear()
         before = bench.engine.num_split_batches
         batch = [
-            bench.request(
-                rank, prompt=_prompt(100 + 16 * index + rank, bench), max_tokens=2, mode=_mode(bench)
-            )
+            bench.request(rank, prompt=bench.prompt(100 + 16 * index + rank), max_tokens=2, mode=_mode(bench))
             for rank in range(bench.info.dp_size)
         ]
         await bench.run(*batch, timeout_s=patience_s)
@@ -205,7 +203,7 @@ async def report_delay(bench: Bench, patience_s: float) -> Check:
     """From a request's only token to the report that its pass has ended."""
     delays = []
     for index in range(NUM_BATCHES):
-        request = bench.request(0, prompt=_prompt(200 + index, bench), max_tokens=2, mode=_mode(bench))
+        request = bench.request(0, prompt=bench.prompt(200 + index), max_tokens=2, mode=_mode(bench))
         bench.ended_passes.clear()
         await bench.run(request, timeout_s=patience_s)
         await bench.until(lambda: len(bench.ended_passes) > 0, timeout_s=patience_s)
@@ -226,11 +224,11 @@ async def report_delay(bench: Bench, patience_s: float) -> Check:
 async def rows_while_decoding(bench: Bench, patience_s: float) -> Check:
     """Statistics go on in a long decode, during which no prompt is submitted."""
     name = "statistics in long decodes"
-    if _is_prefill(bench):
+    if bench.is_prefill:
         return Check(name=name, verdict="skipped", found="a prefill group does not decode")
     await _let_rows_come(bench, patience_s)
     bench.rows.clear()
-    request = bench.request(0, prompt=_prompt(300, bench), max_tokens=_long(bench))
+    request = bench.request(0, prompt=bench.prompt(300), max_tokens=_long(bench))
     await bench.run(request, timeout_s=patience_s)
     await _let_rows_come(bench, patience_s)
     num_rows = len({row.iteration for row in bench.rows})
@@ -246,9 +244,9 @@ async def rows_while_decoding(bench: Bench, patience_s: float) -> Check:
 async def abort(bench: Bench, patience_s: float) -> Check:
     """How long the engine holds on to what was aborted."""
     name = "abort"
-    if _is_prefill(bench):
+    if bench.is_prefill:
         return Check(name=name, verdict="skipped", found="a prefill group has nothing long enough to abort")
-    request = bench.request(0, prompt=_prompt(400, bench), max_tokens=_long(bench))
+    request = bench.request(0, prompt=bench.prompt(400), max_tokens=_long(bench))
     await bench.engine.submit([request])
     await bench.until(lambda: len(bench.tokens.get(request.request_id, ())) >= 3, timeout_s=patience_s)
     began = time.monotonic()
@@ -265,37 +263,14 @@ async def abort(bench: Bench, patience_s: float) -> Check:
     )
 
 
-async def resume(bench: Bench, patience_s: float) -> Check:
-    """Greedy decoding goes on after prior tokens as it would have without a cut."""
-    name = "resumed requests"
-    if _is_prefill(bench):
-        return Check(name=name, verdict="skipped", found="a prefill group does not decode")
-    prompt = _prompt(500, bench)
-    whole, cut = 8, 4
-    first = bench.request(0, prompt=prompt, max_tokens=whole)
-    await bench.run(first, timeout_s=patience_s)
-    tokens = bench.tokens[first.request_id]
-    again = bench.request(0, prompt=prompt, max_tokens=whole, prior_output_ids=tuple(tokens[:cut]))
-    await bench.run(again, timeout_s=patience_s)
-    same = bench.tokens.get(again.request_id) == tokens[cut:]
-    return Check(
-        name=name,
-        verdict="ok" if same else "warning",
-        found="go on with the same tokens (greedy, one example)"
-        if same
-        else "go on with other tokens than without the cut; none is lost or sent twice",
-        fix="" if same else "numerics depend on the batch; not an error of the service",
-    )
-
-
 async def hand_over(bench: Bench, patience_s: float) -> Check:
     """A prefill group's KV has a description that can be sent, and blocks come back when it is released."""
     name = "KV hand-over"
-    if not _is_prefill(bench):
+    if not bench.is_prefill:
         return Check(
             name=name, verdict="skipped", found="needs --phase prefill; the pull itself needs two groups"
         )
-    request = bench.request(0, prompt=_prompt(600, bench), max_tokens=2, mode=RequestMode.PREFILL_ONLY)
+    request = bench.request(0, prompt=bench.prompt(600), max_tokens=2, mode=RequestMode.PREFILL_ONLY)
     await bench.run(request, timeout_s=patience_s)
     payload = b"".join([chunk async for chunk in bench.engine.export_kv(request.request_id)])
     await bench.engine.release_kv(request.request_id)
@@ -311,16 +286,11 @@ EXAMINATIONS: tuple[tuple[str, Examine], ...] = (
     ("end of a pass", report_delay),
     ("statistics in long decodes", rows_while_decoding),
     ("abort", abort),
-    ("resumed requests", resume),
+    ("resumed requests", outputs.resume),
+    ("resumed requests with a seed", outputs.resume_sampled),
+    ("stop tokens", outputs.stop_tokens),
     ("KV hand-over", hand_over),
 )
-
-
-def _prompt(seed: int, bench: Bench) -> list[int]:
-    """Other tokens for every seed, so that no KV is reused; within budget and vocabulary."""
-    length = min(PROMPT_TOKENS, bench.info.chunk_budget_tokens // 2, bench.info.max_sequence_tokens // 4)
-    lowest, size = 3, max(1, bench.info.vocab_size - 3)
-    return [lowest + (7919 * (seed + 1) + 31 * index) % size for index in range(max(1, length))]
 
 
 def _long(bench: Bench) -> int:
@@ -329,11 +299,7 @@ def _long(bench: Bench) -> int:
 
 def _mode(bench: Bench) -> RequestMode:
     """That this group runs."""
-    return RequestMode.PREFILL_ONLY if _is_prefill(bench) else RequestMode.AGGREGATED
-
-
-def _is_prefill(bench: Bench) -> bool:
-    return bench.engine.config.phase == "prefill"
+    return RequestMode.PREFILL_ONLY if bench.is_prefill else RequestMode.AGGREGATED
 
 
 def _loudest(tokens: dict[int | None, int]) -> int | None:
