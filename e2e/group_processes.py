@@ -105,6 +105,8 @@ class Starter:
         self.folder = folder
         self.started: list[Process] = []
         self.join_port = a_free_port()
+        self.sources: dict[str, Sequence[Path]] = {}
+        """By component: folders with the packages that its processes run, if not those of this checkout."""
 
     def start(self, component: str, *, host: str, within: Sequence[str] = (), **settings: object) -> Process:
         """Start one; `within` is a command that runs it elsewhere, as in another network namespace."""
@@ -112,6 +114,8 @@ class Starter:
         values = {"HOST": host, "ADMIN_HOST": host, "ADMIN_PORT": a_free_port(), "LOG_LEVEL": "INFO"}
         values |= {name.upper(): value for name, value in settings.items()}
         environment = os.environ | {prefix + name: _text(value) for name, value in values.items()}
+        if component in self.sources:
+            environment["PYTHONPATH"] = os.pathsep.join(map(str, self.sources[component]))
         log = self.folder / f"{component}-{len(self.started)}.log"
         with log.open("w") as output:
             popen = subprocess.Popen(

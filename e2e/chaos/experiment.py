@@ -99,7 +99,7 @@ async def run(folder: Path, *, seed: int, seconds: float) -> Result:
         await service.all_ready()
         problems += await _left_over(service)
         num_restarts = sum(kept.num_starts - 1 for kept in service.kept.values())
-        problems += await _end(service)
+        problems += await end(service)
     problems += [f"process {pid} is left" for pid in left_behind(folder)]
     problems += errors_in_logs(folder)
     return Result(
@@ -155,7 +155,7 @@ async def _held(service: Service) -> list[str]:
     return found
 
 
-async def _end(service: Service) -> list[str]:
+async def end(service: Service) -> list[str]:
     """Gateways, schedulers, workers; each says that it ended well."""
     problems = []
     for role in (service.gateways, service.schedulers, service.workers):

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from group_processes import Process, Starter, a_free_port, cleared
 from live_stack import Metrics
@@ -164,7 +165,7 @@ class Service:
     """See the module docstring of the package."""
 
     def __init__(self, starter: Starter) -> None:
-        self._starter = starter
+        self.starter = starter
         self.links: dict[tuple[str, str], Relay] = {}
         """By who dials and who is dialled; `*` dials a worker: gateways, and decode workers for KV."""
         self.kept: dict[str, Kept] = {}
@@ -257,7 +258,7 @@ class Service:
     def _keep(self, name: str, role: str, component: str, settings: Sequence[Settings]) -> None:
         port = self._ports.setdefault(name, a_free_port())
         values = [dict(settings[0]) | {"port": port}, *settings[1:]]
-        self.kept[name] = Kept(name, role, component, lambda _: values, self._starter)
+        self.kept[name] = Kept(name, role, component, lambda _: values, self.starter)
 
     async def _link(self, source: str, target: str, address: str) -> str:
         relay = self.links[source, target] = Relay(address)
@@ -307,7 +308,7 @@ class Service:
                 member | of_epoch | {"pod_name": f"{name}-1", "node_name": "node-1"},
             ]
 
-        self.kept[name] = Kept(name, "decode", "worker", settings, self._starter)
+        self.kept[name] = Kept(name, "decode", "worker", settings, self.starter)
 
 
 SCHEDULER: Settings = {
@@ -338,10 +339,18 @@ GATEWAY: dict[str, object] = {
 
 
 @asynccontextmanager
-async def running_service(folder: Path) -> AsyncIterator[Service]:
-    """A service until the block ends; afterwards none of its processes is there."""
+async def running_service(
+    folder: Path, sources: Mapping[str, Sequence[Path]] = MappingProxyType({})
+) -> AsyncIterator[Service]:
+    """A service until the block ends; afterwards none of its processes is there.
+
+    Args:
+        folder: for logs.
+        sources: see `Starter.sources`.
+    """
     os.environ[CONTEXT] = str(folder)
     with cleared(Starter(folder)) as starter:
+        starter.sources = dict(sources)
         service = Service(starter)
         try:
             async with asyncio.TaskGroup() as tasks:
