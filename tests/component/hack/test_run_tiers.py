@@ -69,10 +69,14 @@ class Checkout:
 
     def run(self, *arguments, **environment):
         """Exit code and the closing lines by their first word."""
+
+        def text(value):
+            return str(value).lower() if isinstance(value, bool) else repr(value).replace("'", '"')
+
         lines = [f"[without_lab]\nbudget_s = {self.without_lab_s}\n"]
         for tier in self._tiers:
             lines.append("[[tier]]")
-            lines += [f"{key} = {value!r}".replace("'", '"') for key, value in tier.items()]
+            lines += [f"{key} = {text(value)}" for key, value in tier.items()]
         (self._folder / "tests/tiers.toml").write_text("\n".join(lines) + "\n")
         done = subprocess.run(
             [sys.executable, self._folder / "hack/run-tiers", *arguments],
@@ -110,6 +114,62 @@ def test_every_tier_has_a_closing_line_and_a_failed_one_does_not_stop_the_next(c
             "3 passed, 1 failed",
         ],
     )
+
+
+BESIDE = """
+import pathlib, time
+
+def test_{name}():
+    (pathlib.Path(__file__).parent / "beside").touch()
+    print("beside says something")
+    while not (pathlib.Path(__file__).parent / "other").exists():
+        time.sleep(0.02)
+
+"""
+OTHER = """
+import pathlib, time
+
+def test_{name}():
+    while not (pathlib.Path(__file__).parent / "beside").exists():
+        time.sleep(0.02)
+    (pathlib.Path(__file__).parent / "other").touch()
+
+"""
+
+
+def test_a_tier_beside_the_others_runs_while_they_do_and_is_shown_after_them(checkout):
+    """Each waits for the other one's file; what failed runs again when both have ended."""
+    checkout.tier("first", BESIDE, CURED, beside=True, retries=1)
+    checkout.tier("second", OTHER, PASSING)
+    assert checkout.run("--pytest", "-s") == (
+        0,
+        [
+            "first: ran 2 in N s (budget 60); 1 passed only when run again",
+            "second: ran 2 in N s (budget 60)",
+            "without the lab: N s (budget 560)",
+            "4 passed, 0 failed",
+        ],
+    )
+    shown = [line for line in self_told(checkout.output) if line]
+    assert shown == [
+        "== first == runs beside the others",
+        "== second ==",
+        "== first ==",
+        "beside says something",
+        "again, what failed of first:",
+    ]
+
+
+def self_told(output):
+    """The lines of the script, and of the test that prints."""
+    return [line for line in output.splitlines() if line.startswith(("== ", "again", "beside"))]
+
+
+def test_a_tier_beside_nothing_runs_as_any_other(checkout):
+    checkout.tier("first", PASSING, beside=True)
+    code, lines = checkout.run()
+    assert (code, lines[0]) == (0, "first: ran 1 in N s (budget 60)")
+    assert "runs beside" not in checkout.output
 
 
 def test_only_the_tiers_that_are_named_run(checkout):
