@@ -21,7 +21,7 @@ SERVICE = load_llmservice(Path(__file__).resolve().parents[4] / "benchmarks/sim/
 PLAN = AblationPlan(
     seeds=(0, 1),
     loads=(0.5, 0.95),
-    variants=tuple(BY_NAME[name] for name in (WHOLE, "no-backlog", "weight-2", "weight-10")),
+    variants=tuple(BY_NAME[name] for name in (WHOLE, "no-backlog", "weight-2", "weight-20")),
 )
 
 
@@ -32,7 +32,7 @@ def _figures(point):
     p99 = 2.0
     if point.variant == "weight-2":
         mean, p99 = 0.8 * mean, 1.1 * p99
-    if point.variant == "weight-10":
+    if point.variant == "weight-20":
         mean, p99 = 1.01 * mean, 0.9 * p99
     if point.variant == "no-backlog" and point.load == 0.95:
         mean *= 1.5 + 0.2 * point.seed
@@ -87,7 +87,7 @@ def test_the_page_says_what_an_ingredient_is_good_for():
     }
     page = ablation_page.page(document)
     assert "- `no-backlog`: mean 1.60 at 0.95 (unstable); p99 the same." in page
-    assert "- 0.95: mean 1.00 (1.00-1.00) with `whole`; p99 0.90 (0.90-0.90) with `weight-10`." in page
+    assert "- 0.95: mean 1.00 (1.00-1.00) with `whole`; p99 0.90 (0.90-0.90) with `weight-20`." in page
     assert (
         "| 0.95 | `no-backlog` | 2.450 UNSTABLE | 2.450 | 2.000 | 3.00 | 1.60 (1.50-1.70) | 1.00 (1.00-1.00) | 50 % |"
         in page

@@ -207,7 +207,7 @@ class SchedulerSettings:
     """`staggered-plus`: once those that have waited longer fill a quarter of a pass, the oldest is first."""
     age_first_s: float = 5.0
     """`staggered-plus`: once any has waited longer, the oldest goes first, in company of its length."""
-    backlog_weight: float = 5.0
+    backlog_weight: float = 10.0
     """`staggered-plus`: what a second of backlog makes work worth at half load; more above (beta)."""
     num_levels: int = 12
     """`staggered-plus`: quantiles of the waiting lengths that pass lengths are made of."""

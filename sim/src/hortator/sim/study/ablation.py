@@ -70,7 +70,8 @@ VARIANTS = (
         settings={"attention_pair_cost": 0.0},
     ),
     _knob("weight-2", "beta 2: work is worth less, passes are shorter", backlog_weight=2.0),
-    _knob("weight-10", "beta 10: work is worth more, passes are fuller", backlog_weight=10.0),
+    _knob("weight-5", "beta 5", backlog_weight=5.0),
+    _knob("weight-20", "beta 20: work is worth more, passes are fuller", backlog_weight=20.0),
     _knob("gathered-after-1", "who has waited for 1 s goes first in company", gathered_first_s=1.0),
     _knob("gathered-after-4", "who has waited for 4 s does", gathered_first_s=4.0),
 )

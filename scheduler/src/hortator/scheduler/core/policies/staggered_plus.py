@@ -5,16 +5,15 @@ Question answered: is it better to run a short pass of short prompts now, or a f
 Water-filling to the full budget makes every prompt wait for the longest one. Here, at each release, the
 window of like lengths (see `windows`) is released that has the most
 
-    [requests, each over its passes  +  beta * (rho / (1 - rho))^1.5 * Q * work / mean work] / T_pred
+    [requests, each over its passes  +  beta * rho / (1 - rho) * Q * work / mean work] / T_pred
 
 where Q is the backlog in seconds (waiting tokens / cluster token rate) and rho the load: the tokens that
 arrived within the last seconds, and those that wait, over what the cluster can run in that time. Then the
 oldest of the others fill what is left under the level.
 
 Why the second term: work done now is time that every later arrival of this busy period does not wait, and
-busy periods last 1 / (1 - rho) times the backlog; bursts make them longer still. So at low load value per
-second rules and passes are short; near saturation work per second does, and passes are full, and of like
-lengths, which packs best.
+busy periods last 1 / (1 - rho) times the backlog. So at low load value per second rules and passes are short;
+near saturation work per second does, and passes are full, and of like lengths, which packs best.
 
 Long prompts wait for company: a pass of one is as long as a pass of many. Once those that have waited for
 longer than `gathered_first_s` would fill a quarter of a pass, and at the latest when one has waited for
@@ -32,7 +31,6 @@ age_first_s, num_levels, num_starts. Does not look at decode.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import sqrt
 
 from hortator.scheduler.core.fleet import Fleet
 from hortator.scheduler.core.group import GroupState
@@ -155,16 +153,7 @@ class StaggeredPlus(Staggered):
         rate, arrivals = fleet.tokens_per_s(), fleet.arrivals
         load = min(MAX_LOAD, arrivals.tokens_per_s(now) / rate + backlog_s / arrivals.memory_s)
         mean_tokens = waiting.num_tokens / len(waiting)
-        return self._settings.backlog_weight * _worth_of_work(load) * backlog_s / mean_tokens
-
-
-def _worth_of_work(load: float) -> float:
-    """(rho / (1 - rho))^1.5, the same on every machine: 1 at half load.
-
-    With a power of 1, what is right near saturation holds too much back at half load; with 2, p99 grows.
-    """
-    odds = load / (1.0 - load)
-    return odds * sqrt(odds)
+        return self._settings.backlog_weight * load / (1.0 - load) * backlog_s / mean_tokens
 
 
 def _fill_under(level: int, seating: Seating, requests: list[RequestState], taken: set[str]) -> None:
