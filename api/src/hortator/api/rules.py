@@ -411,7 +411,7 @@ RULES: tuple[Rule[LLMService], ...] = (
         name="hosts-of-certificates",
         at="spec.security.tls",
         field="hosts",
-        cel="self.hosts.size() == 0 || self.issuer == 'Operator'",
+        cel="!has(self.hosts) || self.hosts.size() == 0 || self.issuer == 'Operator'",
         message="only with issuer Operator: else whoever makes the Secrets puts them in",
         find=_hosts_of_certificates,
     ),
