@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
@@ -83,9 +84,10 @@ class CertificateAuthority:
         try:
             certificate = x509.load_pem_x509_certificate(issued.cert_pem)
             key = load_pem_private_key(issued.key_pem, password=None)
-        except (ValueError, TypeError):
+            public_key = certificate.public_key()
+        except (ValueError, TypeError, UnsupportedAlgorithm):
             raise CertificateError("the authority's certificate or key is not PEM") from None
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != public_key:
             raise CertificateError("the authority's key is not the key of its certificate")
         return cls(certificate, key)
 

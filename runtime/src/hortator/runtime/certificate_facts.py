@@ -33,8 +33,8 @@ def read_certificates(pem: bytes) -> tuple[Said, ...]:
     """
     try:
         return tuple(map(_said, x509.load_pem_x509_certificates(pem)))
-    except ValueError:
-        raise CertificateError("no certificate in PEM") from None
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        raise CertificateError("no certificate in PEM, or one that cannot be read") from None
 
 
 def _said(certificate: x509.Certificate) -> Said:
