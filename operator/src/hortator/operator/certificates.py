@@ -12,6 +12,7 @@ Pure: what is known of the Secrets comes in as facts without any key, times are 
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -129,8 +130,16 @@ def wanted(service: LLMService, *, owner: Owner, options: Options) -> Wanted | N
         return None
     gateway = names.gateway_name(owner.name)
     near = (gateway, f"{gateway}.{owner.namespace}", f"{gateway}.{owner.namespace}.svc")
-    hosts = dict.fromkeys((*near, options.host(gateway, owner.namespace), *tls.hosts))
+    hosts = dict.fromkeys((*near, options.host(gateway, owner.namespace), *map(_canonical, tls.hosts)))
     return Wanted(owner=owner, prefix=tls.secret_prefix or owner.name, hosts=tuple(hosts))
+
+
+def _canonical(host: str) -> str:
+    """An address as a certificate gives it back, so that both can be compared; a name as it is."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return host
 
 
 def living(authorities: Sequence[Validity], now: datetime) -> tuple[Validity, ...]:
