@@ -135,6 +135,14 @@ class Gang(Model):
     and gets a rule for the objects of each."""
 
 
+class Certificates(Model):
+    """Certificates that the operator makes (docs/how-to/secure.md)."""
+
+    namespaces: Annotated[list[DNSLabel], Field(json_schema_extra={"uniqueItems": True})] = []
+    """Namespaces of LLMServices with spec.security.tls.issuer Operator. There, and nowhere else, the operator
+    may read and replace Secrets. Empty: it makes no certificates."""
+
+
 class NetworkPolicy(Model):
     """What may reach the operator, and what it may reach. Of services it is spec.security.networkPolicy."""
 
@@ -157,6 +165,7 @@ class Values(Model):
     """Let the operator read Nodes: it checks for room before a group starts, and replaces pods of lost nodes.
     Without effect where `namespaces` is set."""
     gang: Gang = Gang()
+    certificates: Certificates = Certificates()
     aggregate_roles: bool = True
     """Let those who may view or edit a namespace do so with its LLMServices.
     Without effect where `namespaces` is set."""

@@ -19,6 +19,7 @@ from doubles.kubernetes.cluster import FakeCluster
 from doubles.kubernetes.controllers import Controllers
 from doubles.kubernetes.kubelets import Kubelets
 from hortator.api.v1alpha1 import SCALER_KIND
+from hortator.operator.certificate_keeper import CertificateKeeper
 from hortator.operator.desired import Options
 from hortator.operator.guard import GuardedCluster
 from hortator.operator.inventory import Inventory
@@ -91,10 +92,12 @@ class OperatorWorld:
         self.queue = WorkQueue(self._look)
         clock = asyncio.get_running_loop().time
         guarded = GuardedCluster(self.cluster, lambda: self.leads_for_s)
+        self.certificates = CertificateKeeper(guarded, now=self.now)
         self.reconciler = Reconciler(
             cluster=guarded,
             inventory=self.inventory,
             schedulers=self.schedulers,
+            certificates=self.certificates,
             recorder=EventRecorder(guarded, now=self.now),
             metrics=self.metrics,
             options=Options(images=Images.of_version("1.2.3")),

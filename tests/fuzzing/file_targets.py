@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from hortator.api.files import ManifestError, load_llmservice
 from hortator.gateway.api_keys import ApiKeyFile, ApiKeysError
 from hortator.gateway.settings import GatewaySettings
 from hortator.operator.settings import OperatorSettings
+from hortator.runtime.certificate_authority import CertificateAuthority
+from hortator.runtime.certificate_facts import read_certificates
 from hortator.runtime.certificates import CertificateError, CertificateFiles, TlsSettings
 from hortator.runtime.settings import SettingsError
 from hortator.scheduler.errors import RecordingError
@@ -107,6 +110,16 @@ def certificates(data: bytes) -> None:
 
 
 _SOUND = write_certificate(_FOLDER / "pem", "gateway", authority=new_authority()).model_dump()
+
+
+def authorities(data: bytes) -> None:
+    """An entry of a Secret that the operator has made, spoilt by somebody: certificates, or their keys."""
+    whole = {name: Path(_SOUND[name]).read_bytes() for name in ("cert_file", "key_file")}
+    for certs, keys in ((data, whole["key_file"]), (whole["cert_file"], data), (data, data)):
+        with contextlib.suppress(CertificateError):
+            CertificateAuthority.load_all(certs, keys)
+    with contextlib.suppress(CertificateError):
+        assert all(one.begins_at and one.subject is not None for one in read_certificates(data))
 
 
 def llmservice(data: bytes) -> None:
@@ -241,6 +254,12 @@ TARGETS = (
         "certificates",
         certificates,
         broken(*(Path(file).read_text() for file in _SOUND.values())),
+        cases=(b"-----BEGIN CERTIFICATE-----\n" * 1000,),
+    ),
+    Target(
+        "authorities",
+        authorities,
+        broken(*(Path(_SOUND[name]).read_text() for name in ("cert_file", "key_file"))),
         cases=(b"-----BEGIN CERTIFICATE-----\n" * 1000,),
     ),
     Target(

@@ -49,6 +49,8 @@ COMPANY: Mapping[str, Obj] = {
     "spec.roles[].name enum": {},
     "spec.roles[].tolerations[].operator enum": {},
     "spec.security.clientAuth enum": {"spec.security.tls": {}},
+    "spec.security.tls.hosts": {"spec.security.tls.issuer": "Operator"},
+    "spec.security.tls.hosts[]": {"spec.security.tls": {"issuer": "Operator", "hosts": ["a"]}},
     "spec.placement.gang.queue": {"spec.placement.gang.provider": "Kueue"},
     "spec.placement.gang.schedulerName": {"spec.placement.gang.provider": "Coscheduling"},
     "spec.rollout.maxUnavailable minimum": {"spec.rollout.maxSurge": 1},
@@ -195,7 +197,7 @@ def _items(path: str, schema: Obj, number: int) -> Any:
     if schema["type"] == "object":
         value = 1 if schema["additionalProperties"]["type"] == "integer" else "a"
         return {f"label-{index}": value for index in range(number)}
-    item = _at(path)[0]
+    item = (_at(path) or ["a"])[0]
     is_named = isinstance(item, dict) and "name" in item
     return [item | {"name": f"a{index}"} if is_named else item for index in range(number)]
 
@@ -203,7 +205,7 @@ def _items(path: str, schema: Obj, number: int) -> Any:
 def _at(path: str) -> Any:
     found: Any = BASE
     for part in re.findall(r"[^.\[\]]+|\[\]", path):
-        found = found[0] if part == "[]" else found.get(part, {})
+        found = found[0] if part == "[]" and found else found.get(part, {})
     return found
 
 

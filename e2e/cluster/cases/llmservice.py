@@ -164,6 +164,7 @@ QUEUES = "Kueue needs a queue, Volcano may have one, no other provider has any"
 PLACES = "only with providers Volcano and Coscheduling"
 STEPS = "maxUnavailable and maxSurge must not both be 0"
 SCALES = "minReplicas must not be above maxReplicas"
+HOSTS = "only with issuer Operator"
 DELAYS = "baseDelay must not be above maxDelay"
 TOLERATION = "operator Exists has no value, operator Equal needs a key"
 WHILE = "may change only while suspend is true before and after"
@@ -347,6 +348,9 @@ def _rules() -> list[Case]:
     shown = {"spec.security.clientAuth": "Certificate"}
     add("client-certificates", "with tls", shown | {"spec.security.tls": {}})
     add("client-certificates", "without tls", shown, "Certificate needs tls", "spec.security.clientAuth")
+    dialled = {"spec.security.tls.hosts": ["llm.example.com"]}
+    add("hosts-of-certificates", "Operator", dialled | {"spec.security.tls.issuer": "Operator"})
+    add("hosts-of-certificates", "Secrets", dialled, HOSTS, "spec.security.tls.hosts")
     delays = {"spec.restart.baseDelay": "10m", "spec.restart.maxDelay": "10m"}
     add("restart-delays", "equal", delays)
     add(

@@ -41,6 +41,11 @@ MATRIX = {
     "one namespace": {"namespaces": ["team-a"]},
     "two namespaces": {"namespaces": ["team-a", "team-b"], "replicas": 2},
     "gangs": {"gang": {"providers": ["Volcano", "Kueue"]}},
+    "certificates": {"certificates": {"namespaces": ["prod", "staging"]}},
+    "certificates of one namespace": {
+        "namespaces": ["team-a"],
+        "certificates": {"namespaces": ["team-a"]},
+    },
     "no nodes": {"observeNodes": False, "aggregateRoles": False},
     "a registry": {
         "image": {"registry": "r.example/x", "tag": "9.9"},
@@ -199,7 +204,8 @@ def test_the_operator_knows_every_variable_that_it_is_given(render, values):
 
 def test_roles_are_the_table_of_permissions(render):
     objects = render()
-    served, nodes, own = (rules(scope) for scope in Scope)
+    served, nodes, certificates, own = (rules(scope) for scope in Scope)
+    assert certificates not in [one.get("rules") for one in objects]
     roles = named(objects, "ClusterRole")
     assert roles["hortator-operator"]["rules"] == served
     assert roles["hortator-operator-nodes"]["rules"] == nodes
@@ -212,7 +218,7 @@ def test_the_documented_permissions_are_those_of_the_rendered_roles(render):
     documented = [line.split(" | ")[:3] for line in page.splitlines() if line.startswith("| `")]
     granted = [
         (rule["resources"][0], rule["apiGroups"][0] or "core", rule.get("resourceNames"), verb)
-        for one in render({"gang": {"providers": list(PROVIDERS)}})
+        for one in render({"gang": {"providers": list(PROVIDERS)}, "certificates": {"namespaces": ["prod"]}})
         if one["kind"] in {"ClusterRole", "Role"} and one["metadata"]["name"].startswith(names.OPERATOR_NAME)
         for rule in one["rules"]
         for verb in rule["verbs"]
@@ -236,6 +242,24 @@ def test_of_other_schedulers_only_those_that_are_named_may_be_used(render, given
     (container,) = named(objects, "Deployment")["hortator-operator"]["spec"]["template"]["spec"]["containers"]
     variables = {one["name"]: one.get("value") for one in container["env"]}
     assert json.loads(variables["HORTATOR_OPERATOR_GANG_PROVIDERS"]) == ["Volcano", "Kueue"]
+
+
+@pytest.mark.parametrize("given", ["certificates", "certificates of one namespace"])
+def test_secrets_are_read_in_the_namespaces_of_certificates_and_nowhere_else(render, given):
+    readers = [
+        (one["kind"], one["metadata"].get("namespace"), rule["verbs"])
+        for one in render(MATRIX[given])
+        for rule in one.get("rules", ())
+        if "secrets" in rule["resources"] and set(rule["verbs"]) - {"create"}
+    ]
+    wanted = MATRIX[given]["certificates"]["namespaces"]
+    assert readers == [("Role", namespace, ["get", "update"]) for namespace in wanted]
+    bindings = {
+        one["metadata"]["namespace"]
+        for one in render(MATRIX[given])
+        if one["kind"] == "RoleBinding" and one["roleRef"]["name"] == "hortator-operator-certificates"
+    }
+    assert bindings == set(wanted)
 
 
 def test_named_namespaces_ask_for_nothing_of_the_cluster(render):

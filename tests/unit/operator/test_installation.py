@@ -50,8 +50,14 @@ def test_every_permission_has_a_reason():
     assert all(len(one.why) > 10 for one in PERMISSIONS)
 
 
-def test_of_secrets_only_create_is_allowed():
-    assert {verb for group, resource, verb in permissions.granted() if resource == "secrets"} == {"create"}
+def test_of_secrets_only_create_is_allowed_but_where_certificates_are_made():
+    verbs = {one.scope: set(one.verbs) for one in PERMISSIONS if one.resource == "secrets"}
+    assert verbs == {Scope.SERVED: {"create"}, Scope.CERTIFICATES: {"get", "update"}}
+
+
+def test_the_committed_manifest_lets_nobody_read_secrets(objects):
+    rules = [rule for one in objects for rule in one.get("rules", ()) if "secrets" in rule["resources"]]
+    assert [rule["verbs"] for rule in rules] == [["create"]]
 
 
 def test_an_llmservice_itself_is_only_read():

@@ -141,3 +141,13 @@ def test_a_scheduler_is_asked_as_its_pod_speaks(sample, changed, wanted):
         (found,) = schedulers_of([pod])
         assert found.address == "10.0.0.7:7070"
         assert (None if found.identity is None else str(found.identity)) == identity
+
+
+def test_who_makes_the_certificates_makes_no_revision(sample, changed):
+    """Secrets have the same names whoever makes them, so no group moves."""
+    made = {"issuer": "Operator", "hosts": ["llm.example.com"]}
+    hashes = {
+        revision_hash(service, service.spec.roles[0])
+        for service in (changed(sample("simulated-64"), {"spec.security.tls": tls}) for tls in ({}, made))
+    }
+    assert len(hashes) == 1

@@ -1,12 +1,15 @@
 """Files of certificates: read, refused, and read again when they change."""
 
+import datetime as dt
 from pathlib import Path
 
 import pytest
 
 from doubles.certificates import new_authority, write_certificate
 from hortator.runtime.certificate_authority import CertificateAuthority, Issued
+from hortator.runtime.certificate_facts import read_certificates
 from hortator.runtime.certificates import CertificateError, CertificateFiles, TlsSettings
+from hortator.runtime.identity import Identity
 from hortator.runtime.settings import Settings, SettingsConfigDict, SettingsError
 
 
@@ -107,3 +110,34 @@ def test_an_authority_is_kept_as_pem(authority):
         CertificateAuthority.load(Issued(cert_pem=authority.issued.cert_pem, key_pem=other.issued.key_pem))
     with pytest.raises(CertificateError, match="not PEM"):
         CertificateAuthority.load(Issued(cert_pem=b"x", key_pem=b"y"))
+
+
+def test_several_authorities_are_kept_in_two_files(authority):
+    both = [authority, new_authority()]
+    certs, keys = (b"".join(getattr(one.issued, part) for one in both) for part in ("cert_pem", "key_pem"))
+    assert [one.issued for one in CertificateAuthority.load_all(certs, keys)] == [one.issued for one in both]
+    with pytest.raises(CertificateError, match="2 authorities with 1 keys"):
+        CertificateAuthority.load_all(certs, both[0].issued.key_pem)
+    with pytest.raises(CertificateError, match="not the key of its certificate"):
+        CertificateAuthority.load_all(certs, both[1].issued.key_pem + both[0].issued.key_pem)
+
+
+def test_no_two_authorities_have_one_name_and_a_long_one_is_cut():
+    """Of two with one name a peer that trusts both could try the wrong one."""
+    names = [read_certificates(new_authority("a" * 63).issued.cert_pem)[0].subject for _ in range(2)]
+    assert names[0] != names[1]
+
+
+def test_a_certificate_says_whose_it_is_without_its_key(authority):
+    identity = Identity(namespace="ns", service="svc", component="gateway")
+    begins_at = dt.datetime(2026, 11, 28, tzinfo=dt.UTC)
+    issued = authority.issue(identity, now=begins_at, days=90, hosts=("llm.example.com", "192.0.2.7"))
+    (said,) = read_certificates(issued.cert_pem)
+    assert said.uris == (identity.uri,)
+    assert said.hosts == {identity.server_name, "llm.example.com", "192.0.2.7"}
+    assert said.issuer == read_certificates(authority.issued.cert_pem)[0].subject
+    assert (said.ends_at - begins_at).days == 90
+    assert "PRIVATE" not in repr(issued)
+    for pem in (b"", b"x", issued.key_pem):
+        with pytest.raises(CertificateError, match="no certificate in PEM"):
+            read_certificates(pem)

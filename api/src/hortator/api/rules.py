@@ -196,6 +196,12 @@ def _client_certificates(service: LLMService) -> Iterator[Found]:
         yield "spec.security.clientAuth", "Certificate without tls"
 
 
+def _hosts_of_certificates(service: LLMService) -> Iterator[Found]:
+    tls = service.spec.security.tls
+    if tls is not None and tls.hosts and tls.issuer != "Operator":
+        yield "spec.security.tls.hosts", f"{', '.join(tls.hosts)} with issuer {tls.issuer}"
+
+
 def _restart_delays(service: LLMService) -> Iterator[Found]:
     restart = service.spec.restart
     if restart.base_delay_s > restart.max_delay_s:
@@ -400,6 +406,14 @@ RULES: tuple[Rule[LLMService], ...] = (
         cel="self.clientAuth != 'Certificate' || has(self.tls)",
         message="Certificate needs tls",
         find=_client_certificates,
+    ),
+    Rule(
+        name="hosts-of-certificates",
+        at="spec.security.tls",
+        field="hosts",
+        cel="!has(self.hosts) || self.hosts.size() == 0 || self.issuer == 'Operator'",
+        message="only with issuer Operator: else whoever makes the Secrets puts them in",
+        find=_hosts_of_certificates,
     ),
     Rule(
         name="restart-delays",

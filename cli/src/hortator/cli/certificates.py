@@ -47,11 +47,7 @@ def run(
             identity = Identity(namespace=namespace, service=service, component=component)
             names = hosts if component == SERVER_WITH_HOSTS else ()
             issued = authority.issue(identity, now=now, days=days, hosts=names)
-            files = {
-                "tls.crt": issued.cert_pem,
-                "tls.key": issued.key_pem,
-                "ca.crt": authority.issued.cert_pem,
-            }
+            files = issued.files(authority.issued.cert_pem)
             folder = out / component
             folder.mkdir(exist_ok=True)
             for name, content in files.items():

@@ -20,6 +20,8 @@ from hortator.api.parse import Parsed
 from hortator.api.v1alpha1 import GangSpec, LLMService, RoleName
 from hortator.operator import names, topology
 from hortator.operator.accepted import accepted, record_of
+from hortator.operator.certificates import Wanted
+from hortator.operator.certificates import wanted as wanted_certificates
 from hortator.operator.manifests import accounts, cache, disruption, gang, gateway, group, network, scheduler
 from hortator.operator.manifests.metadata import Owner
 from hortator.operator.objects import Obj
@@ -145,6 +147,8 @@ class Desired:
     """
     revisions: tuple[Obj, ...]
     """One ControllerRevision per role: the one that exists, or the one to create."""
+    certificates: Wanted | None = None
+    """Secrets that the operator makes; None: others do, or there are none."""
 
     def group(self, role: RoleName, index: int) -> DesiredGroup | None:
         """The group of that name; None when it is not wanted any more."""
@@ -229,6 +233,7 @@ def desired(
         ),
         prefetch=cache.prefetch(service, owner=owner, options=options),
         revisions=tuple(revision.obj for revision in wanted.values()),
+        certificates=wanted_certificates(service, owner=owner, options=options),
     )
 
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hortator.operator import names
+from hortator.operator.certificate_keeper import CertificateKeeper
+from hortator.operator.certificates import AUTHORITY
 from hortator.operator.cluster import AlreadyExistsError, Cluster, ConflictError, NotFoundError
 from hortator.operator.inventory import Inventory
 from hortator.operator.manifests.group import with_token
@@ -21,7 +23,16 @@ from hortator.operator.manifests.security import TLS_VOLUME
 from hortator.operator.metrics import OperatorMetrics
 from hortator.operator.objects import Obj, Ref, ref_of
 from hortator.operator.observed import read_memory
-from hortator.operator.plan import Action, Apply, Create, Delete, PatchLabels, Scale, StartDrain
+from hortator.operator.plan import (
+    Action,
+    Apply,
+    Create,
+    Delete,
+    MakeCertificates,
+    PatchLabels,
+    Scale,
+    StartDrain,
+)
 from hortator.operator.schedulers import SchedulerAt, Schedulers
 from hortator.operator.work_queue import Key
 from hortator.runtime.identity import Identity
@@ -38,6 +49,7 @@ class Executor:
         cluster: Cluster,
         inventory: Inventory,
         schedulers: Schedulers,
+        certificates: CertificateKeeper,
         metrics: OperatorMetrics,
         told_at: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -45,6 +57,7 @@ class Executor:
         self._cluster = cluster
         self._inventory = inventory
         self._schedulers = schedulers
+        self._certificates = certificates
         self._metrics = metrics
         self._told_at = told_at
         self._num_writes: dict[Key, int] = {}
@@ -84,6 +97,8 @@ class Executor:
                     await self._create(obj)
                 case Delete(ref=ref, uid=uid, grace_s=grace_s):
                     await self._cluster.delete(ref, uid=uid, grace_s=grace_s)
+                case MakeCertificates(wanted=wanted):
+                    await self._certificates.make(key, wanted)
                 case PatchLabels(ref=ref, labels=labels):
                     await self._cluster.patch_labels(ref, labels)
                 case Scale(ref=ref, replicas=replicas, resource_version=version):
@@ -190,6 +205,9 @@ def target(action: Action) -> Ref | None:
             return ref_of(obj)
         case Delete(ref=ref) | PatchLabels(ref=ref) | Scale(ref=ref):
             return ref
+        case MakeCertificates(wanted=wanted):
+            namespace, name = wanted.owner.namespace, wanted.secret(AUTHORITY)
+            return Ref(api_version="v1", kind="Secret", namespace=namespace, name=name)
         case StartDrain():
             return None
 

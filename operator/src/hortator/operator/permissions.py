@@ -4,7 +4,9 @@ Rules:
 
 1. No wildcards, neither resource nor verb.
 2. Of secrets only `create`: that one exists already is an answer, deletion is by owner reference, and a
-   Secret that is missing is read from the message of the pod that waits for it.
+   Secret that is missing is read from the message of the pod that waits for it. Where the operator makes
+   certificates (the chart's certificates.namespaces) it reads them, each by its name, and replaces them: in
+   these namespaces only, never in the whole cluster.
 3. What is only for the operator itself (its Lease) is allowed in its own namespace only.
 4. What belongs to another scheduler is asked for only where that one is used (the chart's gang.providers).
 5. What only makes the operator wiser (nodes, for the capacity check) stands apart, so that an installation
@@ -35,6 +37,8 @@ class Scope(Enum):
     """In every namespace whose LLMServices are served."""
     NODES = "nodes"
     """On the cluster itself; optional."""
+    CERTIFICATES = "certificates"
+    """In the namespaces where the operator makes certificates; none unless they are named."""
     OWN = "own"
     """In the operator's namespace."""
 
@@ -131,6 +135,13 @@ PERMISSIONS: tuple[Permission, ...] = (
         resource="secrets",
         verbs=("create",),
         why="a group's identity; never read, listed or changed",
+    ),
+    Permission(
+        group="",
+        resource="secrets",
+        verbs=("get", "update"),
+        why="certificates of services with tls.issuer Operator: when each ends, and its renewal",
+        scope=Scope.CERTIFICATES,
     ),
     Permission(
         group="",

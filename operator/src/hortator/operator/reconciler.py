@@ -8,6 +8,7 @@ Whatever fails, the next look starts from what is there:
     the service's namespace ends the service is read again; it will go
     refused for good             told in the conditions, tried again after `REFUSED_RETRY_S` or on news
     a pull refused for good      told in an event; after a while groups do without (`pulls`)
+    a certificate refused        told in a condition; the rest goes on (`certificate_keeper`)
     anything else                a defect: logged with its traceback, again later
 
 What a plan is about to write is promised before anything else may run (`inventory`), so of two services that
@@ -26,8 +27,11 @@ from datetime import UTC, datetime
 
 import structlog
 
-from hortator.api.parse import parse
+from hortator.api.parse import Parsed, parse
 from hortator.api.v1alpha1 import SCALER_KIND, AutoscalingSpec, LLMService
+from hortator.operator.accepted import accepted
+from hortator.operator.certificate_keeper import CertificateKeeper
+from hortator.operator.certificates import Wanted, wanted
 from hortator.operator.cluster import (
     Cluster,
     ClusterError,
@@ -42,6 +46,7 @@ from hortator.operator.desired import Options, carried_out
 from hortator.operator.execution import Executor, schedulers_of, target
 from hortator.operator.guard import NotLeaderError
 from hortator.operator.inventory import Inventory, service_ref
+from hortator.operator.manifests.metadata import Owner
 from hortator.operator.metrics import OperatorMetrics
 from hortator.operator.objects import Obj, Ref
 from hortator.operator.observed import Meta, Observed, Refusal, SchedulerView, observe, scalers_of
@@ -77,6 +82,7 @@ class Reconciler:
         cluster: Cluster,
         inventory: Inventory,
         schedulers: Schedulers,
+        certificates: CertificateKeeper,
         recorder: EventRecorder,
         metrics: OperatorMetrics,
         options: Options,
@@ -86,8 +92,14 @@ class Reconciler:
         """`cluster` is the guarded one: it refuses writes of a process that does not lead."""
         self._inventory = inventory
         self._schedulers = schedulers
+        self._certificates = certificates
         self._executor = Executor(
-            cluster=cluster, inventory=inventory, schedulers=schedulers, metrics=metrics, told_at=told_at
+            cluster=cluster,
+            inventory=inventory,
+            schedulers=schedulers,
+            certificates=certificates,
+            metrics=metrics,
+            told_at=told_at,
         )
         self._recorder = recorder
         self._metrics = metrics
@@ -108,6 +120,7 @@ class Reconciler:
         self._num_steps.pop(key, None)
         self._demands.pop(key, None)
         self._pull_refusals.pop(key, None)
+        self._certificates.forget(key)
         self._metrics.forget(key)
 
     async def look(self, key: Key) -> Done | Failed:
@@ -214,6 +227,8 @@ class Reconciler:
             resource_version=metadata.get("resourceVersion", ""),
             status=service.get("status") or {},
         )
+        parsed = parse(service)
+        certificates = await self._certificates.facts(key, self._wanted_certificates(key, service, parsed))
         schedulers = schedulers_of(self._inventory.children(key))
         view = await self._schedulers.view(schedulers)
         # From here to the promise nothing else runs: no other look can be promised the same nodes.
@@ -225,15 +240,15 @@ class Reconciler:
             departed=self._inventory.departed(key),
             gang_providers=self._inventory.gang_providers,
             pull_refusal=self._pull_refusals.get(key),
+            certificates=certificates,
         )
-        parsed = parse(service)
-        spec, wanted = carried_out(service, parsed, options=self._options, children=children)
+        spec, desired = carried_out(service, parsed, options=self._options, children=children)
         now = self._now()
         demands = self._sampled(key, spec, observed, view, now)
         step = plan(
             spec,
             meta=meta,
-            desired=wanted,
+            desired=desired,
             problems=parsed.problems,
             observed=observed,
             now=now,
@@ -242,6 +257,14 @@ class Reconciler:
         )
         self._inventory.promise(key, (action.obj for action in step.actions if isinstance(action, Apply)))
         return step
+
+    def _wanted_certificates(self, key: Key, service: Obj, parsed: Parsed) -> Wanted | None:
+        """What is to be read before anything can be planned."""
+        kept = accepted(service, parsed, known=self._inventory.children(key))
+        if kept is None:
+            return None
+        owner = Owner.of(kept.service, service["metadata"]["uid"])
+        return wanted(kept.service, owner=owner, options=self._options)
 
     def _sampled(
         self,

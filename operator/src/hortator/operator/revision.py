@@ -55,7 +55,9 @@ def pod_fields(service: LLMService, role: RoleSpec) -> Obj:
         "role": _dump(role, exclude={"replicas": True}),
         "placement": _dump(spec.placement, exclude={"gang": True})
         | {"gang": gang.fields(spec.placement.gang)},
-        "tls": _dump(spec.security.tls) | {"isOn": True} if spec.security.tls else None,
+        "tls": _dump(spec.security.tls, exclude={"issuer": True, "hosts": True}) | {"isOn": True}
+        if spec.security.tls
+        else None,
         "maxSequenceTokens": min(
             (other.max_sequence_tokens for other in spec.roles if other.max_sequence_tokens), default=None
         ),

@@ -1,19 +1,22 @@
 """A small authority: signs certificates for the components of a service.
 
 For those who have no authority of their own (cert-manager, a company's): `hortator certificates` writes files
-with it, `hortator up --tls` one set per start. Keys are on the curve P-256; a private key never leaves this
-module but as PEM.
+with it, `hortator up --tls` one set per start, the operator keeps Secrets. Keys are on the curve P-256; a
+private key never leaves this module but as PEM.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+import re
+import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
@@ -28,6 +31,10 @@ from hortator.runtime.certificates import CertificateError
 from hortator.runtime.identity import Identity
 
 AUTHORITY_DAYS = 3650
+MAX_COMMON_NAME = 64
+_MARK_BYTES = 4
+_BLOCK = re.compile(rb"-----BEGIN [A-Z ]+-----.+?-----END [A-Z ]+-----\n?", re.DOTALL)
+"""One certificate or key of a PEM file."""
 CLOCK_SKEW = dt.timedelta(minutes=5)
 """Certificates begin this much earlier, for peers whose clocks are behind."""
 
@@ -37,7 +44,11 @@ class Issued:
     """A certificate and its private key, PEM."""
 
     cert_pem: bytes
-    key_pem: bytes
+    key_pem: bytes = field(repr=False)
+
+    def files(self, ca_pem: bytes) -> dict[str, bytes]:
+        """By the names of a Secret of type kubernetes.io/tls; `ca_pem` is who its holder trusts."""
+        return {"tls.crt": self.cert_pem, "tls.key": self.key_pem, "ca.crt": ca_pem}
 
 
 class CertificateAuthority:
@@ -48,11 +59,17 @@ class CertificateAuthority:
         self._key = key
 
     @classmethod
-    def create(cls, name: str, *, now: dt.datetime) -> Self:
-        """A new authority with a key of its own."""
+    def create(cls, name: str, *, now: dt.datetime, days: int = AUTHORITY_DAYS) -> Self:
+        """A new authority with a key of its own.
+
+        `name` gets an ending of its own: of two that are trusted at once, and have one name, a peer could
+        try the wrong one.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
+        ending = f" {secrets.token_hex(_MARK_BYTES)}"
+        name = name[: MAX_COMMON_NAME - len(ending)] + ending
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        builder = _builder(subject, subject, key.public_key(), now=now, days=AUTHORITY_DAYS)
+        builder = _builder(subject, subject, key.public_key(), now=now, days=days)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         builder = builder.add_extension(_key_usage(signs_certificates=True), critical=True)
         return cls(builder.sign(key, SHA256()), key)
@@ -67,11 +84,25 @@ class CertificateAuthority:
         try:
             certificate = x509.load_pem_x509_certificate(issued.cert_pem)
             key = load_pem_private_key(issued.key_pem, password=None)
-        except (ValueError, TypeError):
+            public_key = certificate.public_key()
+        except (ValueError, TypeError, UnsupportedAlgorithm):
             raise CertificateError("the authority's certificate or key is not PEM") from None
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != public_key:
             raise CertificateError("the authority's key is not the key of its certificate")
         return cls(certificate, key)
+
+    @classmethod
+    def load_all(cls, certs_pem: bytes, keys_pem: bytes) -> tuple[Self, ...]:
+        """Several, of files with their certificates and, in the same order, their keys.
+
+        Raises:
+            CertificateError: one of them is not an authority of ours.
+        """
+        certs, keys = (_BLOCK.findall(pem) for pem in (certs_pem, keys_pem))
+        if len(certs) != len(keys):
+            raise CertificateError(f"{len(certs)} authorities with {len(keys)} keys")
+        pairs = zip(certs, keys, strict=True)
+        return tuple(cls.load(Issued(cert_pem=cert, key_pem=key)) for cert, key in pairs)
 
     @property
     def issued(self) -> Issued:

@@ -6,8 +6,9 @@ key that goes with it is a swap half done, and that of another component is a mi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -53,7 +54,7 @@ class CertificateSet:
     """What the three files held at one moment."""
 
     cert_pem: bytes
-    key_pem: bytes
+    key_pem: bytes = field(repr=False)
     ca_pem: bytes
     identity: Identity
     """Of the certificate."""
@@ -61,6 +62,14 @@ class CertificateSet:
     """Seconds since 1970."""
     generation: int
     """Counts the sets that this process has used, from 1."""
+
+
+class CertificateSource(Protocol):
+    """Wherever the certificate of a process comes from."""
+
+    def current(self) -> CertificateSet:
+        """The newest whole set."""
+        ...
 
 
 class CertificateFiles:

@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 
 from hortator.runtime.callers import AllowedCallers
-from hortator.runtime.certificates import CertificateFiles, CertificateSet, TlsSettings
+from hortator.runtime.certificates import CertificateFiles, CertificateSet, CertificateSource, TlsSettings
 from hortator.runtime.grpc_server import open_channel
 from hortator.runtime.identity import Identity
 
@@ -82,7 +82,7 @@ class Plaintext:
 class MutualTls:
     """Certificates on both ends, all signed by one authority."""
 
-    def __init__(self, files: CertificateFiles) -> None:
+    def __init__(self, files: CertificateSource) -> None:
         self._files = files
         self._identity = files.current().identity
 
@@ -128,7 +128,7 @@ def transport_of(settings: TlsSettings) -> Plaintext | MutualTls:
     return MutualTls(CertificateFiles(settings)) if settings.is_on else Plaintext()
 
 
-def reloading_credentials(files: CertificateFiles, *, asks_for_certificates: bool) -> grpc.ServerCredentials:
+def reloading_credentials(files: CertificateSource, *, asks_for_certificates: bool) -> grpc.ServerCredentials:
     """Server credentials that follow the files, one look per handshake."""
     used = files.current()
 

@@ -12,6 +12,7 @@ from hortator.api.v1alpha1.text import ChildName, Text
 
 MAX_NAMESPACES = 64
 MAX_PORTS = 16
+MAX_HOSTS = 16
 
 ClientAuth = Literal["None", "Certificate"]
 NamespaceName = Annotated[
@@ -25,11 +26,26 @@ NamespaceName = Annotated[
 Namespaces = Annotated[tuple[NamespaceName, ...], Field(strict=False, max_length=MAX_NAMESPACES)]
 
 
+TlsIssuer = Literal["Secrets", "Operator"]
+HostName = Annotated[
+    str,
+    Text(
+        pattern="[A-Za-z0-9*]([-A-Za-z0-9.:]*[A-Za-z0-9])?",
+        max_length=253,
+        allowed="a DNS name or an IP address",
+    ),
+]
+
+
 class TlsSpec(Model):
     """Certificates of the processes, from Secrets of type kubernetes.io/tls with `ca.crt` in them."""
 
     secret_prefix: ChildName | None = None
     """Secrets are `<secretPrefix>-gateway-tls`, -scheduler-tls, -worker-tls. Absent: the service name."""
+    issuer: TlsIssuer = "Secrets"
+    """Secrets: whoever makes these; Operator: the operator makes them, with an authority for this service."""
+    hosts: Annotated[tuple[HostName, ...], Field(strict=False, max_length=MAX_HOSTS)] = ()
+    """Further names and addresses that clients dial the gateways by; only with issuer Operator."""
 
 
 class ApiKeysRef(Model):

@@ -17,12 +17,14 @@ import sys
 import time
 import uuid
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import version
 
 import kopf
 import structlog
 
 from hortator.operator.app.watching import Watcher
+from hortator.operator.certificate_keeper import CertificateKeeper
 from hortator.operator.client.configuration import (
     NoClusterError,
     load_configuration,
@@ -61,7 +63,6 @@ class OperatorApp:
         self._cluster = cluster
         self._pulse = LoopPulse()
         self._inventory = Inventory()
-        self._schedulers = SchedulerAdmin(transport=transport)
         self._leadership = Leadership(
             cluster,
             namespace=settings.namespace or own_namespace(),
@@ -70,6 +71,8 @@ class OperatorApp:
             times=settings.lease_times(),
         )
         guarded = GuardedCluster(cluster, self._leadership.remaining_s)
+        certificates = CertificateKeeper(guarded, now=lambda: datetime.now(UTC))
+        self._schedulers = SchedulerAdmin(transport=transport, transport_to=certificates.transport)
         self._resync = Resync(
             cluster,
             self._inventory,
@@ -91,6 +94,7 @@ class OperatorApp:
             cluster=guarded,
             inventory=self._inventory,
             schedulers=self._schedulers,
+            certificates=certificates,
             recorder=EventRecorder(guarded),
             metrics=metrics,
             options=_options(settings),

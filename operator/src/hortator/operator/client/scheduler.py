@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -20,6 +20,7 @@ from hortator.operator.observed import SchedulerView, WorkerLoad
 from hortator.operator.schedulers import SchedulerAt
 from hortator.rpc.scheduling.v1 import scheduling_pb2 as pb
 from hortator.rpc.scheduling.v1 import scheduling_pb2_grpc as rpc
+from hortator.runtime.identity import Identity
 from hortator.runtime.transport import Plaintext, Transport
 
 CALL_TIMEOUT_S = 2.0
@@ -38,12 +39,23 @@ _NOT_HERE = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECOND
 class SchedulerAdmin:
     """AdminService of many schedulers. Close it."""
 
-    def __init__(self, *, call_timeout_s: float = CALL_TIMEOUT_S, transport: Transport | None = None) -> None:
-        """Must be called in a running loop."""
+    def __init__(
+        self,
+        *,
+        call_timeout_s: float = CALL_TIMEOUT_S,
+        transport: Transport | None = None,
+        transport_to: Callable[[Identity], Transport | None] = lambda _: None,
+    ) -> None:
+        """Must be called in a running loop.
+
+        `transport_to` says how to talk to the schedulers of one service; `transport` is for those of which it
+        says nothing.
+        """
         self._transport = transport or Plaintext()
+        self._transport_to = transport_to
         self._call_timeout_s = call_timeout_s
-        self._channels: OrderedDict[tuple[SchedulerAt, int], grpc.aio.Channel] = OrderedDict()
-        """By scheduler and generation of our certificate."""
+        self._channels: OrderedDict[tuple[SchedulerAt, Transport, int], grpc.aio.Channel] = OrderedDict()
+        """By scheduler, our certificate and its generation."""
         self._silent: OrderedDict[SchedulerAt, float] = OrderedDict()
         """Who did not answer, and when to ask again."""
         self._retries: dict[SchedulerAt, asyncio.Task[SchedulerView | None]] = {}
@@ -131,26 +143,29 @@ class SchedulerAdmin:
                 self._leave_alone(scheduler, error)
 
     async def _channel(self, scheduler: SchedulerAt) -> grpc.aio.Channel:
-        key = (scheduler, self._transport.generation)
+        transport = self._transport
+        if scheduler.identity is not None:
+            transport = self._transport_to(scheduler.identity) or transport
+        key = (scheduler, transport, transport.generation)
         channel = self._channels.get(key)
         if channel is None:
-            channel = self._channels[key] = self._open(scheduler)
+            channel = self._channels[key] = self._open(scheduler, transport)
             if len(self._channels) > MAX_CHANNELS:
                 _, oldest = self._channels.popitem(last=False)
                 await oldest.close()
         self._channels.move_to_end(key)
         return channel
 
-    def _open(self, scheduler: SchedulerAt) -> grpc.aio.Channel:
+    def _open(self, scheduler: SchedulerAt, transport: Transport) -> grpc.aio.Channel:
         if scheduler.identity is None:
             return Plaintext().open_channel(scheduler.address, "scheduler")
-        if self._transport.identity is None:
+        if transport.identity is None:
             self._log.warning(
                 "a scheduler wants a certificate, and the operator has none",
                 scheduler=str(scheduler.identity),
                 remedy="HORTATOR_OPERATOR_TLS__CERT_FILE (docs/how-to/secure.md)",
             )
-        return self._transport.open_channel(scheduler.address, scheduler.identity)
+        return transport.open_channel(scheduler.address, scheduler.identity)
 
     def _leave_alone(self, scheduler: SchedulerAt, error: grpc.aio.AioRpcError) -> None:
         self._silent[scheduler] = asyncio.get_running_loop().time() + RETRY_S

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from hortator.api.v1alpha1 import RoleName
+from hortator.operator.certificates import CertificatesFacts
 from hortator.operator.objects import Obj, Ref
 from hortator.operator.observed.memory import Memory
 from hortator.operator.observed.scalers import ScalerFacts
@@ -284,6 +285,8 @@ class Observed:
     """Whose API the API server has, of those that the operator may use."""
     pull_refusal: Refusal | None = None
     """Of Jobs by which nodes pull an image; None: the last one was made, or none was tried yet."""
+    certificates: CertificatesFacts | None = None
+    """What is known of the Secrets that the operator makes; None: it makes none."""
     scalers: tuple[ScalerFacts, ...] = ()
     """The LLMServiceScalers that name it, the oldest first."""
 

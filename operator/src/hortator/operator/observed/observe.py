@@ -19,6 +19,7 @@ from dataclasses import replace
 
 from hortator.api.v1alpha1 import SCALER_KIND
 from hortator.operator import names
+from hortator.operator.certificates import CertificatesFacts
 from hortator.operator.objects import Obj, Ref
 from hortator.operator.observed.facts import (
     DeploymentFacts,
@@ -48,11 +49,13 @@ def observe(
     departed: Sequence[Obj] = (),
     gang_providers: frozenset[str] = frozenset(),
     pull_refusal: Refusal | None = None,
+    certificates: CertificatesFacts | None = None,
 ) -> Observed:
     """The facts about the LLMService `meta` in these objects. Total, and independent of their order.
 
     What no object says: `departed` are pods of it that are not there any more, the oldest first,
-    `gang_providers` those whose API is there, `pull_refusal` says that Jobs are not made.
+    `gang_providers` those whose API is there, `pull_refusal` says that Jobs are not made, `certificates` what
+    is known of Secrets.
     """
     given = sorted((entry for entry in objects if isinstance(entry, dict)), key=_sort_key)
     pods = [entry for entry in given if text(entry, "kind") == "Pod"]
@@ -81,6 +84,7 @@ def observe(
         loads=dict(loads),
         gang_providers=gang_providers,
         pull_refusal=pull_refusal,
+        certificates=certificates,
         scalers=scalers_of(given, namespace=meta.namespace, service=meta.name),
     )
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from hortator.operator.certificates import Wanted
 from hortator.operator.objects import Obj, Ref
 from hortator.operator.status.reasons import Reason
 
@@ -72,7 +73,15 @@ class Scale:
     why: str
 
 
-Action = Apply | Create | Delete | PatchLabels | Scale | StartDrain
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakeCertificates:
+    """Make the certificates of a service that are due by then; there is no key in what is asked for."""
+
+    wanted: Wanted
+    why: str
+
+
+Action = Apply | Create | Delete | MakeCertificates | PatchLabels | Scale | StartDrain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,9 +17,10 @@ _GOOD = {
     "WorkersReady",
     "SchedulerReady",
     "Active",
+    "CertificatesReady",
 }
 _BAD = {"Degraded", "Stalled"}
-_TOLD = ("Ready", "Accepted", "Stalled", "Suspended", "Active")
+_TOLD = ("Ready", "Accepted", "Stalled", "Suspended", "Active", "CertificatesReady")
 _TOLD_OF_A_ROLLOUT = {"ProgressDeadlineExceeded", "PrePullFailed", "RolloutPaused", "LastAvailableGroup"}
 """Reasons of Progressing that nothing but a person ends."""
 _BAD_OF_A_ROLLOUT = {"ProgressDeadlineExceeded", "PrePullFailed"}
@@ -59,6 +60,7 @@ _EXPECTED = {
     "GangPending",
     "SchedulerNotReady",
     "GatewayNotReady",
+    "CertificatesMissing",
     "PodsCreating",
     "WaitingForPeers",
     "LoadingWeights",

@@ -11,8 +11,8 @@ Rules:
    carried out instead.
 5. Total: no state of the cluster makes it raise.
 
-Order inside a plan: what is shared, what is one too many, each group's own step, starts, drains,
-gangs that nobody is in any more, pulls of images.
+Order inside a plan: the record of the spec, certificates, what is shared, what is one too many, each group's
+own step, starts, drains, gangs that nobody is in any more, pulls of images.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from hortator.operator.objects import Obj
 from hortator.operator.observed import Meta, Observed
 from hortator.operator.plan.actions import Action, Emit, Item, Plan, StatusOf, Wake, wake
 from hortator.operator.plan.admission import admissions
+from hortator.operator.plan.certificates import certificates
 from hortator.operator.plan.disruption import voluntary_drains
 from hortator.operator.plan.events import transitions
 from hortator.operator.plan.gang import old_pod_groups
@@ -42,7 +43,7 @@ from hortator.operator.plan.scaling import (
     scaling_items,
     scaling_of,
 )
-from hortator.operator.plan.shared import shared_objects
+from hortator.operator.plan.shared import record, shared_objects
 from hortator.operator.progress import progress_of
 from hortator.operator.scalers import RoleScaler, refused
 from hortator.operator.situation import Situation, situation_of
@@ -106,6 +107,8 @@ def _status_of(situation: Situation, one: RoleScaling) -> StatusOf:
 
 
 def _items(situation: Situation) -> Iterator[Item]:
+    yield from record(situation)
+    yield from certificates(situation)
     yield from shared_objects(situation)
     yield from removals(situation)
     for view in situation.all_views:

@@ -1,8 +1,8 @@
 """What all groups share: accounts, NetworkPolicies, revisions, scheduler, gateway, cache.
 
-The record of the spec comes first: whatever is done is done for a spec that is kept (`accepted`). Each object
-is applied when it is missing or says something else, in the order of `desired.shared`. Records, revisions and
-the prefetch Job never change: they are created, and a Job of another revision is deleted first.
+The record of the spec comes before all else: whatever is done is done for a spec that is kept (`accepted`).
+Each object is applied when it is missing or says something else, in the order of `desired.shared`. Records,
+revisions and the prefetch Job never change: they are created, and a Job of another revision is deleted first.
 NetworkPolicies go when they are not wanted any more, because they forbid something. Records of earlier specs
 go when that of this one is there; revisions that nothing runs any more are kept up to a limit per role
 (spec.rollout.revisionHistoryLimit), to go back to.
@@ -24,9 +24,13 @@ from hortator.operator.revision import role_of
 from hortator.operator.situation import Situation
 
 
+def record(situation: Situation) -> Iterator[Item]:
+    """Keep the spec that is carried out."""
+    yield from _created(situation, situation.desired.record, "keeps the spec that is carried out")
+
+
 def shared_objects(situation: Situation) -> Iterator[Item]:
     """Bring what is shared to what is wanted."""
-    yield from _created(situation, situation.desired.record, "keeps the spec that is carried out")
     for obj in situation.desired.revisions:
         yield from _created(situation, obj, "holds the pod template of a revision")
     for obj in situation.desired.shared:

@@ -12,6 +12,7 @@ Degraded        a group has failed or is not ready that was (True is bad)
 Stalled         a group has used up its restarts (True is bad)
 Suspended       spec.suspend is true and no group has a pod
 Autoscaling     the operator's own scaler writes spec.replicas; only with spec.autoscaling
+CertificatesReady  the Secrets that the operator makes are there and good; only with tls.issuer Operator
 
 An LLMServiceScaler has Autoscaling too, and Active: its role has as many groups as it says.
 """
@@ -25,6 +26,8 @@ from datetime import datetime
 from hortator.api.v1alpha1.status import Condition, ConditionStatus
 from hortator.operator import names
 from hortator.operator.autoscaling import ScalingDecision
+from hortator.operator.certificates import RENEWED_AFTER, CertificatesFacts, Wanted, expiring
+from hortator.operator.certificates import missing as missing_secrets
 from hortator.operator.lifecycle import Stage
 from hortator.operator.objects import Obj
 from hortator.operator.observed.reading import format_time, instant, items, text
@@ -88,6 +91,7 @@ def verdicts(
         _degraded(reports),
         _stalled(reports),
         _suspended(situation),
+        *_certificates(situation),
     ]
     return [_ready(situation, [workers, serving, model, _surplus(situation)]), *others]
 
@@ -297,6 +301,38 @@ def _stalled(reports: Sequence[GroupReport]) -> Verdict:
     if found is None:
         return Verdict(type="Stalled", status="False", reason=Reason.NOTHING_FAILED)
     return Verdict(type="Stalled", status="True", reason=found.reason, message=found.message)
+
+
+def _certificates(situation: Situation) -> Iterator[Verdict]:
+    """What has become of the certificates that the operator makes, where it makes any."""
+    wanted, facts, now = situation.desired.certificates, situation.observed.certificates, situation.now
+    if wanted is None or facts is None:
+        return
+    finding = _of_certificates(wanted, facts, now)
+    message = ""
+    if finding is None:
+        first = min(one.validity.lived(RENEWED_AFTER) for one in facts.certificates.values())
+        message = f"the next one is renewed at {format_time(first)}"
+    yield _of("CertificatesReady", finding, Reason.CERTIFICATES_READY, message=message)
+
+
+def _of_certificates(wanted: Wanted, facts: CertificatesFacts, now: datetime) -> Finding | None:
+    missing, late = missing_secrets(wanted, facts), expiring(wanted, facts, now)
+    if facts.refused is not None:
+        reason = Reason.OPERATOR_FORBIDDEN if facts.refused.is_forbidden else Reason.OBJECT_REFUSED
+        needs = " (the chart's certificates.namespaces)" if facts.refused.is_forbidden else ""
+        ends = "".join(f"; {name} ends at {format_time(ends_at)}" for name, ends_at in late)
+        return Finding(reason=reason, message=f"{facts.refused.message}{needs}{ends}")
+    if facts.foreign:
+        message = f"left alone, because this LLMService does not own them: Secret {', '.join(facts.foreign)}"
+        return Finding(reason=Reason.NAME_TAKEN, message=message)
+    if missing:
+        message = f"to be made: Secret {', '.join(missing)}"
+        return Finding(reason=Reason.CERTIFICATES_MISSING, message=message)
+    if late:
+        message = "; ".join(f"Secret {name} ends at {format_time(ends_at)}" for name, ends_at in late)
+        return Finding(reason=Reason.CERTIFICATES_EXPIRING, message=message)
+    return None
 
 
 def _suspended(situation: Situation) -> Verdict:

@@ -49,6 +49,8 @@ class Reason(StrEnum):
     SCHEDULER_NOT_READY = "SchedulerNotReady"
     GATEWAY_NOT_READY = "GatewayNotReady"
     NAME_TAKEN = "NameTaken"
+    CERTIFICATES_EXPIRING = "CertificatesExpiring"
+    CERTIFICATES_MISSING = "CertificatesMissing"
     PODS_CREATING = "PodsCreating"
     WAITING_FOR_PEERS = "WaitingForPeers"
     LOADING_WEIGHTS = "LoadingWeights"
@@ -84,6 +86,7 @@ class Reason(StrEnum):
     SCHEDULER_READY = "SchedulerReady"
     SPEC_ACCEPTED = "SpecAccepted"
     MODEL_READY = "ModelReady"
+    CERTIFICATES_READY = "CertificatesReady"
     NOTHING_FAILED = "NothingFailed"
     NOT_SUSPENDED = "NotSuspended"
 
@@ -254,6 +257,14 @@ ENTRIES: dict[Reason, Entry] = {
         meaning="An object of the needed name belongs to somebody else, or to a former LLMService.",
         remedy="Wait if it is being deleted, else delete or rename it.",
     ),
+    Reason.CERTIFICATES_EXPIRING: Entry(
+        meaning="A certificate that the operator makes should have been renewed long ago.",
+        remedy="Read the operator's log for what it says of certificates; what has ended lets nobody in.",
+    ),
+    Reason.CERTIFICATES_MISSING: Entry(
+        meaning="Secrets with certificates that the operator makes are not there yet, or cannot be read.",
+        remedy=_WAIT,
+    ),
     Reason.PODS_CREATING: Entry(
         meaning="Pods are being made: they exist in part, or their images are being pulled.",
         remedy=_WAIT,
@@ -386,6 +397,9 @@ ENTRIES: dict[Reason, Entry] = {
     Reason.SPEC_ACCEPTED: Entry(meaning="The LLMService breaks no rule.", remedy=_NONE),
     Reason.MODEL_READY: Entry(
         meaning="The model cache is full, or the engines fetch the weights themselves.", remedy=_NONE
+    ),
+    Reason.CERTIFICATES_READY: Entry(
+        meaning="The certificates that the operator makes are there and are renewed in time.", remedy=_NONE
     ),
     Reason.NOTHING_FAILED: Entry(meaning="No group has failed or used up its restarts.", remedy=_NONE),
     Reason.NOT_SUSPENDED: Entry(meaning="spec.suspend is false.", remedy=_NONE),
