@@ -24,7 +24,7 @@ from hortator.operator.desired import Options
 from hortator.operator.guard import GuardedCluster
 from hortator.operator.inventory import Inventory
 from hortator.operator.metrics import OperatorMetrics
-from hortator.operator.observed import SchedulerView
+from hortator.operator.observed import SchedulerView, WorkerLoad
 from hortator.operator.options import Images
 from hortator.operator.reconciler import Reconciler
 from hortator.operator.recorder import EventRecorder
@@ -83,6 +83,23 @@ class OperatorWorld:
         self._cluster_task: asyncio.Task[Any] | None = None
         self._tasks: list[asyncio.Task[Any]] = []
         self._make_operator()
+
+    def ready_workers(self) -> dict[str, WorkerLoad]:
+        """What a scheduler knows of the groups that are ready: an idle worker each, by its id."""
+        groups = self.api.get(SERVICE).get("status", {}).get("groups", [])
+        return {
+            one["workerId"]: WorkerLoad(
+                worker_id=one["workerId"],
+                phase=one["role"].lower(),
+                boot_id="1-1-a",
+                state="running",
+                num_in_flight=0,
+                num_ranks=16,
+                is_draining=False,
+            )
+            for one in groups
+            if one["phase"] == "Ready"
+        }
 
     def _make_operator(self) -> None:
         """A process that knows nothing yet."""

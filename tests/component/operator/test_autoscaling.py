@@ -7,7 +7,7 @@ import pytest
 
 from doubles.kubernetes.api import Obj
 from doubles.operator_world import NAME, SERVICE, OperatorWorld
-from hortator.operator.observed import SchedulerView, WorkerLoad
+from hortator.operator.observed import SchedulerView
 from hortator.operator.schedulers import SchedulerAt
 
 pytestmark = pytest.mark.looptime
@@ -26,24 +26,13 @@ class Asked:
     def view(self, _schedulers: Sequence[SchedulerAt]) -> SchedulerView | None:
         if self.num_sets is None:
             return None
-        status = self.world.api.get(SERVICE).get("status", {})
-        ready = [one for one in status.get("groups", []) if one["phase"] == "Ready"]
-        workers = {
-            one["workerId"]: WorkerLoad(
-                worker_id=one["workerId"],
-                phase=one["role"].lower(),
-                boot_id="1-1-a",
-                state="running",
-                num_in_flight=0,
-                num_ranks=16,
-                is_draining=False,
-            )
-            for one in ready
+        workers = self.world.ready_workers()
+        counts = {
+            phase: sum(one.phase == phase for one in workers.values()) for phase in ("prefill", "decode")
         }
-        counts = {role: sum(one["role"] == role for one in ready) for role in ("Prefill", "Decode")}
         if not all(counts.values()):
             return SchedulerView(epoch=1, workers=workers)
-        prefill = 0.7 * self.num_sets * 2 / counts["Prefill"]
+        prefill = 0.7 * self.num_sets * 2 / counts["prefill"]
         return SchedulerView(epoch=1, workers=workers, saturation={"prefill": prefill, "decode": 0.1})
 
 

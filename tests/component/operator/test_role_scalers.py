@@ -8,7 +8,7 @@ import pytest
 from doubles.kubernetes.api import Obj
 from doubles.operator_world import SERVICE, OperatorWorld
 from hortator.api.v1alpha1 import SCALER_KIND
-from hortator.operator.observed import SchedulerView, WorkerLoad
+from hortator.operator.observed import SchedulerView
 from hortator.operator.schedulers import SchedulerAt
 
 pytestmark = pytest.mark.looptime
@@ -28,20 +28,7 @@ class Asked:
     def view(self, _schedulers: Sequence[SchedulerAt]) -> SchedulerView | None:
         if self.num_groups is None:
             return None
-        status = self.world.api.get(SERVICE).get("status", {})
-        ready = [one for one in status.get("groups", []) if one["phase"] == "Ready"]
-        workers = {
-            one["workerId"]: WorkerLoad(
-                worker_id=one["workerId"],
-                phase=one["role"].lower(),
-                boot_id="1-1-a",
-                state="running",
-                num_in_flight=0,
-                num_ranks=16,
-                is_draining=False,
-            )
-            for one in ready
-        }
+        workers = self.world.ready_workers()
         counts = {phase: sum(one.phase == phase for one in workers.values()) for phase in self.num_groups}
         saturation = {
             phase: 0.7 * asked / counts[phase] for phase, asked in self.num_groups.items() if counts[phase]

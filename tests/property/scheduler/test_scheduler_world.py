@@ -788,8 +788,10 @@ class SchedulerWorld(RuleBasedStateMachine):
             loads = self.machine.fleet.groups[spec.group_id]
             if any(loads.load_tokens) or any(loads.kv_used):
                 continue  # believes otherwise until the next report
-            believed = [any(group.load_tokens) for group in self.machine.fleet.entry.values()]
-            if self.policy == "staggered-plus" and prompt > BUDGET and any(believed):
+            others = [group for group in self.machine.fleet.entry.values() if group is not loads]
+            is_hosted = any(group.occupants.rest(group.queued_tokens()).num_passes for group in others)
+            is_patient = self.now - oldest.waiting_since < self.settings.queue_timeout_s / 2
+            if self.policy == "staggered-plus" and prompt > BUDGET and is_hosted and is_patient:
                 continue  # it waits for a group that such prompts occupy, or are believed to (see `occupied`)
             may_hold = (
                 self.policy == "fixed-batch"
