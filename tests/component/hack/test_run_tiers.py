@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -163,6 +165,32 @@ def test_a_tier_beside_the_others_runs_while_they_do_and_is_shown_after_them(che
 def self_told(output):
     """The lines of the script, and of the test that prints."""
     return [line for line in output.splitlines() if line.startswith(("== ", "again", "beside"))]
+
+
+WAITS = """
+import os, pathlib, time
+
+def test_{name}():
+    pathlib.Path(__file__).with_suffix(".pid").write_text(str(os.getpid()))
+    time.sleep(60)
+
+"""
+
+
+@pytest.mark.timeout(40)
+def test_told_to_end_it_leaves_nothing_behind(checkout, tmp_path):
+    checkout.tier("first", WAITS, beside=True)
+    checkout.tier("second", WAITS)
+    checkout.run("--collect")  # writes the tiers
+    process = subprocess.Popen([sys.executable, tmp_path / "hack/run-tiers"], stdout=subprocess.DEVNULL)
+    files = [tmp_path / f"tests/test_{name}.pid" for name in ("first", "second")]
+    while not all(file.exists() and file.read_text() for file in files):
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(20) == 128 + signal.SIGTERM
+    for file in files:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(file.read_text()), 0)
 
 
 def test_a_tier_beside_nothing_runs_as_any_other(checkout):
