@@ -1,6 +1,7 @@
 """What every test tier shares: `--update-golden`, Ctrl-C for children, and no PyTorch where it is missing.
 
-Hypothesis profiles: `ci` gives the same examples on every run, HYPOTHESIS_PROFILE=long looks further.
+Hypothesis profiles: `ci` gives the same examples on every run of a tier (it also tries constants of imported
+modules, so a file that is run alone gets others), HYPOTHESIS_PROFILE=long looks further.
 """
 
 import difflib

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -198,7 +199,7 @@ class SchedulerWorld(RuleBasedStateMachine):
                     assert request.attempt == command.attempt
                     if request.state == "decode_waiting":
                         assert command.reason in (RejectReason.QUEUE_TIMEOUT, RejectReason.NO_WORKER)
-                        assert self.now - request.prefilled_at >= QUEUE_TIMEOUT_S
+                        assert self.now - request.prefilled_at >= QUEUE_TIMEOUT_S - 1e-9
                     else:
                         assert request.state == "waiting"
                     assert command.gateway_id == request.gateway_id
@@ -684,6 +685,7 @@ class SchedulerWorld(RuleBasedStateMachine):
                     gateway_id=request.gateway_id,
                     num_prompt_tokens=request.prompt,
                     max_output_tokens=32,
+                    tokenizer=self._tokenizer(request.request_id),
                 )
             )
             return
@@ -697,6 +699,7 @@ class SchedulerWorld(RuleBasedStateMachine):
                 max_output_tokens=32,
                 latency_class=LatencyClass.CRITICAL if request.critical else LatencyClass.STANDARD,
                 deadline_at=request.deadline_at,
+                tokenizer=self._tokenizer(request.request_id),
             )
         )
 
@@ -815,7 +818,8 @@ class SchedulerWorld(RuleBasedStateMachine):
             assert again.handle(event, now) == commands, "a replay decided otherwise"
 
 
-TestSchedulerWorld = SchedulerWorld.TestCase
+# It takes seconds; what it finds takes minutes to be made small, and a timeout would hide it.
+TestSchedulerWorld = pytest.mark.timeout(600)(SchedulerWorld.TestCase)
 TestSchedulerWorld.settings = settings(
     settings.default, stateful_step_count=60, max_examples=2 * settings.default.max_examples
 )

@@ -97,6 +97,16 @@ def test_a_pass_does_not_run_what_was_still_on_its_way(a_group_state):
     assert group.queued_tokens() == [400, 0]
 
 
+def test_a_pass_takes_off_no_more_than_the_rank_still_reports(a_group_state):
+    """Rank 1's prompt of the running pass was taken out: 900 tokens less are no 900 tokens of room."""
+    group = a_group_state(prefill_load_tokens=(200, 900), admission_lead_passes=1)
+    group.start_pass(1.0, None)
+    group.record_dispatch(((1, 100, 2),), 1.1)
+    _report(group, 0, (200, 0))
+    assert group.queued_tokens() == [0, 100]
+    assert group.free_tokens() == [1000, 900]
+
+
 def test_the_residual_of_a_pass_counts_down_to_zero(a_group_state):
     """From the predicted time; an overdue pass has none left."""
     group = a_group_state()

@@ -321,6 +321,8 @@ class GroupState:
             unreported.popleft()
         self.has_reported = True
         self.load_tokens = list(loads.prefill_load_tokens)
+        # What left a rank while the pass runs is in neither: without this, its share would count as room.
+        self.pass_tokens = list(map(min, self.pass_tokens, self.load_tokens))
         self.batch_size = list(loads.batch_size)
         self.kv_used = list(loads.kv_blocks_used)
         self._roomiest = None
