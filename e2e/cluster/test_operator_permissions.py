@@ -2,6 +2,7 @@
 
 import base64
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,12 @@ import yaml
 from cluster.kube import Obj
 from cluster.operators import SCALERS, SERVICES, Operators, operators_in
 from cluster.processes import wait_until
+from cluster.test_helm import HELM
 from cluster.test_operator import condition, is_ready, sample
 from hortator.operator.permissions import PERMISSIONS, Scope
 
-INSTALL = Path(__file__).resolve().parents[2] / "manifests" / "install.yaml"
+ROOT = Path(__file__).resolve().parents[2]
+INSTALL = ROOT / "manifests" / "install.yaml"
 NAMESPACE = "hortator-system"
 APPLIED = {"Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"}
 VERBS = {"POST": "create", "PATCH": "patch", "PUT": "update", "DELETE": "delete"}
@@ -40,7 +43,7 @@ def granted(*scopes: Scope) -> set[tuple[str, str, str]]:
     return {(one.group, one.resource, verb) for one in permissions for verb in one.verbs}
 
 
-def is_in_force(lab, group: str, resource: str, verb: str) -> bool:
+def is_in_force(lab, group: str, resource: str, verb: str, *, namespace: str = NAMESPACE) -> bool:
     """The API server learns of roles a moment after they were written."""
     resource, _, subresource = resource.partition("/")
     asked = {"group": group, "resource": resource, "subresource": subresource, "verb": verb}
@@ -49,14 +52,14 @@ def is_in_force(lab, group: str, resource: str, verb: str) -> bool:
         "kind": "SubjectAccessReview",
         "spec": {
             "user": f"system:serviceaccount:{NAMESPACE}:hortator-operator",
-            "resourceAttributes": asked | {"namespace": NAMESPACE},
+            "resourceAttributes": asked | {"namespace": namespace},
         },
     }
     path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
     return lab.client.request("POST", path, review)["status"]["allowed"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def installed(lab) -> Iterator[None]:
     """The roles, without the operator's Deployment."""
     objects = [obj for obj in yaml.safe_load_all(INSTALL.read_text()) if obj and obj["kind"] in APPLIED]
@@ -161,3 +164,65 @@ def test_the_installed_roles_are_what_is_needed(lab, namespace, fake_nodes, faul
     )  # which names no namespace for certificates
     assert of_the_manifest - used(passed) - NOT_USED_HERE == set()
     assert any(one.scope is Scope.NODES for one in PERMISSIONS)
+
+
+@pytest.mark.skipif(not HELM, reason="helm is missing: run hack/install-helm")
+@pytest.mark.safety
+def test_certificates_are_made_with_the_role_of_one_namespace(lab, namespace, faulty_api, operators) -> None:
+    """`certificates.namespaces` of the chart: without it the service says what is missing, with it no more is used."""
+    proxy, _ = faulty_api
+    operators.start()
+
+    def service_when(until) -> Obj:
+        return lab.client.wait(*SERVICES, "simulated", namespace, until, timeout_s=60)
+
+    def patch_tls(**tls: object) -> None:
+        path = lab.client.path(*SERVICES, namespace, "simulated")
+        body = {"spec": {"security": {"tls": tls}}}
+        lab.client.request("PATCH", path, body, content_type="application/merge-patch+json")
+
+    def certificates(service: Obj | None) -> Obj:
+        return condition(service, "CertificatesReady")
+
+    def gateway() -> Obj:
+        return lab.client.get("v1", "Secret", "simulated-gateway-tls", namespace)
+
+    lab.client.create(sample(namespace, suspend=True, security={"tls": {"issuer": "Operator"}}))
+    refused = service_when(lambda found: certificates(found).get("status") == "False")
+    assert "certificates.namespaces" in certificates(refused)["message"]
+    values = ("--set", f"certificates.namespaces={{{namespace}}}", "--namespace", NAMESPACE)
+    command = [
+        HELM,
+        "template",
+        "hortator",
+        str(ROOT / "charts/hortator"),
+        "--kube-version",
+        "1.34.0",
+        *values,
+    ]
+    rendered = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    roles = [
+        obj for obj in yaml.safe_load_all(rendered) if obj and obj["metadata"].get("namespace") == namespace
+    ]
+    assert {obj["kind"] for obj in roles} == {"Role", "RoleBinding"}
+    for obj in roles:
+        lab.client.apply(obj)
+    granted_here = granted(Scope.CERTIFICATES)
+    wait_until(
+        lambda: all(is_in_force(lab, *one, namespace=namespace) for one in granted_here),
+        what="the role to be in force",
+    )
+    since = time.monotonic()
+    service_when(lambda found: certificates(found).get("status") == "True")
+    before = gateway()["data"]["tls.crt"]
+    patch_tls(hosts=["llm.example.com"])
+    wait_until(lambda: gateway()["data"]["tls.crt"] != before, what="a certificate for another host")
+
+    def on_secrets() -> set[tuple[str, str, str]]:
+        return {one for one in used(proxy.faults.passed(since=since)) if one[1] == "secrets"}
+
+    wait_until(lambda: granted_here <= on_secrets(), what="the proxy to have seen the answers")
+    assert on_secrets() == granted_here | {("", "secrets", "create")}
+    passed = [one for one in proxy.faults.passed(since=since) if f"/namespaces/{namespace}/" in one.target]
+    assert [one.target for one in passed if one.status == 403] == []
+    assert not any(is_in_force(lab, *one, namespace="default") for one in granted_here)
