@@ -107,3 +107,20 @@ def test_a_gang_of_another_scheduler_is_shown_and_warned_of(tmp_path, capsys):
     assert "simulated-d-0-*" in shown
     assert "all 4 pods of a group or none" in shown
     assert "spec.placement.gang.provider: Volcano" in shown
+
+
+def test_scalers_in_the_same_file_say_how_many_groups_there_are(tmp_path, capsys):
+    scaler = {
+        "apiVersion": "serving.hortator.dev/v1alpha1",
+        "kind": "LLMServiceScaler",
+        "metadata": {"name": "decode", "namespace": "default"},
+        "spec": {"serviceName": "simulated", "role": "Decode", "replicas": 2},
+    }
+    file = tmp_path / "m.yaml"
+    file.write_text(f"{SIMULATED.read_text()}\n---\n{yaml.safe_dump(scaler)}")
+    run(file, as_json=True)
+    groups = json.loads(capsys.readouterr().out)["groups"]
+    assert [group["workerId"] for group in groups] == ["prefill-0", "prefill-1", "decode-0", "decode-1"]
+    file.write_text(yaml.safe_dump(scaler))
+    with pytest.raises(CommandError, match="no LLMService in it"):
+        run(file)

@@ -105,3 +105,69 @@ def test_the_command_passes_on_what_it_is_given(write):
     result = CliRunner().invoke(app, ["validate", "-f", str(write("x.yaml", {})), "--json"])
     assert result.exit_code == 0
     assert json.loads(result.stdout)["valid"]
+
+
+def scaler(name="decode", **spec):
+    return {
+        "apiVersion": "serving.hortator.dev/v1alpha1",
+        "kind": "LLMServiceScaler",
+        "metadata": {"name": name},
+        "spec": {"serviceName": "base", "role": "Aggregated", "replicas": 3} | spec,
+    }
+
+
+@pytest.fixture
+def write_all(tmp_path):
+    def file(name, *documents):
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump_all(documents))
+        return path
+
+    return file
+
+
+def test_scalers_are_valid_alone_and_beside_their_service(write_all, capsys):
+    file = write_all("x.yaml", scaler())
+    assert validate.run(file=file, against=None, as_json=False) == 0
+    line = "LLMServiceScaler decode is valid: Aggregated of base has 3 groups per role set"
+    assert capsys.readouterr().out == f"{file}: {line}\n"
+    file = write_all("y.yaml", changed({}), scaler())
+    assert validate.run(file=file, against=None, as_json=False) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [f"{file}: {line}"]
+
+
+def test_a_scaler_that_breaks_a_rule_is_named(write_all):
+    bounds = {"minReplicas": 3, "maxReplicas": 2}
+    file = write_all("x.yaml", scaler(), scaler("b", replicas=-1), scaler("c", autoscaling=bounds))
+    first, second = refusal(file)
+    assert first.startswith(f"{file}: LLMServiceScaler b: spec.replicas: got -1")
+    assert second.startswith(f"{file}: LLMServiceScaler c: spec.autoscaling.minReplicas: ")
+
+
+def test_what_is_wrong_with_the_service_is_said_beside_what_is_wrong_with_its_scaler(write_all):
+    file = write_all("x.yaml", changed({"spec.roles[0].nodes": 65}), scaler(replicas=-1))
+    assert [line.split(": ")[1] for line in refusal(file)] == [
+        "spec.roles[0].nodes",
+        "LLMServiceScaler decode",
+    ]
+
+
+def test_a_scaler_beside_its_service_names_one_of_its_roles_and_none_twice(write_all):
+    others = scaler("elsewhere", serviceName="another", role="Decode")
+    file = write_all("x.yaml", changed({}), scaler(), scaler("again"), scaler("d", role="Decode"), others)
+    assert refusal(file) == [
+        (
+            f"{file}: LLMServiceScaler again: spec.role: Aggregated belongs to LLMServiceScaler decode"
+            " (allowed: one for each role)"
+        ),
+        f"{file}: LLMServiceScaler d: spec.role: got Decode (allowed: roles of base: Aggregated)",
+    ]
+
+
+def test_what_a_scaler_is_about_cannot_change(write_all, capsys):
+    old = write_all("old.yaml", scaler(), scaler("b", serviceName="other"))
+    new = write_all("new.yaml", scaler(replicas=5), scaler("b", serviceName="third"))
+    (line,) = refusal(new, old)
+    assert line.startswith(f"{new}: LLMServiceScaler b: spec.serviceName: ")
+    assert validate.run(file=new, against=old, as_json=True) == 2
+    assert json.loads(capsys.readouterr().out)["problems"][0]["field"].startswith("LLMServiceScaler b: ")

@@ -1,4 +1,4 @@
-"""docs/how-to/gitops.md: what Argo CD is told to think of an LLMService, run over what operators have written."""
+"""docs/how-to/gitops.md: what Argo CD is told to think of our kinds, run over what operators have written."""
 
 import copy
 import json
@@ -8,21 +8,29 @@ from pathlib import Path
 import pytest
 from lupa import LuaRuntime
 
+from hortator.operator.status.reasons import Reason
+
 ROOT = Path(__file__).resolve().parents[3]
-BEGIN = "resource.customizations.health.serving.hortator.dev_LLMService: |\n"
+BEGIN = "resource.customizations.health.serving.hortator.dev_{kind}: |\n"
 RECORDED = sorted((ROOT / "tests/golden/files/clusters").glob("*.jsonl"))
+
+
+def script_of(kind):
+    """What follows the name of the kind, up to the next one or the end of the block."""
+    page = (ROOT / "docs/how-to/gitops.md").read_text()
+    begun = page.partition(BEGIN.format(kind=kind))[2].partition("```")[0]
+    return textwrap.dedent(begun.partition("resource.customizations")[0])
 
 
 @pytest.fixture(scope="module")
 def health():
     """`health(obj)`: status and message."""
-    page = (ROOT / "docs/how-to/gitops.md").read_text()
-    script = textwrap.dedent(page.partition(BEGIN)[2].partition("```")[0])
+    scripts = {kind: script_of(kind) for kind in ("LLMService", "LLMServiceScaler")}
     lua = LuaRuntime()
-    function = lua.eval(f"function(obj)\n{script}\nend")
+    functions = {kind: lua.eval(f"function(obj)\n{script}\nend") for kind, script in scripts.items()}
 
     def judge(obj):
-        found = function(lua.table_from(obj, recursive=True))
+        found = functions[obj["kind"]](lua.table_from(obj, recursive=True))
         return found["status"], found["message"]
 
     return judge
@@ -71,3 +79,23 @@ def test_what_is_not_well_is_told(health, serving, kind, said, status):
     found, message = health(changed)
     assert found == status
     assert message == ("Why: because" if kind != "Ready" else ": ")
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "status"),
+    [
+        ("True", "RoleScaled", "Healthy"),
+        ("False", "Conflict", "Degraded"),
+        ("False", "RoleNotFound", "Degraded"),
+        ("False", "ServiceNotFound", "Progressing"),
+    ],
+)
+def test_a_scaler_is_what_its_condition_says(health, said, reason, status):
+    assert reason in {one.value for one in Reason}
+    condition = {"type": "Active", "status": said, "reason": reason, "message": "because"}
+    scaler = {"kind": "LLMServiceScaler", "metadata": {"generation": 2}}
+    assert health(scaler)[0] == "Progressing"
+    scaler["status"] = {"observedGeneration": 2, "conditions": [condition]}
+    assert health(scaler) == (status, f"{reason}: because")
+    scaler["metadata"]["generation"] = 3
+    assert health(scaler)[0] == "Progressing"

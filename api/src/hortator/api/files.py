@@ -1,25 +1,29 @@
-"""Manifests on disk: read an LLMService, or say everything that is wrong with the file.
+"""Manifests on disk: read an LLMService and its LLMServiceScalers, or say everything that is wrong with them.
 
 `ManifestError` has one line per problem: `file: field: what is wrong (allowed: ...)`, and
 `file:line: ...` where YAML itself is broken. Programs end with exit code 2 on it.
-A file may hold several documents; the LLMService among them is taken.
+A file may hold several documents; those of our kinds are taken.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
 
-from hortator.api.parse import parse
+from hortator.api.parse import parse, parse_scaler
 from hortator.api.problem import Problem
 from hortator.api.quoting import quoted, shortened
-from hortator.api.v1alpha1 import KIND, LLMService
+from hortator.api.v1alpha1 import KIND, LLMService, LLMServiceScaler
+from hortator.api.v1alpha1.scaler import SCALER_KIND
 
+DEFAULT_NAMESPACE = "default"
+"""Of an object that names none."""
 _MAX_FILE_BYTES = 1 << 20
 _MAX_VALUES = 1 << 16
 """Of one document, aliases written out: a few lines of them can become billions."""
@@ -40,6 +44,15 @@ class ManifestError(Exception):
         return cls([f"{source}: {problem}" for problem in problems], problems=problems)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a file holds of ours: at least one object."""
+
+    service: LLMService | None
+    scalers: tuple[LLMServiceScaler, ...] = ()
+    """Of any service; those of `service` name roles that it has, and none twice."""
+
+
 def load_llmservice(path: str | os.PathLike[str]) -> LLMService:
     """Read the LLMService in a YAML (or JSON) file.
 
@@ -47,24 +60,89 @@ def load_llmservice(path: str | os.PathLike[str]) -> LLMService:
         ManifestError: the file cannot be read, is not YAML, has no LLMService or more than one, or has
             fields that are wrong.
     """
+    return parse_llmservice(_read(path), source=os.fspath(path))
+
+
+def load_manifest(path: str | os.PathLike[str]) -> Manifest:
+    """Read the LLMService and the LLMServiceScalers in a YAML (or JSON) file; one kind alone will do.
+
+    Raises:
+        ManifestError: as `load_llmservice`; a scaler that is wrong is named in front of the field.
+    """
+    source = os.fspath(path)
+    documents = _documents(_read(path), source)
+    found = [one for one in documents if isinstance(one, dict) and one.get("kind") == SCALER_KIND]
+    parsed = [(_name(document), parse_scaler(document)) for document in found]
+    problems = [of_scaler(name, problem) for name, one in parsed for problem in one.problems]
+    service = None
+    if not found or any(isinstance(one, dict) and one.get("kind") == KIND for one in documents):
+        try:
+            service = validate_llmservice(_the_llmservice(documents, source), source=source)
+        except ManifestError as error:
+            if not problems or not error.problems:
+                raise
+            problems = [*error.problems, *problems]
+    scalers = tuple(one.scaler for _, one in parsed if one.scaler is not None)
+    if service is not None:
+        problems += _misfits(service, scalers)
+    if problems:
+        raise ManifestError.of(source, problems)
+    return Manifest(service=service, scalers=scalers)
+
+
+def _misfits(service: LLMService, scalers: Sequence[LLMServiceScaler]) -> Iterator[Problem]:
+    owners = {role.name: "" for role in service.spec.roles}
+    where = (service.metadata.namespace or DEFAULT_NAMESPACE, service.metadata.name)
+    for scaler in scalers:
+        name, role = scaler.metadata.name, scaler.spec.role
+        if (scaler.metadata.namespace or DEFAULT_NAMESPACE, scaler.spec.service_name) != where:
+            continue
+        if role not in owners:
+            allowed = ", ".join(owners)
+            problem = Problem(
+                path="spec.role", message=f"got {role} (allowed: roles of {where[1]}: {allowed})"
+            )
+            yield of_scaler(name, problem)
+        elif owners[role]:
+            message = f"{role} belongs to LLMServiceScaler {owners[role]} (allowed: one for each role)"
+            yield of_scaler(name, Problem(path="spec.role", message=message))
+        else:
+            owners[role] = name
+
+
+def of_scaler(name: str, problem: Problem) -> Problem:
+    """The same, with the scaler named: a file may hold several."""
+    return Problem(path=f"{SCALER_KIND} {name}: {problem.path}", message=problem.message)
+
+
+def _name(document: Mapping[str, Any]) -> str:
+    metadata = document.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    return shortened(name) if isinstance(name, str) and name.isprintable() else "without a name"
+
+
+def _read(path: str | os.PathLike[str]) -> str:
     name = os.fspath(path)
     try:
         with Path(path).open("rb") as file:
             raw = file.read(_MAX_FILE_BYTES + 1)
         if len(raw) > _MAX_FILE_BYTES:
             raise ManifestError([f"{name}: larger than 1 MiB, not a manifest"])
-        text = raw.decode("utf-8")
+        return raw.decode("utf-8")
     except OSError as error:
         raise ManifestError([f"{name}: cannot be read: {error.strerror}"]) from None
     except UnicodeDecodeError as error:
         raise ManifestError([f"{name}: not UTF-8 text: byte {error.start}"]) from None
-    return parse_llmservice(text, source=name)
 
 
 def parse_llmservice(text: str, *, source: str) -> LLMService:
     """`load_llmservice` for a text; `source` is the name that error lines begin with."""
+    return validate_llmservice(_the_llmservice(_documents(text, source), source), source=source)
+
+
+def _documents(text: str, source: str) -> list[object]:
     try:
-        documents = [document for document in yaml.load_all(text, Loader=_Loader) if document is not None]
+        return [document for document in yaml.load_all(text, Loader=_Loader) if document is not None]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{source}:{mark.line + 1}" if mark else source
@@ -76,7 +154,6 @@ def parse_llmservice(text: str, *, source: str) -> LLMService:
         raise ManifestError([f"{source}: not valid YAML: {error}"]) from None
     except RecursionError:
         raise ManifestError([f"{source}: not valid YAML: nested too deeply"]) from None
-    return validate_llmservice(_the_llmservice(documents, source), source=source)
 
 
 def validate_llmservice(document: Mapping[str, Any], *, source: str) -> LLMService:

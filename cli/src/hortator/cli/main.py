@@ -133,7 +133,9 @@ def validate(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Check an LLMService as the API server and the operator would; exit code 2 when it is refused.
+    """Check an LLMService, and LLMServiceScalers, as the API server and the operator would.
+
+    Exit code 2 when anything is refused. A file may hold both; roles are compared then.
 
     hortator validate -f new.yaml --against <(kubectl get llms deepseek-v3 -o yaml)
     """

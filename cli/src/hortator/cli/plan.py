@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hortator.api.arithmetic import Problem, num_ranks, world_size
-from hortator.api.files import ManifestError, load_llmservice
+from hortator.api.files import DEFAULT_NAMESPACE, Manifest, ManifestError, load_manifest
 from hortator.api.v1alpha1 import LLMService, RoleSpec
 from hortator.cli.console import stderr, stdout
 from hortator.cli.errors import CommandError
@@ -31,8 +31,10 @@ from hortator.operator.desired import Desired, DesiredGroup, desired
 from hortator.operator.manifests import engine, lws
 from hortator.operator.manifests.gang import PROVIDERS
 from hortator.operator.objects import Obj
+from hortator.operator.observed.scalers import scalers_of
 from hortator.operator.options import Images, Options
 from hortator.operator.revision import hash_of, role_of, template_of
+from hortator.operator.scalers import scaled
 from hortator.operator.topology import ranks_text
 
 OUTPUTS = ("table", "yaml", "lws")
@@ -48,7 +50,7 @@ def run(*, file: Path, output: str, registry: str, as_json: bool) -> None:
     if output not in OUTPUTS:
         raise CommandError(f"--output: got {output!r} (allowed: {', '.join(OUTPUTS)})")
     try:
-        service = load_llmservice(file)
+        service = _scaled(load_manifest(file), file)
     except ManifestError as error:
         raise CommandError(error.lines) from None
     images = Images.of_version(version("hortator"), registry=registry.rstrip("/"))
@@ -64,6 +66,18 @@ def run(*, file: Path, output: str, registry: str, as_json: bool) -> None:
         _print_lws(service, wanted)
     else:
         stdout().print(render(service, wanted, advice))
+
+
+def _scaled(manifest: Manifest, file: Path) -> LLMService:
+    """The service with as many groups as its scalers in the same file say."""
+    service = manifest.service
+    if service is None:
+        raise ManifestError([f"{file}: kind: no LLMService in it (LLMServiceScalers alone make no pods)"])
+    objects = [one.model_dump(mode="json", by_alias=True, exclude_none=True) for one in manifest.scalers]
+    for obj in objects:
+        obj["metadata"].setdefault("namespace", DEFAULT_NAMESPACE)
+    namespace = service.metadata.namespace or DEFAULT_NAMESPACE
+    return scaled(service, scalers_of(objects, namespace=namespace, service=service.metadata.name))
 
 
 def _print_lws(service: LLMService, wanted: Desired) -> None:

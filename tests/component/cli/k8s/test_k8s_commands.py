@@ -360,6 +360,7 @@ async def test_doctor_finds_a_fit_cluster_fit(api, front, here, capsys):
     assert exit_code == 0
     assert {check["verdict"] for found in checks.values() for check in found} == {"ok"}
     assert checks["GPUs"][0]["found"] == "16 nvidia.com/gpu on 2 nodes"
+    assert [check["found"].split()[1] for check in checks["CRD"]] == ["LLMService", "LLMServiceScaler"]
     assert checks["operator"][0]["found"] == "op-1 leads in namespace hortator-system"
 
 

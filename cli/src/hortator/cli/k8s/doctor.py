@@ -13,6 +13,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 
 from hortator.api.v1alpha1 import API_VERSION, GROUP, KIND, PLURAL
+from hortator.api.v1alpha1.scaler import SCALER_KIND
 from hortator.cli.checks import render
 from hortator.cli.console import stdout
 from hortator.cli.errors import EXIT_FAILED, CommandError
@@ -57,6 +58,13 @@ async def diagnose(kube: Kube, *, operator_namespace: str | None) -> AsyncIterat
         verdict="ok" if is_installed else "failed",
         found=f"{API_VERSION} {KIND} is {'served' if is_installed else 'not served'}",
         fix="" if is_installed else "kubectl apply -f manifests/install.yaml",
+    )
+    are_scaled = await kube.serves(API_VERSION, SCALER_KIND)
+    yield Check(
+        name="CRD",
+        verdict="ok" if are_scaled else "warning",
+        found=f"{API_VERSION} {SCALER_KIND} is {'served' if are_scaled else 'not served'}",
+        fix="" if are_scaled else "to scale roles apart: kubectl apply -f manifests/crd-scaler.yaml",
     )
     async for check in _guarded("permissions", _permissions(kube)):
         yield check
