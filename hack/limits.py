@@ -14,7 +14,7 @@ from hortator.gateway import api_keys, codec, validation
 from hortator.gateway.client import scheduler as gateway_scheduler
 from hortator.gateway.settings import GatewaySettings
 from hortator.operator.settings import OperatorSettings
-from hortator.runtime import grpc_server, metrics
+from hortator.runtime import grpc_server, metrics, peer_calls
 from hortator.scheduler import codec as scheduler_codec
 from hortator.scheduler import registry
 from hortator.scheduler.core import machine, prefix_index
@@ -192,6 +192,11 @@ LIMITS: dict[str, tuple[Limit, ...]] = {
     ),
     "gateway to scheduler, worker to scheduler": (
         _fixed(grpc_server.MAX_MESSAGE_BYTES, "size of a message", _BY_GRPC, unit="bytes"),
+        _fixed(
+            peer_calls.MAX_CALLS_PER_PEER,
+            "open calls of one address (IPv6: a /64)",
+            "`RESOURCE_EXHAUSTED`, told once in the log",
+        ),
         _setting(_SCHEDULER, "outbox_limit", "messages that a peer does not read", "its stream is closed"),
         _fixed(scheduler_codec.MAX_ID_CHARS, "names and ids", "dropped and counted", unit="characters"),
         _fixed(scheduler_codec.MAX_TOKENS, "tokens of a request", "dropped and counted"),
@@ -217,6 +222,11 @@ LIMITS: dict[str, tuple[Limit, ...]] = {
     ),
     "gateway to worker, worker to worker": (
         _fixed(grpc_server.MAX_MESSAGE_BYTES, "size of a message", _BY_GRPC, unit="bytes"),
+        _fixed(
+            peer_calls.MAX_CALLS_PER_PEER,
+            "open calls of one address (IPv6: a /64)",
+            "`RESOURCE_EXHAUSTED`, told once in the log",
+        ),
         _setting(_WORKER, "kv_lease_s", "time for which KV waits to be pulled", "freed", unit="s"),
         _setting(_WORKER, "kv_pull_timeout_s", "time for pulling KV", "prefilled again", unit="s"),
         _setting(_WORKER, "orphan_keep_s", "time of a request without a gateway", "ended", unit="s"),

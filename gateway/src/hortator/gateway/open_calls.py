@@ -17,12 +17,10 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
 
 from hortator.gateway.errors import ErrorKind, GatewayError, over_limit
 
 RETRY_AFTER_S = 1.0
-_NETWORK_BITS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,16 +111,3 @@ class OpenCalls:
         if now - call.opened_at >= limits.max_call_s:
             return over_limit("max_call_s", f"the call is open for {limits.max_call_s:g} s, the limit")
         return None
-
-
-def client_at(peer: str) -> str:
-    """Who calls from `peer` (gRPC's words: `ipv4:10.0.0.1:4711`), in words for people."""
-    host = peer.partition(":")[2].rpartition(":")[0].replace("%5B", "[").replace("%5D", "]").strip("[]")
-    try:
-        address = ip_address(host)
-    except ValueError:  # a path of a socket
-        return peer
-    if address.version == 4:
-        return str(address)
-    own = address.ipv4_mapped
-    return str(ip_network((int(address), _NETWORK_BITS), strict=False)) if own is None else str(own)

@@ -13,8 +13,9 @@ import grpc
 import grpc.aio
 
 from hortator.gateway.errors import GatewayError
-from hortator.gateway.open_calls import OpenCalls, client_at
+from hortator.gateway.open_calls import OpenCalls
 from hortator.runtime.callers import checked
+from hortator.runtime.peer_calls import address_of
 
 _Handler = Any
 _Details = grpc.HandlerCallDetails
@@ -48,7 +49,7 @@ class OtherCalls(grpc.aio.ServerInterceptor):
     async def _let_in(self, context: _Context) -> None:
         open_calls = self._open_calls
         try:
-            call = open_calls.open(client_at(context.peer()))
+            call = open_calls.open(address_of(context.peer()))
         except GatewayError as error:
             await self._refuse(context, error)
         else:

@@ -17,9 +17,10 @@ from hortator.gateway.driver import Driver
 from hortator.gateway.errors import ErrorKind, GatewayError, over_limit
 from hortator.gateway.generation import Generation, News, Subscriber
 from hortator.gateway.metrics import GatewayMetrics
-from hortator.gateway.open_calls import CallLimits, OpenCall, OpenCalls, client_at
+from hortator.gateway.open_calls import CallLimits, OpenCall, OpenCalls
 from hortator.gateway.other_calls import OtherCalls
 from hortator.rpc.inference.v1 import inference_pb2
+from hortator.runtime.peer_calls import address_of
 from hortator.runtime.rpc_errors import FieldViolation, abort
 
 SERVICE_NAME = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
@@ -118,7 +119,7 @@ class InferenceService:
         try:
             grant = self._grant(context)
             self._check_metadata(context)
-            client = client_at(context.peer()) if grant is None else f"API key {grant.name!r}"
+            client = address_of(context.peer()) if grant is None else f"API key {grant.name!r}"
             call = self._open_calls.open(client)
         except GatewayError as error:
             await self._refuse(context, error)

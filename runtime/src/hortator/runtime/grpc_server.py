@@ -22,6 +22,8 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from hortator.runtime.peer_calls import PeerCalls
+
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 KEEPALIVE_TIME_MS = 20_000
 KEEPALIVE_TIMEOUT_MS = 10_000
@@ -111,14 +113,14 @@ class GrpcServer:
             port: 0 picks a free one.
             credentials: TLS; None is plaintext.
             interceptors: outermost first.
-            limits: what it takes of its clients; None where all of them are ours.
+            limits: what it takes of its clients; None where all of them are ours: `peer_calls` is enough.
         """
         self._register = register
         self._service_names = tuple(service_names)
         self._host = host
         self._wanted_port = port
         self._credentials = credentials
-        self._interceptors = tuple(interceptors)
+        self._interceptors = (*(() if limits is not None else (PeerCalls(),)), *interceptors)
         self._limits = limits
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
