@@ -558,18 +558,19 @@ async def test_aborting_a_running_request_ends_it_within_a_pass_and_frees_its_bl
     assert bench.engine.rank_loads()[0].kv_blocks_used == 0
 
 
-async def test_aborting_in_the_middle_of_a_long_prefill_ends_it(bench):
-    request = bench.a_request(640, max_tokens=5)  # ten passes
-    since = len(bench.reports)
-    (transcript,) = await bench.submit(request)
-    async with asyncio.timeout(PATIENCE_S):
-        while not bench.ended(since):
-            await asyncio.sleep(0.001)
-    await bench.engine.abort(request.request_id)
-    await bench.until(transcript, lambda: transcript.finished)
-    await bench.settle()
-    assert len(bench.ended(since)) < 10
-    assert (transcript.end.reason, transcript.chunks) == (FinishReason.ABORTED, [])
+async def test_aborting_in_the_middle_of_a_long_prefill_ends_it(build):
+    async with opened(build, Limits(chunk_budget_tokens=16)) as bench:
+        request = bench.a_request(960, max_tokens=5)  # sixty passes
+        since = len(bench.reports)
+        (transcript,) = await bench.submit(request)
+        async with asyncio.timeout(PATIENCE_S):
+            while not bench.ended(since):
+                await asyncio.sleep(0.001)
+        await bench.engine.abort(request.request_id)
+        await bench.until(transcript, lambda: transcript.finished)
+        await bench.settle()
+        assert len(bench.ended(since)) < 60
+        assert (transcript.end.reason, transcript.chunks) == (FinishReason.ABORTED, [])
 
 
 async def test_aborting_a_waiting_request_ends_it_and_lets_others_pass(bench):
