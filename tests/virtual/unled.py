@@ -22,7 +22,7 @@ from virtual import trial
 from virtual.loops import VirtualLoop
 from virtual.stack import Stack, virtual_service
 
-BEGINS_AT_S, ENDS_AT_S = 2.0, 12.0
+BEGINS_AT_S, ENDS_AT_S = 3.5, 13.5
 AWAY_S = (5.0, 10.0)
 NUM_CLIENTS = (3, 8)
 WAYS = ("killed", "killed", "stopped", "silent", "cut")

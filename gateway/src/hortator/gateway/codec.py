@@ -38,6 +38,7 @@ MAX_ATTEMPT = 1 << 31
 """No request is placed so often. Each attempt of ours is one more than the last, and 32 bits on the wire."""
 MAX_RETRY_AFTER_S = 60.0
 """Longer waits are none that a scheduler asks for."""
+MAX_DP_SIZE = 4096
 MAX_HEARTBEAT_S = 60.0
 MAX_PASS_S = 3600.0
 """What a leader tells of times beyond these is not believed."""
@@ -195,7 +196,9 @@ def _group_view(message: scheduling_pb2.GroupView) -> GroupView | None:
     phase = _PHASES.get(message.phase)
     dp_size = len(message.batch_size)
     columns = (message.prefill_load_tokens, message.kv_blocks_used)
-    if phase is None or not message.tokens_per_block or any(len(column) != dp_size for column in columns):
+    if phase is None or not message.tokens_per_block or dp_size > MAX_DP_SIZE:
+        return None
+    if any(len(column) != dp_size for column in columns):
         return None
     return GroupView(
         worker_id=message.worker_id,
