@@ -72,6 +72,16 @@ def run(seed: int) -> trial.Outcome:
         return Unled(stack, load, rng).run(seed, shape)
 
 
+def run_without_the_only_scheduler(seed: int) -> trial.Outcome:
+    """It dies, and comes back after ten seconds; nothing else happens. For seeds with one scheduler."""
+    rng = random.Random(seed)
+    with virtual_service(rng.getrandbits(32)) as stack, one_attempt_at_a_time(stack):
+        shape = trial.build(stack, rng)
+        stack.restart_s["scheduler"] = (ENDS_AT_S - BEGINS_AT_S,) * 2
+        load = KeylessLoad(stack.endpoints, seed=seed, num_clients=4, longest_tokens=trial.LONGEST_TOKENS)
+        return Unled(stack, load, rng).without_the_only_scheduler(seed, shape)
+
+
 @contextmanager
 def one_attempt_at_a_time(stack: Stack) -> Iterator[None]:
     """Every submission is looked at: no other attempt of its request may live anywhere."""
@@ -107,6 +117,17 @@ class Unled(trial.Trial):
         for _ in range(rng.choice((0, 0, 1, 2, 4))):
             world.at(rng.uniform(BEGINS_AT_S, ENDS_AT_S), self._disturb)
         world.at(ENDS_AT_S + 1.0, self._no_more)
+        world.run(until=ENDS_AT_S)
+        return self.judge(client, seed, shape, by_s=ENDS_AT_S + trial.END_BY_S)
+
+    def without_the_only_scheduler(self, seed: int, shape: str) -> trial.Outcome:
+        """It dies once."""
+        world = self._world
+        world.run(until=BEGINS_AT_S - 0.5)
+        (only,) = self._stack.of("scheduler")
+        client = world.start("client", "", lambda _: self._load.run())
+        world.at(BEGINS_AT_S, lambda: self._take_away(only, "killed"))
+        world.at(ENDS_AT_S - 0.5, self._no_more)
         world.run(until=ENDS_AT_S)
         return self.judge(client, seed, shape, by_s=ENDS_AT_S + trial.END_BY_S)
 

@@ -174,9 +174,7 @@ async def run_gateway(
     metrics.gauge("waiting", "Requests that want a placement.", lambda: driver.num_waiting)
     metrics.gauge("streams", "Open Generate calls.", lambda: service.num_calls)
     metrics.gauge("scheduler_connected", "1 while a scheduler is there.", lambda: scheduler.is_connected)
-    metrics.gauge(
-        "degraded", "1 while no scheduler leads and requests are placed here.", lambda: driver.is_degraded
-    )
+    metrics.degraded.set_function(lambda: driver.is_degraded)
     metrics.gauge("worker_streams", "Open Submit streams.", lambda: workers.num_streams)
     driver.attach(scheduler=scheduler, workers=workers)
     gateway = Gateway(

@@ -402,7 +402,6 @@ class SchedulerClient:
     def _look_for_absence(self) -> None:
         self._absence_timer = None
         if self._absence.look(asyncio.get_running_loop().time()):
-            self._log.warning("is alone", epoch=self.epoch)
             self._events.left_alone()
         self._watch_absence()
 
