@@ -132,8 +132,8 @@ class Unled(trial.Trial):
         return self.judge(client, seed, shape, by_s=ENDS_AT_S + trial.END_BY_S)
 
     def _take_away(self, member: trial.Member, way: str) -> None:
-        process, rng = member.process, self._random
-        if process is None or process.is_stopped:
+        process, rng, its_links = member.process, self._random, f"links to {member.name}"
+        if process is None or process.is_stopped or its_links in self._acting:
             return
         seconds = rng.uniform(0.2, ENDS_AT_S - self._world.now)
         self._count(way, "scheduler", member)
@@ -156,7 +156,7 @@ class Unled(trial.Trial):
                     link.is_open = True
                     link.speak()
 
-            self._act(f"links to {member.name}", f"{way} links", seconds, mend)
+            self._act(its_links, f"{way} links", seconds, mend)
 
     def _disturb(self) -> None:
         """A worker dies, or a scheduler that is back goes again."""

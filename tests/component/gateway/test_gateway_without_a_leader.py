@@ -20,7 +20,7 @@ def metrics(cluster) -> str:
 async def told_of_workers(cluster, wait_until, **told) -> None:
     """The gateway knows what it would need."""
     cluster.scheduler.tell_fleet(**told)
-    await wait_until(lambda: cluster.gateway.driver._self_placement._ranks)
+    await wait_until(lambda: cluster.gateway.driver._self_placement._view.groups)
 
 
 async def alone(cluster, wait_until, **told) -> None:

@@ -56,7 +56,7 @@ from hortator.gateway.self_placement import SelfPlacement, Want
 
 SWEEP_INTERVAL_S = 0.25
 MIN_AGE_S = 1e-6
-PLACE_DELAY_S = 0.01
+PLACE_DELAY_S = 0.02
 """What is placed here is placed together: every look goes over all ranks."""
 
 

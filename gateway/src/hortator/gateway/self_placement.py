@@ -20,7 +20,7 @@ Pure: time is an argument, and nothing here is sent anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from zlib import crc32
@@ -124,9 +124,10 @@ class SelfPlacement:
 
     def __init__(self, gateway_id: str) -> None:
         self._turn = crc32(gateway_id.encode())
-        self._num_gateways = 1
+        self._view = FleetView(groups=())
         self._viewed_at = 0.0
-        self._ranks: list[_Rank] = []
+        self._made: list[_Rank] | None = None
+        """Of the view, once they are needed: it is seldom that they are."""
         self._avoided: dict[str, _Avoided] = {}
         self._seats: dict[str, _Seat] = {}
         self._queues = {is_decode: _Queue() for is_decode in (False, True)}
@@ -135,20 +136,16 @@ class SelfPlacement:
 
     def viewed(self, view: FleetView, now: float) -> None:
         """A leader tells what there is, what was placed here before included."""
-        self._num_gateways = max(1, view.num_gateways)
+        self._view = view
         self._viewed_at = now
+        self._made = None
         self._avoided.clear()
         self._seats.clear()
-        ranks = [(group, rank) for group in view.groups for rank in range(len(group.batch_size))]
-        self._ranks = [
-            _Rank(group=group, dp_rank=rank, tie=(number + self._turn) % len(ranks))
-            for number, (group, rank) in enumerate(ranks)
-        ]
 
     def can_place(self, now: float) -> bool:
         """Whether there is a worker to which a newcomer might go."""
         return any(
-            rank.group.phase is not Phase.DECODE and self._is_usable(rank.group, now) for rank in self._ranks
+            group.phase is not Phase.DECODE and self._is_usable(group, now) for group in self._view.groups
         )
 
     def avoid(self, worker_id: str, now: float) -> None:
@@ -162,8 +159,9 @@ class SelfPlacement:
 
     def lost(self, target: WorkerTarget, now: float) -> None:
         """The stream to a worker is over."""
-        for worker_id in {rank.group.worker_id for rank in self._ranks if rank.group.target == target}:
-            self.avoid(worker_id, now)
+        for group in self._view.groups:
+            if group.target == target:
+                self.avoid(group.worker_id, now)
 
     def next_look_at(self, now: float) -> float | None:
         """When a worker that is left alone may be tried again; None: none is."""
@@ -208,12 +206,16 @@ class SelfPlacement:
     def place(self, now: float, *, epoch: int) -> list[Placement]:
         """Whatever finds room now. `epoch`: the newest that was heard of."""
         placements: list[Placement] = []
-        usable = [rank for rank in self._ranks if self._is_usable(rank.group, now)]
+        usable = [group for group in self._view.groups if self._is_usable(group, now)]
         for is_decode, queue in self._queues.items():
             if not (queue.critical or queue.others):
                 continue
             room = _Room(
-                usable, is_decode=is_decode, since_s=now - self._viewed_at, num_gateways=self._num_gateways
+                usable,
+                self._ranks(),
+                is_decode=is_decode,
+                since_s=now - self._viewed_at,
+                num_gateways=self._view.num_gateways,
             )
             for want in queue:
                 rank = room.roomiest(want)
@@ -224,6 +226,15 @@ class SelfPlacement:
                 elif room.may_ever_take(want):
                     break
         return placements
+
+    def _ranks(self) -> list[_Rank]:
+        if self._made is None:
+            ranks = [(group, rank) for group in self._view.groups for rank in range(len(group.batch_size))]
+            self._made = [
+                _Rank(group=group, dp_rank=rank, tie=(number + self._turn) % len(ranks))
+                for number, (group, rank) in enumerate(ranks)
+            ]
+        return self._made
 
     def _is_usable(self, group: GroupView, now: float) -> bool:
         avoided = self._avoided.get(group.worker_id)
@@ -258,14 +269,24 @@ class SelfPlacement:
 class _Room:
     """The ranks that take requests of one kind while some are placed; the least loaded on top."""
 
-    def __init__(self, usable: list[_Rank], *, is_decode: bool, since_s: float, num_gateways: int) -> None:
+    def __init__(
+        self,
+        usable: Sequence[GroupView],
+        ranks: Sequence[_Rank],
+        *,
+        is_decode: bool,
+        since_s: float,
+        num_gateways: int,
+    ) -> None:
         self._since_s = since_s
         self._num_gateways = num_gateways
-        self._decoders = list(
-            {id(r.group): r.group for r in usable if r.group.phase is Phase.DECODE}.values()
-        )
+        self._decoders = [group for group in usable if group.phase is Phase.DECODE]
+        self._takers = [group for group in usable if (group.phase is Phase.DECODE) is is_decode]
+        takers = {id(group) for group in self._takers}
         self._heap = [
-            (rank.key(since_s), rank) for rank in usable if (rank.group.phase is Phase.DECODE) is is_decode
+            (rank.key(since_s), rank)
+            for rank in ranks
+            if id(rank.group) in takers and rank.has_share(1, num_gateways)
         ]
         heapify(self._heap)  # no two keys are alike: they end in the rank's tie
 
@@ -285,11 +306,12 @@ class _Room:
 
     def put_back(self, rank: _Rank) -> None:
         """Something was placed on a rank that was taken out."""
-        heappush(self._heap, (rank.key(self._since_s), rank))
+        if rank.has_share(1, self._num_gateways):
+            heappush(self._heap, (rank.key(self._since_s), rank))
 
     def may_ever_take(self, want: Want) -> bool:
         """Whether a request that finds no rank waits for room, and not for other workers."""
-        return any(self._suits(rank.group, want) for _, rank in self._heap)
+        return any(self._suits(group, want) for group in self._takers)
 
     def _suits(self, group: GroupView, want: Want) -> bool:
         if not _can_hold(group, want):
