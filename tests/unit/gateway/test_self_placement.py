@@ -121,10 +121,20 @@ def test_a_tokenizer_that_is_not_known_is_taken_for_the_same(ours, theirs):
     assert place(placer(group(tokenizer=theirs)), want(tokenizer=ours)) != {}
 
 
-def test_critical_requests_come_first():
+def test_critical_requests_come_first_then_those_of_a_higher_priority_then_who_waited_first():
     placement = placer(group(load=(0,), batch=(0,), kv=(0,)))
-    placed = place(placement, want("r", 900), want("critical", 900, is_critical=True))
-    assert placed == {"critical": ("w", 0)}
+    wants = [
+        want("low", 900, priority=-1),
+        want("first", 900),
+        want("second", 900),
+        want("high", 900, priority=2),
+        want("critical", 900, is_critical=True),
+    ]
+    order = list(place(placement, *wants))
+    for _ in wants[1:]:
+        placement.let_go(order[-1])
+        order += place(placement)
+    assert order == ["critical", "high", "first", "second", "low"]
 
 
 def test_aggregated_ranks_without_a_free_slot_come_last():

@@ -289,6 +289,7 @@ class Driver:
                 max_output_tokens=max_output_tokens,
                 tokenizer=facts.tokenizer,
                 is_critical=facts.latency_critical,
+                priority=facts.priority,
             )
         )
         self._place_soon()

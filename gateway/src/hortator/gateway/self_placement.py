@@ -13,7 +13,7 @@ It knows what the last leader told (`fleet_view`) and what it has placed since. 
    request. What finds no room waits, and what came after it waits behind it.
 4. A worker that refused, or was lost, is left alone for a while, longer every time, until a leader tells of
    it again.
-5. Latency-critical requests come first, else who waited first.
+5. Latency-critical requests come first, then those of a higher priority, then who waited first.
 
 Pure: time is an argument, and nothing here is sent anywhere.
 """
@@ -21,7 +21,7 @@ Pure: time is an argument, and nothing here is sent anywhere.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from zlib import crc32
 
@@ -49,6 +49,7 @@ class Want:
     max_output_tokens: int
     tokenizer: bytes = b""
     is_critical: bool = False
+    priority: int = 0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -100,23 +101,32 @@ class _Avoided:
     pause_s: float = MIN_AVOIDED_S
 
 
-@dataclass(slots=True)
 class _Queue:
-    """Requests of one kind that wait, those first that are critical."""
+    """Requests of one kind that wait, in their order (rule 5)."""
 
-    critical: dict[str, Want] = field(default_factory=dict)
-    others: dict[str, Want] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._places: dict[str, tuple[bool, int]] = {}
+        self._wants: dict[tuple[bool, int], dict[str, Want]] = {}
+
+    def __len__(self) -> int:
+        return len(self._places)
 
     def __iter__(self) -> Iterator[Want]:
-        yield from list(self.critical.values())
-        yield from list(self.others.values())
+        for place in sorted(self._wants):
+            yield from list(self._wants[place].values())
 
     def add(self, want: Want) -> None:
-        (self.critical if want.is_critical else self.others)[want.request_id] = want
+        place = self._places[want.request_id] = (not want.is_critical, -want.priority)
+        self._wants.setdefault(place, {})[want.request_id] = want
 
     def drop(self, request_id: str) -> None:
-        self.critical.pop(request_id, None)
-        self.others.pop(request_id, None)
+        place = self._places.pop(request_id, None)
+        if place is not None:
+            del self._wants[place][request_id]
+
+    def clear(self) -> None:
+        self._places.clear()
+        self._wants.clear()
 
 
 class SelfPlacement:
@@ -172,7 +182,7 @@ class SelfPlacement:
     @property
     def num_waiting(self) -> int:
         """Requests that want to be placed here."""
-        return sum(len(queue.critical) + len(queue.others) for queue in self._queues.values())
+        return sum(len(queue) for queue in self._queues.values())
 
     def waits(self, want: Want) -> None:
         """A request without a key wants a placement."""
@@ -182,8 +192,7 @@ class SelfPlacement:
     def stop_waiting(self) -> None:
         """A leader is there: it places."""
         for queue in self._queues.values():
-            queue.critical.clear()
-            queue.others.clear()
+            queue.clear()
 
     def started(self, request_id: str) -> None:
         """A request brought a token: its prompt is computed."""
@@ -208,7 +217,7 @@ class SelfPlacement:
         placements: list[Placement] = []
         usable = [group for group in self._view.groups if self._is_usable(group, now)]
         for is_decode, queue in self._queues.items():
-            if not (queue.critical or queue.others):
+            if not len(queue):
                 continue
             room = _Room(
                 usable,
@@ -218,13 +227,14 @@ class SelfPlacement:
                 num_gateways=self._view.num_gateways,
             )
             for want in queue:
+                if not room.may_ever_take(want):
+                    continue  # it waits for other workers, not for room
                 rank = room.roomiest(want)
-                if rank is not None:
-                    queue.drop(want.request_id)
-                    placements.append(self._seat(want, rank, epoch))
-                    room.put_back(rank)
-                elif room.may_ever_take(want):
+                if rank is None:
                     break
+                queue.drop(want.request_id)
+                placements.append(self._seat(want, rank, epoch))
+                room.put_back(rank)
         return placements
 
     def _ranks(self) -> list[_Rank]:
@@ -288,6 +298,8 @@ class _Room:
             for rank in ranks
             if id(rank.group) in takers and rank.has_share(1, num_gateways)
         ]
+        self._longest: dict[bytes, int] = {}
+        self._longest_decoded: dict[bytes, int] = {}
         heapify(self._heap)  # no two keys are alike: they end in the rank's tie
 
     def roomiest(self, want: Want) -> _Rank | None:
@@ -296,7 +308,8 @@ class _Room:
         found: _Rank | None = None
         while self._heap and found is None:
             key, rank = heappop(self._heap)
-            if rank.has_share(want.num_prompt_tokens, self._num_gateways) and self._suits(rank.group, want):
+            has_share = rank.has_share(want.num_prompt_tokens, self._num_gateways)
+            if has_share and want.num_prompt_tokens <= self._longest_in(rank.group, want.tokenizer):
                 found = rank
             else:
                 set_aside.append((key, rank))
@@ -310,15 +323,25 @@ class _Room:
             heappush(self._heap, (rank.key(self._since_s), rank))
 
     def may_ever_take(self, want: Want) -> bool:
-        """Whether a request that finds no rank waits for room, and not for other workers."""
-        return any(self._suits(group, want) for group in self._takers)
+        """Whether there is a group on which a request may be placed, now or later."""
+        longest = self._longest.get(want.tokenizer)
+        if longest is None:
+            longest = max((self._longest_in(group, want.tokenizer) for group in self._takers), default=0)
+            self._longest[want.tokenizer] = longest
+        return want.num_prompt_tokens <= longest
 
-    def _suits(self, group: GroupView, want: Want) -> bool:
-        if not _can_hold(group, want):
-            return False
-        return group.phase is not Phase.PREFILL or any(_can_hold(one, want) for one in self._decoders)
+    def _longest_in(self, group: GroupView, tokenizer: bytes) -> int:
+        """Tokens of the longest prompt that a group can take, and somebody can decode; 0: of none."""
+        if not _reads(group, tokenizer):
+            return 0
+        if group.phase is not Phase.PREFILL:
+            return group.longest_prompt_tokens
+        longest = self._longest_decoded.get(tokenizer)
+        if longest is None:
+            decoders = [one.longest_prompt_tokens for one in self._decoders if _reads(one, tokenizer)]
+            longest = self._longest_decoded[tokenizer] = max(decoders, default=0)
+        return min(group.longest_prompt_tokens, longest)
 
 
-def _can_hold(group: GroupView, want: Want) -> bool:
-    reads = not want.tokenizer or not group.tokenizer or want.tokenizer == group.tokenizer
-    return reads and want.num_prompt_tokens <= group.longest_prompt_tokens
+def _reads(group: GroupView, tokenizer: bytes) -> bool:
+    return not tokenizer or not group.tokenizer or tokenizer == group.tokenizer
