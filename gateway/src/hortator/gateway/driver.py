@@ -255,7 +255,11 @@ class Driver:
         self._num_placed_alone = 0
         for generation in self._generations.values():
             self._wants_place_here(generation)
-        self._log.warning("places by itself", num_waiting=self._self_placement.num_waiting)
+        self._log.warning(
+            "no leader: places by itself",
+            num_waiting=self._self_placement.num_waiting,
+            knows_of_workers=self.is_degraded,
+        )
 
     def leader_back(self) -> None:
         """There is a leader again: it places."""
@@ -266,8 +270,10 @@ class Driver:
         if self._place_timer is not None:
             self._place_timer.cancel()
             self._place_timer = None
-        self._log.warning(
-            "places no more by itself", alone_s=round(alone_s, 3), num_placed=self._num_placed_alone
+        self._log.info(
+            "a leader is back: places no more by itself",
+            alone_s=round(alone_s, 3),
+            num_placed=self._num_placed_alone,
         )
 
     def _wants_place_here(self, generation: Generation) -> None:

@@ -54,6 +54,7 @@ FLEET_DELAY_S = 0.05
 """Workers that come and go are told to gateways this much later, together."""
 DRAIN_POLL_S = 0.02
 
+_LEAVING = (WorkerLost, WorkerDraining)
 _UNTOLD = frozenset({AbortReason.CANCELLED, AbortReason.GATEWAY_LOST, AbortReason.SUPERSEDED})
 """The gateway asked for it, or is not there to hear it."""
 
@@ -142,7 +143,7 @@ class Shell:
         for event in events:
             for command in self._driver.handle(event, now):
                 self._carry_out(command)
-            if isinstance(event, WorkerLost | WorkerDraining):
+            if isinstance(event, _LEAVING):
                 self.tell_fleet()
         self._arm(0.0)
 
