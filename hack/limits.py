@@ -212,6 +212,7 @@ LIMITS: dict[str, tuple[Limit, ...]] = {
     ),
     "scheduler to gateway and worker": (
         _fixed(codec.MAX_RETRY_AFTER_S, "time after which to come back", "cut to it", unit="s"),
+        _fixed(codec.MAX_DP_SIZE, "DP ranks of a group, as a leader tells of it", "it is left out"),
         _fixed(
             gateway_scheduler.MAX_KEPT_EVENTS,
             "events kept while no scheduler is there",

@@ -141,9 +141,12 @@ class Load:
 
     async def run(self) -> None:
         """Ask until it is over, and wait for all answers."""
-        async with Client(self._endpoints, retry_for_s=STUCK_AFTER_S) as client, asyncio.TaskGroup() as tasks:
+        async with self._client() as client, asyncio.TaskGroup() as tasks:
             for number in range(self._num_clients):
                 tasks.create_task(self._ask_on(client, random.Random(self._random.random()), number))
+
+    def _client(self) -> Client:
+        return Client(self._endpoints, retry_for_s=STUCK_AFTER_S)
 
     async def _ask_on(self, client: Client, rng: random.Random, number: int) -> None:
         await asyncio.sleep(number * 0.05)

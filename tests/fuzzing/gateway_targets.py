@@ -136,7 +136,9 @@ class Gateway:
             queue_timeout_s=5.0,
         )
         self.workers = Workers()
-        self.scheduler = SchedulerClient(Endpoints((SCHEDULER,)), gateway_id="gw", events=self.driver)
+        self.scheduler = SchedulerClient(
+            Endpoints((SCHEDULER,)), gateway_id="gw", events=self.driver, alone_after_s=0.05
+        )
         self.driver.attach(scheduler=self.scheduler, workers=self.workers)
         admission = Admission(
             SETTINGS,
@@ -367,6 +369,31 @@ _PLACES = (
         ],
     ),
     scheduling_pb2.PlaceResponse(epoch=EPOCH, resigned=True),
+    scheduling_pb2.PlaceResponse(
+        epoch=EPOCH,
+        resigned=True,
+        fleet_view=scheduling_pb2.FleetView(
+            groups=[
+                scheduling_pb2.GroupView(
+                    worker_id="w0",
+                    boot_id=WORKER.boot_id,
+                    address=WORKER.address,
+                    phase=scheduling_pb2.PHASE_AGGREGATED,
+                    chunk_budget_tokens=512,
+                    max_batch_size=8,
+                    kv_blocks_total=100,
+                    tokens_per_block=16,
+                    longest_prompt_tokens=1000,
+                    full_pass_s=0.1,
+                    prefill_load_tokens=[0, 7],
+                    batch_size=[0, 1],
+                    kv_blocks_used=[0, 3],
+                )
+            ],
+            num_gateways=1,
+            heartbeat_s=0.02,
+        ),
+    ),
 )
 _LAST_ATTEMPT = scheduling_pb2.PlaceResponse(
     epoch=EPOCH, placements=[_place("r-1", scheduling_pb2.PHASE_AGGREGATED, attempt=(1 << 32) - 1)]

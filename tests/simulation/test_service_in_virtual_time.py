@@ -1,6 +1,6 @@
 """Schedules of faults over a whole service in virtual time; every seed that once broke a promise is kept.
 
-`PYTHONPATH=tests:e2e python -m virtual --trials 3000 --seed 1` tries more.
+`PYTHONPATH=tests:e2e python -m virtual --trials 3000 --seed 1` tries more (`--siege`, `--unled`: of other kinds).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import pytest
 from chaos.load import Load
 
 from hortator.client import resuming
-from virtual import siege, trial
+from virtual import siege, trial, unled
 from virtual.stack import virtual_service
 
 NUM_BUNCHES, BUNCH = 6, 6
@@ -92,3 +92,22 @@ def test_a_client_comes_back_to_the_gateway_that_it_had_left_when_the_next_one_d
         assert load.problems + stack.world.problems == []
         assert load.num_moved
         stack.is_over = True
+
+
+@pytest.mark.safety
+@pytest.mark.parametrize("seed", range(2000, 2006))
+def test_gateways_place_what_has_no_key_while_nobody_leads(seed):
+    outcome = unled.run(seed)
+    assert not outcome.problems, failures(outcome)
+    assert outcome.num_requests > 50
+
+
+@pytest.mark.safety
+@pytest.mark.parametrize(
+    "seed", [pytest.param(1, id="prefill and decode apart"), pytest.param(2, id="together")]
+)
+def test_with_no_scheduler_for_ten_seconds_first_tokens_come_all_the_same(seed):
+    outcome = unled.run_without_the_only_scheduler(seed)
+    assert not outcome.problems, failures(outcome)
+    assert outcome.num_requests > 100
+    assert outcome.longest_wait_s < 1.0

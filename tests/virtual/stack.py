@@ -98,6 +98,8 @@ class Stack:
         self.members: dict[str, Member] = {}
         self.is_over = False
         self.num_restarts = 0
+        self.restart_s: dict[str, tuple[float, float]] = {}
+        """Of members of a role that takes another time than others."""
 
     def of(self, *roles: str) -> list[Member]:
         return [member for member in self.members.values() if member.role in roles]
@@ -138,7 +140,8 @@ class Stack:
         if member.process is process:
             member.process = member.drain = None
             self.num_restarts += 1
-            self.world.at(self.world.now + self._random.uniform(*RESTART_S), lambda: self.start(member.name))
+            away_s = self._random.uniform(*self.restart_s.get(member.role, RESTART_S))
+            self.world.at(self.world.now + away_s, lambda: self.start(member.name))
 
 
 def _read(kind: type[S], host: str, values: Mapping[str, Any]) -> S:

@@ -240,6 +240,8 @@ class FakeScheduler(scheduling_pb2_grpc.SchedulingServiceServicer):
         self.epoch = 1
         self.workers: list[FakeWorker] = []
         self.is_placing = True
+        self.is_silent = False
+        """Its streams stand, and it says nothing by itself."""
         self.attaches = False
         """What is announced first runs already, on the next worker."""
         self.reject: scheduling_pb2.Rejection | None = None
@@ -291,6 +293,8 @@ class FakeScheduler(scheduling_pb2_grpc.SchedulingServiceServicer):
                     async with asyncio.timeout(0.5):
                         response = await self._out.get()
                 except TimeoutError:
+                    if self.is_silent:
+                        continue
                     response = scheduling_pb2.PlaceResponse(epoch=self.epoch)
                 yield response
         finally:
@@ -347,6 +351,31 @@ class FakeScheduler(scheduling_pb2_grpc.SchedulingServiceServicer):
             batch_size=1,
             dispatch_seq=self.num_turns,
             attaches=self.attaches,
+        )
+
+    def tell_fleet(self, *, num_gateways: int = 1, heartbeat_s: float = 0.5) -> None:
+        """What gateways need to place by themselves: every worker has one idle rank."""
+        groups = [
+            scheduling_pb2.GroupView(
+                worker_id=worker.worker_id,
+                boot_id=worker.boot_id,
+                address=worker.address,
+                phase=worker.phase,
+                chunk_budget_tokens=100,
+                max_batch_size=8,
+                kv_blocks_total=1000,
+                tokens_per_block=4,
+                longest_prompt_tokens=4000,
+                prefill_load_tokens=[0],
+                batch_size=[0],
+                kv_blocks_used=[0],
+            )
+            for worker in self.workers
+        ]
+        self.say(
+            fleet_view=scheduling_pb2.FleetView(
+                groups=groups, num_gateways=num_gateways, heartbeat_s=heartbeat_s
+            )
         )
 
     def say(self, *, epoch: int | None = None, **commands) -> None:

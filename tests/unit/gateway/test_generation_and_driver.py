@@ -244,3 +244,27 @@ async def test_a_running_stream_is_not_ended_because_the_scheduler_is_gone(bench
     bench.port.disconnected_at = bench.now
     bench.driver.sweep_once(bench.now + 1e6)
     assert generation.end is None
+
+
+async def test_who_loses_its_worker_late_in_a_time_without_schedulers_waits_as_long_as_others(bench):
+    generation, _ = bench.start()
+    generation.accepted_at = generation.waiting_since = bench.now - 100.0
+    bench.port.disconnected_at = bench.now - 50.0
+    bench.driver.worker_lost(TARGET, "gone", crashed=False)
+    bench.driver.sweep_once(bench.now + 4.9)
+    assert generation.end is None
+    bench.driver.sweep_once(bench.now + 5.1)
+    assert generation.end is not None
+    assert generation.end.error is not None
+    assert generation.end.error.kind is ErrorKind.UNAVAILABLE
+    assert bench.driver.num_in_flight == 0
+
+
+async def test_a_late_placement_of_a_withdrawn_attempt_is_answered(bench):
+    """The word that it was withdrawn may be lost on the way: without an answer its place would stay taken."""
+    bench.start()
+    bench.driver.worker_lost(TARGET, "gone", crashed=False)
+    late = Placement(request_id="r", attempt=0, phase=Phase.AGGREGATED, worker_id="w", target=TARGET)
+    bench.driver.placed(late)
+    assert ("cancel", ("r", 0), {}) in bench.port.told
+    assert bench.port.names().count("submit") == 1

@@ -367,6 +367,8 @@ def test_a_refusal_that_names_a_field_is_invalid():
 
 _EVENTS = st.one_of(
     st.tuples(st.just("placed"), st.sampled_from(Phase), st.sampled_from([W0, W1])),
+    st.tuples(st.just("placed late"), st.sampled_from(Phase), st.sampled_from([W0, W1]), st.integers(1, 3)),
+    st.tuples(st.just("placed here"), st.sampled_from(Phase), st.sampled_from([W0, W1])),
     st.tuples(st.just("tokens"), st.integers(0, 3), st.integers(0, 12), st.integers(1, 4)),
     st.tuples(st.just("completed"), st.sampled_from(CompletionReason)),
     st.tuples(st.just("lost"), st.sampled_from([W0, W1]), st.booleans()),
@@ -399,6 +401,14 @@ def test_whatever_happens_tokens_come_once_in_order_and_nothing_is_left_behind(e
         match kind:
             case "placed":
                 carry_out(machine.placed(a_placement(details[0], attempt=machine.attempt, target=details[1])))
+            case "placed late":  # by a leader that has not heard yet of what happened since
+                phase, target, late_by = details
+                attempt = machine.attempt - late_by
+                if attempt >= 0:
+                    assert machine.placed(a_placement(phase, attempt=attempt, target=target)) == []
+            case "placed here":
+                phase, target = details
+                carry_out(machine.placed_here(placed_here(phase, attempt=machine.attempt + 1, target=target)))
             case "tokens":
                 back, index, number = details
                 index = max(0, index - back)
@@ -488,3 +498,41 @@ def test_a_gateway_that_stops_ends_only_what_no_worker_runs():
     assert a_running_machine().left(error) == [Fail(error)]
     assert a_machine().left(error) == [Withdraw(0), Fail(error)]
     assert a_transferring_machine().left(error) == [ReleaseLease(KV), Withdraw(0), Fail(error)]
+
+
+def placed_here(phase=Phase.AGGREGATED, **fields) -> Placement:
+    return replace(a_placement(phase, **fields), is_degraded=True, epoch=7)
+
+
+def test_what_a_gateway_places_itself_is_the_attempt_after_the_one_that_it_announced():
+    machine = a_machine()
+    placement = placed_here(attempt=1)
+    assert machine.placed_here(placement) == [Withdraw(0), Submit(placement, SubmitMode.AGGREGATED)]
+    assert machine.attempt == 1
+    assert machine.placed(a_placement()) == [], "a scheduler that comes back is too late"
+    assert machine.placed_here(placed_here(attempt=2)) == [], "it runs"
+    assert machine.accept_tokens(0, 0, [7]) == 0
+    assert machine.accept_tokens(1, 0, [7]) == 1
+
+
+@pytest.mark.parametrize("attempt", [0, 2])
+def test_a_gateway_places_no_other_attempt(attempt):
+    assert a_machine().placed_here(placed_here(attempt=attempt)) == []
+
+
+def test_a_decode_is_placed_by_a_gateway_with_its_kv():
+    machine = a_transferring_machine()
+    placement = placed_here(Phase.DECODE, attempt=1)
+    assert machine.placed_here(placement) == [Withdraw(0), Submit(placement, SubmitMode.DECODE_ONLY, KV)]
+
+
+@pytest.mark.parametrize("is_decode", [False, True])
+def test_a_refusal_of_what_a_gateway_placed_is_none_of_the_schedulers_and_never_the_last(is_decode):
+    machine = a_transferring_machine(max_refusals=2) if is_decode else a_machine(max_refusals=2)
+    phase = Phase.DECODE if is_decode else Phase.AGGREGATED
+    state = machine.state
+    for attempt in range(1, 9):
+        machine.placed_here(placed_here(phase, attempt=attempt))
+        [report] = machine.refused("it knows a newer epoch")
+        assert (report.attempt, report.epoch, report.delay_s) == (attempt, 0, 0.0)
+        assert machine.state is state

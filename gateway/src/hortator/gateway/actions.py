@@ -64,7 +64,7 @@ class ReportRefusal:
     reason: str
     delay_s: float
     epoch: int
-    """Of the leader that placed it."""
+    """Of the leader that placed it; 0: this gateway did, and the scheduler knows nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)

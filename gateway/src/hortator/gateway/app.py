@@ -22,6 +22,7 @@ from hortator.gateway.driver import Driver
 from hortator.gateway.errors import ErrorKind, GatewayError
 from hortator.gateway.idempotency import KeyedGenerations
 from hortator.gateway.metrics import GatewayMetrics
+from hortator.gateway.self_placement import SelfPlacement
 from hortator.gateway.service import CALLERS, SERVICE_NAME, InferenceService
 from hortator.gateway.settings import ClientAuth, GatewaySettings
 from hortator.gateway.tokenization import WORKERS, load_tokenizer
@@ -103,6 +104,7 @@ async def run_gateway(
         ),
         keyed=keyed,
         queue_timeout_s=settings.queue_timeout_s,
+        self_placement=SelfPlacement(gateway_id),
     )
     admission = Admission(settings, gateway_id=gateway_id, tokenizer=tokenizer, driver=driver, keyed=keyed)
     workers = WorkerClient(gateway_id=gateway_id, events=driver, transport=transport)
@@ -123,6 +125,7 @@ async def run_gateway(
         events=driver,
         transport=transport,
         leader_timeout_s=settings.leader_timeout_s,
+        alone_after_s=settings.degraded_after_s,
     )
     source = None
     if settings.tokenizer == WORKERS:
@@ -137,7 +140,8 @@ async def run_gateway(
             reasons.append("draining")
         since = scheduler.disconnected_at
         is_new = scheduler.num_connects == 0
-        if is_new or (since is not None and loop.time() - since > settings.ready_without_scheduler_s):
+        is_late = since is not None and loop.time() - since > settings.ready_without_scheduler_s
+        if is_new or (is_late and not driver.is_degraded):
             reasons.append("no scheduler")
         if source is not None and not source.is_settled:
             reasons.append("workers have not been asked for the tokenizer yet")
@@ -170,6 +174,7 @@ async def run_gateway(
     metrics.gauge("waiting", "Requests that want a placement.", lambda: driver.num_waiting)
     metrics.gauge("streams", "Open Generate calls.", lambda: service.num_calls)
     metrics.gauge("scheduler_connected", "1 while a scheduler is there.", lambda: scheduler.is_connected)
+    metrics.degraded.set_function(lambda: driver.is_degraded)
     metrics.gauge("worker_streams", "Open Submit streams.", lambda: workers.num_streams)
     driver.attach(scheduler=scheduler, workers=workers)
     gateway = Gateway(

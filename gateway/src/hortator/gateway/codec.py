@@ -14,6 +14,7 @@ from hortator.gateway.client_request import (
     TextPrompt,
     TokenPrompt,
 )
+from hortator.gateway.fleet_view import FleetView, GroupView
 from hortator.gateway.generation import Generation, News
 from hortator.gateway.placement import (
     CompletionReason,
@@ -37,6 +38,10 @@ MAX_ATTEMPT = 1 << 31
 """No request is placed so often. Each attempt of ours is one more than the last, and 32 bits on the wire."""
 MAX_RETRY_AFTER_S = 60.0
 """Longer waits are none that a scheduler asks for."""
+MAX_DP_SIZE = 4096
+MAX_HEARTBEAT_S = 60.0
+MAX_PASS_S = 3600.0
+"""What a leader tells of times beyond these is not believed."""
 _RETRY_AFTER_S = 1.0
 """In place of what is no time at all."""
 
@@ -180,6 +185,38 @@ def placement(message: scheduling_pb2.Placement, epoch: int) -> Placement | None
     )
 
 
+def fleet_view(message: scheduling_pb2.FleetView) -> FleetView:
+    """What a leader tells of the workers; groups that make no sense are left out."""
+    groups = [group for one in message.groups if (group := _group_view(one)) is not None]
+    heartbeat_s = message.heartbeat_s if 0.0 < message.heartbeat_s < MAX_HEARTBEAT_S else 0.0
+    return FleetView(groups=groups, num_gateways=max(1, message.num_gateways), heartbeat_s=heartbeat_s)
+
+
+def _group_view(message: scheduling_pb2.GroupView) -> GroupView | None:
+    phase = _PHASES.get(message.phase)
+    dp_size = len(message.batch_size)
+    columns = (message.prefill_load_tokens, message.kv_blocks_used)
+    if phase is None or not message.tokens_per_block or dp_size > MAX_DP_SIZE:
+        return None
+    if any(len(column) != dp_size for column in columns):
+        return None
+    return GroupView(
+        worker_id=message.worker_id,
+        target=WorkerTarget(message.address, message.boot_id),
+        phase=phase,
+        chunk_budget_tokens=message.chunk_budget_tokens,
+        max_batch_size=message.max_batch_size,
+        kv_blocks_total=message.kv_blocks_total,
+        tokens_per_block=message.tokens_per_block,
+        longest_prompt_tokens=message.longest_prompt_tokens,
+        tokenizer=message.tokenizer,
+        full_pass_s=message.full_pass_s if 0.0 < message.full_pass_s < MAX_PASS_S else 0.0,
+        prefill_load_tokens=tuple(message.prefill_load_tokens),
+        batch_size=tuple(message.batch_size),
+        kv_blocks_used=tuple(message.kv_blocks_used),
+    )
+
+
 def rejection(message: scheduling_pb2.Rejection) -> Rejection:
     """A rejection; reasons we do not know become OTHER."""
     return Rejection(
@@ -244,6 +281,7 @@ def submit_request(submission: Submission) -> worker_pb2.SubmittedRequest:
         key_hash=submission.claim.key_hash,
         request_hash=submission.claim.request_hash,
         tokenizer=submission.tokenizer,
+        degraded=place.is_degraded,
     )
 
 

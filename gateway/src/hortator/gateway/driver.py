@@ -4,6 +4,9 @@ Runs in one event loop, waits for nothing: each method does its work in the loop
 Every token passes here, so `tokens_arrived` makes no task, no queue and no object per token.
 
 A generation is in `_generations` exactly while its machine is not FINISHED.
+
+While no scheduler leads, what waits and has no idempotency key is placed here (`SelfPlacement` says where).
+Everything is announced all the same, to whoever leads next.
 """
 
 from __future__ import annotations
@@ -30,11 +33,14 @@ from hortator.gateway.actions import (
 )
 from hortator.gateway.coalescing import Coalescer, DueWheel
 from hortator.gateway.errors import ErrorKind, GatewayError
+from hortator.gateway.fleet_view import FleetView
 from hortator.gateway.generation import End, Generation
 from hortator.gateway.idempotency import KeyedGenerations
 from hortator.gateway.metrics import GatewayMetrics
 from hortator.gateway.placement import (
+    CompletionReason,
     KvSource,
+    Phase,
     Placement,
     Rejection,
     RejectReason,
@@ -46,9 +52,12 @@ from hortator.gateway.placement import (
 )
 from hortator.gateway.ports import SchedulerPort, WorkerPort
 from hortator.gateway.request import GAP, State
+from hortator.gateway.self_placement import SelfPlacement, Want
 
 SWEEP_INTERVAL_S = 0.25
 MIN_AGE_S = 1e-6
+PLACE_DELAY_S = 0.02
+"""What is placed here is placed together: every look goes over all ranks."""
 
 
 class Driver:
@@ -61,6 +70,7 @@ class Driver:
         coalescer: Coalescer,
         keyed: KeyedGenerations,
         queue_timeout_s: float,
+        self_placement: SelfPlacement | None = None,
     ) -> None:
         """Call `attach` before anything else.
 
@@ -69,11 +79,16 @@ class Driver:
             coalescer: says how long tokens wait for a message.
             keyed: generations that clients may come back to.
             queue_timeout_s: longest wait while no scheduler can be reached.
+            self_placement: where requests go while no scheduler leads.
         """
         self._metrics = metrics
         self._coalescer = coalescer
         self._keyed = keyed
         self._queue_timeout_s = queue_timeout_s
+        self._self_placement = self_placement or SelfPlacement("")
+        self._alone_since: float | None = None
+        self._num_placed_alone = 0
+        self._place_timer: asyncio.TimerHandle | None = None
         self._generations: dict[str, Generation] = {}
         self._wheel: DueWheel[Generation] = DueWheel()
         self._wheel_timer: asyncio.TimerHandle | None = None
@@ -140,7 +155,7 @@ class Driver:
         if since is None:
             return [(generations[request_id], at) for request_id, at in turned_away_at.items()]
         return [
-            (generation, turned_away_at.get(request_id, max(since, generation.accepted_at)))
+            (generation, turned_away_at.get(request_id, max(since, generation.waiting_since)))
             for request_id, generation in generations.items()
         ]
 
@@ -191,10 +206,17 @@ class Driver:
             self._scheduler.cancel(placement.request_id, placement.attempt)
             return
         actions = generation.machine.placed(placement)
-        if actions and generation.placed_at is None:
+        if actions:
+            self._note_placed(generation, by="scheduler")
+        elif placement.attempt < generation.machine.attempt:  # withdrawn, and it did not hear of that
+            self._scheduler.cancel(placement.request_id, placement.attempt)
+        self._run(generation, actions)
+
+    def _note_placed(self, generation: Generation, *, by: str) -> None:
+        self._metrics.placements.labels(by=by).inc()
+        if generation.placed_at is None:
             generation.placed_at = self._loop.time()
             self._metrics.hold.observe(generation.hold_s)
-        self._run(generation, actions)
 
     def rejected(self, rejection: Rejection) -> None:
         """The scheduler does not take a request."""
@@ -216,6 +238,106 @@ class Driver:
         """Commands of an older epoch were ignored."""
         self._metrics.stale_placements.inc()
 
+    # --- without a scheduler --------------------------------------------------------------------------
+
+    @property
+    def is_degraded(self) -> bool:
+        """Requests are placed here, because no scheduler leads."""
+        return self._alone_since is not None and self._self_placement.can_place(self._loop.time())
+
+    def fleet_viewed(self, view: FleetView) -> None:
+        """The leader tells of the workers."""
+        self._self_placement.viewed(view, self._loop.time())
+
+    def left_alone(self) -> None:
+        """No scheduler has led for a while: place what waits."""
+        self._alone_since = self._loop.time()
+        self._num_placed_alone = 0
+        for generation in self._generations.values():
+            self._wants_place_here(generation)
+        self._log.warning(
+            "no leader: places by itself",
+            num_waiting=self._self_placement.num_waiting,
+            knows_of_workers=self.is_degraded,
+        )
+
+    def leader_back(self) -> None:
+        """There is a leader again: it places."""
+        now = self._loop.time()
+        alone_s = 0.0 if self._alone_since is None else now - self._alone_since
+        self._alone_since = None
+        self._self_placement.stop_waiting()
+        if self._place_timer is not None:
+            self._place_timer.cancel()
+            self._place_timer = None
+        self._log.info(
+            "a leader is back: places no more by itself",
+            alone_s=round(alone_s, 3),
+            num_placed=self._num_placed_alone,
+        )
+
+    def _wants_place_here(self, generation: Generation) -> None:
+        """While nobody else places: a request that waits, and that nothing can run of elsewhere."""
+        machine, facts = generation.machine, generation.facts
+        if (
+            self._alone_since is None
+            or facts.claim.key_hash
+            or machine.state not in {State.WAITING, State.TRANSFERRING}
+        ):
+            return
+        num_prompt_tokens, max_output_tokens = machine.to_place
+        self._self_placement.waits(
+            Want(
+                request_id=facts.request_id,
+                attempt=machine.attempt,
+                is_decode=machine.state is State.TRANSFERRING,
+                num_prompt_tokens=num_prompt_tokens,
+                max_output_tokens=max_output_tokens,
+                tokenizer=facts.tokenizer,
+                is_critical=facts.latency_critical,
+                priority=facts.priority,
+            )
+        )
+        self._place_soon()
+
+    def _lets_go(self, generation: Generation) -> None:
+        """A request wants nothing more of the worker on which it was placed here, if it was."""
+        generation.is_unstarted = False
+        self._self_placement.let_go(generation.facts.request_id)
+        self._place_soon()
+
+    def _started_here(self, generation: Generation) -> None:
+        generation.is_unstarted = False
+        self._self_placement.started(generation.facts.request_id)
+        self._place_soon()
+
+    def _place_soon(self, at: float = 0.0) -> None:
+        if self._alone_since is None or not self._self_placement.num_waiting:
+            return
+        at = max(at, self._loop.time() + PLACE_DELAY_S)
+        if self._place_timer is not None:
+            if self._place_timer.when() <= at:
+                return
+            self._place_timer.cancel()
+        self._place_timer = self._loop.call_at(at, self._place_here)
+
+    def _place_here(self) -> None:
+        self._place_timer = None
+        now = self._loop.time()
+        for placement in self._self_placement.place(now, epoch=self._scheduler.epoch):
+            generation = self._generations.get(placement.request_id)
+            actions = () if generation is None else generation.machine.placed_here(placement)
+            if generation is None or not actions:
+                self._self_placement.let_go(placement.request_id)
+                continue
+            generation.is_unstarted = placement.phase is not Phase.DECODE
+            self._num_placed_alone += 1
+            self._note_placed(generation, by="gateway")
+            self._run(generation, actions)
+        retry_at = self._self_placement.next_look_at(now)
+        if retry_at is not None:
+            self._place_soon(retry_at)
+
     # --- workers --------------------------------------------------------------------------------------
 
     def tokens_arrived(
@@ -231,6 +353,8 @@ class Driver:
                 reason = f"tokens from {token_index} on without those before"
                 self._run(generation, generation.machine.worker_faulted(reason))
             return
+        if generation.is_unstarted:
+            self._started_here(generation)
         if generation.first_token_at is None:
             self._first_token(generation, num_new, now)
             return
@@ -257,7 +381,10 @@ class Driver:
         """A worker's last word on an attempt."""
         generation = self._generations.get(completion.request_id)
         if generation is not None:
-            self._run(generation, generation.machine.worker_completed(completion))
+            actions = generation.machine.worker_completed(completion)
+            if completion.reason is CompletionReason.PREFILLED and actions:
+                generation.waiting_since = self._loop.time()  # for a decode placement
+            self._run(generation, actions)
 
     def submission_refused(self, request_id: str, attempt: int, reason: str) -> None:
         """The attempt never reached its worker."""
@@ -267,6 +394,8 @@ class Driver:
 
     def worker_lost(self, target: WorkerTarget, reason: str, *, crashed: bool) -> None:
         """Whatever ran there must go elsewhere."""
+        if self._alone_since is not None:
+            self._self_placement.lost(target, self._loop.time())
         for generation in list(self._generations.values()):
             self._run(generation, generation.machine.worker_lost(target, reason, crashed=crashed))
 
@@ -352,6 +481,8 @@ class Driver:
                         claim=generation.facts.claim,
                         tokenizer=generation.facts.tokenizer,
                     )
+                    self._lets_go(generation)
+                    self._wants_place_here(generation)
                 case Submit(placement, mode, kv_source):
                     self._submit(generation, placement, mode, kv_source)
                 case Withdraw(attempt):
@@ -394,7 +525,9 @@ class Driver:
         return True
 
     def _announce(self, generation: Generation, action: Announce) -> None:
+        self._lets_go(generation)
         if action.replacement is not None:
+            generation.waiting_since = self._loop.time()
             self._metrics.replacements.labels(reason=action.replacement.value).inc()
             self._log.info(
                 "announced again",
@@ -433,6 +566,7 @@ class Driver:
             age_s=max(now - generation.asked_at, MIN_AGE_S) if generation.came_back_in else 0.0,
             tokenizer=facts.tokenizer,
         )
+        self._wants_place_here(generation)
 
     def _submit(
         self, generation: Generation, placement: Placement, mode: SubmitMode, kv_source: KvSource | None
@@ -454,6 +588,8 @@ class Driver:
 
     def _report_refusal(self, generation: Generation, action: ReportRefusal) -> None:
         self._metrics.refusals.inc()
+        if not action.epoch:
+            self._self_placement.avoid(action.worker_id, self._loop.time())
         self._log.info(
             "placement refused",
             request_id=generation.facts.request_id,
@@ -472,7 +608,7 @@ class Driver:
             self._report_refusal_now(generation, action)
 
     def _report_refusal_now(self, generation: Generation, action: ReportRefusal) -> None:
-        if action.epoch != self._scheduler.epoch:  # another leader placed it: this one knows nothing of it
+        if action.epoch != self._scheduler.epoch:  # somebody else placed it: this leader knows nothing of it
             self._run(generation, generation.machine.scheduler_connected())
             return
         self._scheduler.placement_refused(
@@ -516,6 +652,7 @@ class Driver:
 
     def _finish(self, generation: Generation, end: End, *, outcome: str) -> None:
         now = self._loop.time()
+        self._lets_go(generation)
         generation.is_held = False
         generation.end = end
         generation.ended_at = now

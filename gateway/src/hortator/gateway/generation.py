@@ -70,6 +70,7 @@ class Generation:
         "first_token_at",
         "held_since",
         "is_held",
+        "is_unstarted",
         "last_flush_at",
         "last_token_at",
         "machine",
@@ -80,6 +81,7 @@ class Generation:
         "second_token_at",
         "subscribers",
         "text",
+        "waiting_since",
     )
 
     def __init__(
@@ -109,6 +111,8 @@ class Generation:
         self.accepted_at = accepted_at
         self.asked_at = accepted_at
         """Loop time of the newest call for it."""
+        self.waiting_since = accepted_at
+        """Loop time since when it has wanted the placement that it wants, or wanted last."""
         self.came_back_in = 0
         """The last epoch in which it was announced again after it had been taken over."""
         self.deadline_at = deadline_at
@@ -123,6 +127,8 @@ class Generation:
         self.is_held = False
         """Tokens wait in the due wheel, the oldest since `held_since`."""
         self.held_since = accepted_at
+        self.is_unstarted = False
+        """This gateway placed it by itself, and no token has come since."""
         self.num_released = 0
         self.text = ""
         self.end: End | None = None

@@ -98,6 +98,12 @@ class GatewayMetrics:
             "limit_refusals", "Calls refused or ended by a limit of this gateway, by its setting.", "limit"
         )
         self.messages = counter("messages", "Messages sent to clients.")
+        self.degraded = Gauge(
+            f"{_PREFIX}degraded",
+            "1 while no scheduler leads and this gateway places by itself.",
+            registry=registry,
+        )
+        self.placements = counter("placements", "Placements taken, by who chose the worker.", "by")
         self.stale_placements = counter("stale_placements", "Placements of older epochs, ignored.")
 
     def gauge(self, name: str, documentation: str, read: Callable[[], float]) -> None:

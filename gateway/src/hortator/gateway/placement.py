@@ -86,6 +86,8 @@ class Placement:
     epoch: int = 0
     attaches: bool = False
     """It runs there already, under its idempotency key."""
+    is_degraded: bool = False
+    """This gateway chose the worker, having no leader."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,8 @@ Rules:
 4. Whatever ends a request early frees it everywhere: an abort for the worker that runs it, the release of a
    lease nobody will pull, a cancellation for the scheduler.
 5. This file knows no clock, no network and no text.
+6. Only what waits is placed, by whomever, and only this file hands an attempt to a worker: so no two attempts
+   run at a time. Without a scheduler a gateway places the attempt after the one that it has announced.
 """
 
 from __future__ import annotations
@@ -143,6 +145,12 @@ class RequestMachine:
         source = self._kv_source
         return None if source is None else WorkerTarget(source.worker_address, source.boot_id)
 
+    @property
+    def to_place(self) -> tuple[int, int]:
+        """Tokens to prefill before the next one comes, and output tokens still to come at most."""
+        num_prior = len(self.output_ids)
+        return self._num_prompt_tokens + num_prior, self._max_tokens - num_prior
+
     # --- the scheduler's side -------------------------------------------------------------------------
 
     def bring(self, output_ids: Sequence[int]) -> None:
@@ -182,6 +190,17 @@ class RequestMachine:
         self.attempt = placement.attempt
         self._placement = placement
         return [Submit(placement, mode, self._kv_source)]
+
+    def placed_here(self, placement: Placement) -> list[Action]:
+        """This gateway chose a worker by itself, for the attempt after the one that it has announced.
+
+        Whatever a scheduler still says of that one comes too late.
+        """
+        announced = self.attempt
+        if placement.attempt != announced + 1:
+            return []
+        actions = self.placed(placement)
+        return [Withdraw(announced), *actions] if actions else []
 
     def rejected(self, rejection: Rejection) -> list[Action]:
         """The scheduler does not take the request."""
@@ -294,6 +313,9 @@ class RequestMachine:
         if placement is None:
             return []
         self._placement = None
+        if placement.is_degraded:  # a guess of ours; nobody says that there is no better place
+            self.state = State.TRANSFERRING if placement.phase is Phase.DECODE else State.WAITING
+            return [ReportRefusal(self.attempt, placement.worker_id, reason, 0.0, 0)]
         self._refusals += 1
         if self._refusals >= self.max_refusals:
             message = (
@@ -359,14 +381,11 @@ class RequestMachine:
     # --- inside ---------------------------------------------------------------------------------------
 
     def _announcement(self, replacement: Replacement | None = None) -> Announce:
-        num_prior = len(self.output_ids)
-        return Announce(
-            self.attempt, self._num_prompt_tokens + num_prior, self._max_tokens - num_prior, replacement
-        )
+        num_prompt_tokens, max_output_tokens = self.to_place
+        return Announce(self.attempt, num_prompt_tokens, max_output_tokens, replacement)
 
     def _decode_announcement(self) -> AnnounceDecode:
-        num_prior = len(self.output_ids)
-        return AnnounceDecode(self.attempt, self._num_prompt_tokens + num_prior, self._max_tokens - num_prior)
+        return AnnounceDecode(self.attempt, *self.to_place)
 
     def _note_cached(self, completion: WorkerCompletion) -> None:
         if completion.num_cached_prompt_tokens:

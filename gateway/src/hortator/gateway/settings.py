@@ -58,6 +58,13 @@ class GatewaySettings(Settings):
         le=60,
         description="Seconds of silence after which the leader of the schedulers counts as away.",
     )
+    degraded_after_s: float = Field(
+        default=0.3,
+        ge=0,
+        le=60,
+        description="Seconds without a leader after which this gateway places requests by itself (not those "
+        "with an idempotency key); 0: never.",
+    )
     ready_without_scheduler_s: float = Field(
         default=15.0,
         ge=0,

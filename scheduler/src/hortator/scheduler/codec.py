@@ -49,6 +49,7 @@ from hortator.scheduler.errors import InvalidMessageError, UnknownMessageError
 from hortator.scheduler.registry import (
     AttachNotice,
     DrainOrder,
+    FleetView,
     GatewayItem,
     Heartbeat,
     InvalidRequest,
@@ -439,10 +440,36 @@ def encode_place_response(epoch: int, items: Iterable[GatewayItem]) -> pb.PlaceR
                 )
             case Heartbeat():
                 pass  # the epoch says it all
+            case FleetView():
+                _fill_fleet_view(response.fleet_view, item)
             case Resignation():
                 response.epoch = item.epoch
                 response.resigned = True
     return response
+
+
+def _fill_fleet_view(message: pb.FleetView, view: FleetView) -> None:
+    message.Clear()  # of two views in one message the newer one counts
+    message.num_gateways = view.num_gateways
+    message.heartbeat_s = view.heartbeat_s
+    for group in view.groups:
+        spec, loads = group.spec, group.loads
+        message.groups.add(
+            worker_id=spec.group_id,
+            boot_id=spec.boot_id,
+            address=spec.address,
+            phase=_PHASES[spec.phase],
+            chunk_budget_tokens=spec.chunk_budget_tokens,
+            max_batch_size=spec.max_batch_size,
+            kv_blocks_total=spec.kv_blocks_total,
+            tokens_per_block=spec.tokens_per_block,
+            longest_prompt_tokens=max(spec.longest_prompt, 0),
+            tokenizer=bytes.fromhex(spec.tokenizer),
+            full_pass_s=group.predicted_pass_s,
+            prefill_load_tokens=loads.prefill_load_tokens,
+            batch_size=loads.batch_size,
+            kv_blocks_used=loads.kv_blocks_used,
+        )
 
 
 def encode_report_response(epoch: int, item: WorkerItem) -> pb.ReportResponse:

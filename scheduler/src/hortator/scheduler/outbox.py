@@ -24,9 +24,19 @@ T = TypeVar("T")
 class Outbox(Generic[T]):
     """A queue with one reader that takes all there is."""
 
-    def __init__(self, *, limit: int = 100_000, keep_taken: int = 0) -> None:
+    def __init__(
+        self, *, limit: int = 100_000, keep_taken: int = 0, passing: tuple[type[T], ...] = ()
+    ) -> None:
+        """Nothing is in it.
+
+        Args:
+            limit: items beyond which it closes itself.
+            keep_taken: items taken that are kept for the stream that takes over.
+            passing: kinds of which the next one says more: they are not kept.
+        """
         self._items: list[T] = []
         self._taken: deque[T] = deque(maxlen=keep_taken)
+        self._passing = passing
         self._limit = limit
         self._wake = asyncio.Event()
         self._close_reason: CloseReason | None = None
@@ -82,5 +92,6 @@ class Outbox(Generic[T]):
             await self._wake.wait()
             self._wake.clear()
         taken, self._items = self._items, []
-        self._taken.extend(taken)
+        passing = self._passing
+        self._taken.extend([item for item in taken if not isinstance(item, passing)] if passing else taken)
         return taken

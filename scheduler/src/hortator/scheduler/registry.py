@@ -30,6 +30,7 @@ import structlog
 from hortator.scheduler.core.commands import Abort, Attach, Probe, Reject
 from hortator.scheduler.core.events import Event, GatewayLost, ReportsRefused, WorkerJoined, WorkerLost
 from hortator.scheduler.core.model import Batch, GroupSpec, LostReason, Placement
+from hortator.scheduler.core.snapshot import GroupSnapshot
 from hortator.scheduler.errors import CloseReason
 from hortator.scheduler.outbox import Outbox
 
@@ -85,6 +86,17 @@ class Heartbeat:
 
 
 @dataclass(frozen=True, slots=True)
+class FleetView:
+    """Tells a gateway what it needs to place by itself, should there be no leader."""
+
+    groups: tuple[GroupSnapshot, ...]
+    """Those on which something may be placed."""
+    num_gateways: int
+    heartbeat_s: float
+    """Between two words of ours to a gateway."""
+
+
+@dataclass(frozen=True, slots=True)
 class Resignation:
     """Says that the leader of an epoch stops."""
 
@@ -92,7 +104,9 @@ class Resignation:
 
 
 WorkerItem = Welcome | Batch | Abort | Probe | DrainOrder | Heartbeat | Resignation
-GatewayItem = PlacementNotice | AttachNotice | Reject | Abort | InvalidRequest | Heartbeat | Resignation
+GatewayItem = (
+    PlacementNotice | AttachNotice | Reject | Abort | InvalidRequest | Heartbeat | FleetView | Resignation
+)
 
 
 class Timer(Protocol):
@@ -302,7 +316,9 @@ class GatewayRegistry:
 
     def connect(self, gateway_id: str) -> GatewayStream:
         """A gateway said hello."""
-        outbox: Outbox[GatewayItem] = Outbox(limit=self._outbox_limit, keep_taken=KEEP_FOR_GATEWAY)
+        outbox: Outbox[GatewayItem] = Outbox(
+            limit=self._outbox_limit, keep_taken=KEEP_FOR_GATEWAY, passing=(Heartbeat, FleetView)
+        )
         stream = GatewayStream(gateway_id=gateway_id, outbox=outbox)
         older = self._streams.get(gateway_id)
         self._streams[gateway_id] = stream
@@ -316,7 +332,7 @@ class GatewayRegistry:
         """The newest stream of a gateway that is not lost."""
         return self._streams.get(gateway_id)
 
-    def tell_all(self, item: Heartbeat | Resignation) -> None:
+    def tell_all(self, item: Heartbeat | FleetView | Resignation) -> None:
         """Something that every gateway should hear."""
         for stream in self._streams.values():
             stream.outbox.put(item)

@@ -119,6 +119,7 @@ class SchedulingService(pb_grpc.SchedulingServiceServicer):
 
         async def read() -> None:
             stream.outbox.put(Heartbeat())
+            self._shell.tell_fleet()
             self._take_gateway_events(stream, first_events)
             while (message := await context.read()) is not grpc.aio.EOF:
                 self._take_gateway_events(stream, message.events)

@@ -24,6 +24,7 @@ from hortator.scheduler.core.events import (
     PolicyChanged,
     TimerFired,
     WorkerDraining,
+    WorkerLost,
 )
 from hortator.scheduler.core.leadership import Lead, Leadership, StepDown
 from hortator.scheduler.core.model import AbortReason, Batch
@@ -34,6 +35,7 @@ from hortator.scheduler.metrics import SchedulerMetrics
 from hortator.scheduler.registry import (
     AttachNotice,
     DrainOrder,
+    FleetView,
     GatewayRegistry,
     GatewayStream,
     Heartbeat,
@@ -46,8 +48,13 @@ from hortator.scheduler.registry import (
 
 REFRESH_INTERVAL_S = 1.0
 MIN_TIMER_DELAY_S = 0.000_5
+GATEWAY_BEATS = 3
+"""A gateway hears a leader so many times as often as a worker does: it may have to do without."""
+FLEET_DELAY_S = 0.05
+"""Workers that come and go are told to gateways this much later, together."""
 DRAIN_POLL_S = 0.02
 
+_LEAVING = (WorkerLost, WorkerDraining)
 _UNTOLD = frozenset({AbortReason.CANCELLED, AbortReason.GATEWAY_LOST, AbortReason.SUPERSEDED})
 """The gateway asked for it, or is not there to hear it."""
 
@@ -69,7 +76,7 @@ class Shell:
         """Must be called in a running loop. `start` begins the regular refresh of the gauges."""
         self._driver = driver
         self._leadership = leadership
-        self._leader_heartbeat_s = leader_heartbeat_s
+        self._gateway_beat_s = leader_heartbeat_s / GATEWAY_BEATS
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time()
@@ -77,6 +84,7 @@ class Shell:
         self._refresh_timer: asyncio.TimerHandle | None = None
         self._look_timer: asyncio.TimerHandle | None = None
         self._heartbeat_timer: asyncio.TimerHandle | None = None
+        self._fleet_timer: asyncio.TimerHandle | None = None
         self._refreshed_at = self._now
         self._is_closed = False
         self._log = structlog.get_logger("hortator.scheduler.shell")
@@ -135,6 +143,8 @@ class Shell:
         for event in events:
             for command in self._driver.handle(event, now):
                 self._carry_out(command)
+            if isinstance(event, _LEAVING):
+                self.tell_fleet()
         self._arm(0.0)
 
     def snapshot(self) -> SchedulerSnapshot:
@@ -224,10 +234,17 @@ class Shell:
     def close(self) -> None:
         """Stop the timers and end every stream. Later events are ignored."""
         self._is_closed = True
-        for timer in (self._timer, self._refresh_timer, self._look_timer, self._heartbeat_timer):
+        for timer in (
+            self._timer,
+            self._refresh_timer,
+            self._look_timer,
+            self._heartbeat_timer,
+            self._fleet_timer,
+        ):
             if timer is not None:
                 timer.cancel()
-        self._timer = self._refresh_timer = self._look_timer = self._heartbeat_timer = None
+        self._timer = self._refresh_timer = self._look_timer = None
+        self._heartbeat_timer = self._fleet_timer = None
         self.workers.close(CloseReason.STOPPED)
         self.gateways.close(CloseReason.STOPPED)
 
@@ -288,15 +305,37 @@ class Shell:
         self._now = max(self._now, due_at)
         self._look()
 
-    def _beat(self) -> None:
+    def _beat(self, number: int = 0) -> None:
         """Say that we lead, now and regularly, as long as we do."""
         if self._heartbeat_timer is not None:
             self._heartbeat_timer.cancel()
             self._heartbeat_timer = None
         if self.is_leader:
-            for registry in (self.gateways, self.workers):
-                registry.tell_all(Heartbeat())
-            self._heartbeat_timer = self._loop.call_later(self._leader_heartbeat_s, self._beat)
+            self.gateways.tell_all(Heartbeat())
+            if number % GATEWAY_BEATS == 0:
+                self.workers.tell_all(Heartbeat())
+            self._heartbeat_timer = self._loop.call_later(self._gateway_beat_s, self._beat, number + 1)
+
+    # -- what gateways know of workers, should nobody lead ------------------------------------------------
+
+    def tell_fleet(self) -> None:
+        """Tell every gateway soon what workers there are; told again and again in any case."""
+        if self._fleet_timer is None and not self._is_closed:
+            self._fleet_timer = self._loop.call_later(FLEET_DELAY_S, self._tell_fleet_due)
+
+    def _tell_fleet_due(self) -> None:
+        self._fleet_timer = None
+        self._tell_fleet(self.snapshot())
+
+    def _tell_fleet(self, snapshot: SchedulerSnapshot) -> None:
+        if not self.is_leader or not len(self.gateways):
+            return
+        groups = tuple(group for group in snapshot.groups if group.is_placeable)
+        if (
+            groups
+        ):  # a leader that is new has heard of none yet: what the last one told is better than nothing
+            view = FleetView(groups, num_gateways=len(self.gateways), heartbeat_s=self._gateway_beat_s)
+            self.gateways.tell_all(view)
 
     # -- commands ---------------------------------------------------------------------------------------
 
@@ -325,6 +364,7 @@ class Shell:
                 if worker is not None:
                     self._leadership.lost(worker_witness(worker), self.now())
                 self.workers.declare_lost(command.group_id, command.boot_id, command.reason)
+                self.tell_fleet()
             case _:
                 assert_never(command)
 
@@ -369,9 +409,11 @@ class Shell:
 
     def _refresh(self) -> None:
         self._refresh_timer = self._loop.call_later(REFRESH_INTERVAL_S, self._refresh)
-        self._metrics.refresh(self.snapshot(), num_gateways=len(self.gateways))
+        snapshot = self.snapshot()
+        self._metrics.refresh(snapshot, num_gateways=len(self.gateways))
         self._metrics.refresh_leadership(self._leadership)
         self._refreshed_at = self._loop.time()
+        self._tell_fleet(snapshot)
 
     def _num_in_flight(self, worker_id: str) -> int:
         for group in self.snapshot().groups:

@@ -74,3 +74,35 @@ async def test_a_silent_leader_is_missed(an_engine, a_worker, scheduler, standby
     await standby.until(lambda: (1, True) in seen_by(standby))
     await standby.until(lambda: (1, False) in seen_by(standby))  # the fake speaks every 0.5 s
     assert scheduler.num_streams == 1
+
+
+async def test_what_a_gateway_places_by_itself_runs_until_a_newer_leader_speaks(
+    an_engine, a_worker, a_gateway, scheduler, standby
+):
+    engine = an_engine()
+    worker = await a_worker(engine, scheduler_addresses=(scheduler.address, standby.address))
+    gateway = await a_gateway(worker)
+    await standby.until(lambda: seen_by(standby)[-1:] == [(1, True)])
+    await scheduler.stop()
+    await standby.until(lambda: seen_by(standby)[-1] == (1, False))
+    num_states = len(standby.of("rank_states"))
+    await gateway.submit("r1", max_tokens=150, epoch=1, degraded=True)
+    async with asyncio.timeout(5):
+        while not engine.running:
+            await asyncio.sleep(0.01)
+    standby.epoch = 2
+    standby.send(epoch=2)
+    await standby.until(lambda: seen_by(standby)[-1] == (2, True))
+    await standby.until(lambda: len(standby.of("rank_states")) > num_states)
+    assert sum(standby.of("rank_states")[-1].rank_states.batch_size) == 1, (
+        "the new leader knows the load of it"
+    )
+    await gateway.submit("r2", max_tokens=1, epoch=1, degraded=True)
+    completion = await gateway.completion("r2")
+    assert completion.message == "placed in epoch 1, this worker is in epoch 2"
+    await gateway.submit("r3", max_tokens=1, epoch=2, degraded=True)
+    async with asyncio.timeout(5):
+        while len(engine.running) < 2:
+            await asyncio.sleep(0.01)
+    assert set(engine.running) == {"r1#0", "r3#0"}, "what ran before goes on"
+    worker.host.abort_all()

@@ -252,6 +252,17 @@ def test_prefill_finished_of_an_old_attempt_is_ignored(s):
     assert s.machine.requests["a"].group_id == "p0"
 
 
+def test_prefill_finished_of_a_later_attempt_ends_the_one_that_waits(s):
+    """Its gateway placed it by itself, without a scheduler, and that it withdrew the other was lost on the way."""
+    s.arrive("a", now=0.0)
+    assert s.machine.requests["a"].group_id == "p0"
+    s.at(1.0, PrefillFinished(request_id="a", attempt=1, gateway_id="g", num_prompt_tokens=100))
+    s.tick(1.002)
+    assert s.where["a"] == ("d0", 0)
+    assert s.machine.requests["a"].attempt == 1
+    assert not s.machine.fleet.groups["p0"].in_flight
+
+
 def test_a_prompt_that_no_decode_rank_can_ever_hold_is_refused_on_arrival(machine, rejected):
     """640 tokens of KV per decode rank."""
     s = machine(decode_reservation=True)

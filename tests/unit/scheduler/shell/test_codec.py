@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -21,7 +22,7 @@ from hortator.scheduler.core.model import (
 )
 from hortator.scheduler.core.snapshot import GroupSnapshot, SchedulerSnapshot
 from hortator.scheduler.errors import InvalidMessageError
-from hortator.scheduler.registry import DrainOrder, InvalidRequest, PlacementNotice, Welcome
+from hortator.scheduler.registry import DrainOrder, FleetView, InvalidRequest, PlacementNotice, Welcome
 
 GROUP = GroupSpec(
     group_id="w",
@@ -392,6 +393,45 @@ def test_one_response_tells_a_gateway_everything_that_gathered():
             pb.Rejection(request_id="e", attempt=4, message="bad"),
         ],
         retractions=[pb.Retraction(request_id="d", attempt=2, reason=pb.RETRACT_REASON_WORKER_LOST)],
+    )
+
+
+def test_a_gateway_is_told_all_that_it_needs_to_place_by_itself():
+    older, newer = (
+        GroupSnapshot(
+            spec=replace(GROUP, tokenizer="00ff", max_sequence_tokens=90),
+            state="running",
+            forward_pass_id=11,
+            last_report_age_s=0.25,
+            predicted_pass_s=predicted_pass_s,
+            loads=LOADS,
+            num_in_flight=4,
+        )
+        for predicted_pass_s in (0.5, 0.125)
+    )
+    views = [FleetView((group,), num_gateways=3, heartbeat_s=0.25) for group in (older, newer)]
+    response = codec.encode_place_response(9, views)
+    assert response.fleet_view == pb.FleetView(
+        groups=[
+            pb.GroupView(
+                worker_id="w",
+                boot_id="b",
+                address="127.0.0.1:9",
+                phase=pb.PHASE_PREFILL,
+                chunk_budget_tokens=GROUP.chunk_budget_tokens,
+                max_batch_size=GROUP.max_batch_size,
+                kv_blocks_total=GROUP.kv_blocks_total,
+                tokens_per_block=GROUP.tokens_per_block,
+                longest_prompt_tokens=89,
+                tokenizer=b"\x00\xff",
+                full_pass_s=0.125,
+                prefill_load_tokens=LOADS.prefill_load_tokens,
+                batch_size=LOADS.batch_size,
+                kv_blocks_used=LOADS.kv_blocks_used,
+            )
+        ],
+        num_gateways=3,
+        heartbeat_s=0.25,
     )
 
 

@@ -84,3 +84,13 @@ async def test_kept_items_are_told_again_to_the_stream_that_takes_over_but_only_
     newer: Outbox[int] = Outbox(keep_taken=2)
     newer.take_over(older)
     assert await newer.take() == [2, 3, 4]
+
+
+async def test_what_the_next_one_says_better_is_not_kept_for_the_stream_that_takes_over():
+    older: Outbox[object] = Outbox(keep_taken=2, passing=(str,))
+    for item in (1, "beat", 2, "beat", "beat"):
+        older.put(item)
+    assert await older.take() == [1, "beat", 2, "beat", "beat"]
+    newer: Outbox[object] = Outbox(keep_taken=2, passing=(str,))
+    newer.take_over(older)
+    assert await newer.take() == [1, 2]

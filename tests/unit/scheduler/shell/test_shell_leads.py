@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from hortator.runtime.metrics import new_registry
-from hortator.scheduler.core.events import RankStateReported, RequestArrived
+from hortator.scheduler.core.events import RankStateReported, RequestArrived, WorkerDraining
 from hortator.scheduler.core.leadership import Leadership, LeadershipSettings
 from hortator.scheduler.core.machine import SchedulerMachine
 from hortator.scheduler.core.model import GroupSpec, Phase, RankLoads, SchedulerSettings
 from hortator.scheduler.driver import Driver
 from hortator.scheduler.errors import NotLeaderError
 from hortator.scheduler.metrics import SchedulerMetrics
-from hortator.scheduler.registry import Heartbeat, PlacementNotice, Resignation, Welcome
+from hortator.scheduler.registry import FleetView, Heartbeat, PlacementNotice, Resignation, Welcome
 from hortator.scheduler.shell import Shell
 
 pytestmark = pytest.mark.looptime
@@ -93,6 +94,65 @@ async def test_a_leader_keeps_saying_that_it_is_there():
     while asyncio.get_running_loop().time() < end_at:
         heard += sum(isinstance(item, Heartbeat) for item in await bench.told())
     assert heard >= 10
+    bench.shell.close()
+
+
+async def test_a_gateway_hears_a_leader_three_times_as_often_as_a_worker_does():
+    bench = Bench(epoch=5)
+    bench.shell.start()
+    await asyncio.sleep(9.9)
+    gateway, worker = await bench.told(), await bench.worker.outbox.take()
+    assert sum(isinstance(item, Heartbeat) for item in gateway) == 60
+    assert sum(isinstance(item, Heartbeat) for item in worker) == 20
+    bench.shell.close()
+
+
+async def test_a_leader_tells_gateways_again_and_again_what_they_need_without_it():
+    bench = Bench(epoch=5)
+    bench.report()
+    bench.shell.start()
+    await asyncio.sleep(2.5)
+    views = [item for item in await bench.told() if isinstance(item, FleetView)]
+    assert len(views) == 3
+    (group,) = views[-1].groups
+    assert (group.spec, group.loads) == (WORKER, IDLE)
+    assert views[-1].num_gateways == 1
+    assert views[-1].heartbeat_s == pytest.approx(0.5 / 3)
+    bench.shell.close()
+
+
+async def test_a_worker_that_is_lost_or_drains_is_not_told_of_any_more():
+    bench = Bench(epoch=5)
+    bench.report()
+    other = replace(WORKER, group_id="v")
+    bench.shell.workers.connect(other, sequence=1)
+    bench.shell.handle(RankStateReported(group_id="v", included_dispatch_seq=0, loads=IDLE))
+    bench.shell.start()
+    await bench.told()
+    bench.shell.handle(WorkerDraining(group_id="v"))
+    await asyncio.sleep(0.1)
+    (view,) = [item for item in await bench.told() if isinstance(item, FleetView)]
+    assert [group.spec.group_id for group in view.groups] == ["w"]
+    bench.shell.close()
+
+
+async def test_who_knows_of_no_worker_tells_of_none():
+    """A leader that is new: what the last one told is better than nothing."""
+    bench = Bench(epoch=5)
+    bench.shell.start()
+    bench.shell.tell_fleet()
+    await asyncio.sleep(2.5)
+    assert not [item for item in await bench.told() if isinstance(item, FleetView)]
+    bench.shell.close()
+
+
+async def test_a_standby_tells_of_nobody():
+    bench = Bench(epoch=0)
+    bench.report()
+    bench.shell.start()
+    bench.shell.tell_fleet()
+    await asyncio.sleep(2.5)
+    assert len(bench.gateway.outbox) == 0
     bench.shell.close()
 
 

@@ -61,6 +61,34 @@ def test_a_batch_that_is_complete_does_not_wait_for_its_manifest(gate):
     assert gate.next_wakeup() is None
 
 
+class TestPlacedByItsGateway:
+    """A gateway that had no leader chose this worker: without a batch, in the newest epoch that it knows."""
+
+    def placed(self, *, epoch: int, kv: bool = False) -> Arrival:
+        return Arrival(key=key("r1"), epoch=epoch, needs_kv=kv, is_degraded=True)
+
+    def test_it_enters_at_once_in_the_epoch_that_is_known_here(self, gate):
+        gate.on_epoch(7)
+        assert admitted(gate.on_arrival(self.placed(epoch=7), 0.0)) == [("r1",)]
+        assert gate.on_arrival(self.placed(epoch=7, kv=True), 0.0) == [Pull(key=key("r1"))]
+
+    def test_it_enters_where_its_leader_is_not_known_yet_and_fences_nobody(self, gate):
+        gate.on_epoch(6)
+        assert admitted(gate.on_arrival(self.placed(epoch=7), 0.0)) == [("r1",)]
+        assert gate.epoch == 6
+
+    @pytest.mark.parametrize("kv", [False, True])
+    def test_a_newer_leader_fences_it(self, gate, kv):
+        gate.on_epoch(8)
+        (command,) = gate.on_arrival(self.placed(epoch=7, kv=kv), 0.0)
+        assert command == Refuse(key=key("r1"), message="placed in epoch 7, this worker is in epoch 8")
+
+    def test_a_worker_that_drains_refuses_it(self, gate):
+        gate.start_draining()
+        (command,) = gate.on_arrival(self.placed(epoch=7), 0.0)
+        assert command == Refuse(key=key("r1"), message="draining")
+
+
 def test_a_submission_without_a_batch_enters_at_once_whatever_its_epoch(gate):
     gate.on_epoch(7)
     assert admitted(gate.on_arrival(arrival("r1", batch="", epoch=0), 0.0)) == [("r1",)]

@@ -103,6 +103,7 @@ def decode_submission(message: worker.SubmittedRequest) -> Submission | Attachme
         if message.key_hash
         else None,
         tokenizer=message.tokenizer,
+        is_degraded=message.degraded,
     )
 
 

@@ -21,7 +21,8 @@ Rules:
 6. The missing go back to the scheduler in a `Split`; when they come after all they are refused.
 7. Members whose KV comes from elsewhere (decode) do not wait for each other: each enters with its KV.
 8. A member that is cancelled, or whose gateway is lost, shrinks its batch.
-9. No batch id: a batch of its own, admitted at once.
+9. No batch id: a batch of its own, admitted at once. One that its gateway placed itself, having no leader, is
+   refused if a newer leader than the gateway's last one is known here.
 10. Batches of an epoch older than the newest known are refused; a newer one ends what waits of an older.
 11. Draining: batches that were known before go on, new ones are refused.
 
@@ -78,6 +79,8 @@ class Arrival:
     dispatch_seq: int = 0
     needs_kv: bool = False
     """Its KV must be pulled before it can enter the engine."""
+    is_degraded: bool = False
+    """Its gateway placed it, having no leader; without a batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,8 +275,7 @@ class Gate:
             return [self._lone(arrival)]
         commands = self.on_epoch(arrival.epoch)
         if arrival.epoch < self._epoch:
-            message = f"placed in epoch {arrival.epoch}, this worker is in epoch {self._epoch}"
-            return [Refuse(key=arrival.key, message=message)]
+            return [Refuse(key=arrival.key, message=self._older(arrival))]
         if arrival.batch_id in self._closed:
             return [*commands, Refuse(key=arrival.key, message="late for its batch")]
         batch = self._open.get(arrival.batch_id)
@@ -346,9 +348,14 @@ class Gate:
     # --- the rest is private
 
     def _lone(self, arrival: Arrival) -> GateCommand:
+        if arrival.is_degraded and arrival.epoch < self._epoch:
+            return Refuse(key=arrival.key, message=self._older(arrival))
         if self._is_draining:
             return Refuse(key=arrival.key, message="draining")
         return Pull(key=arrival.key) if arrival.needs_kv else Admit(keys=(arrival.key,))
+
+    def _older(self, arrival: Arrival) -> str:
+        return f"placed in epoch {arrival.epoch}, this worker is in epoch {self._epoch}"
 
     def _new_batch(self, batch_id: str, dispatch_seq: int, size: int, now: float) -> _Batch:
         batch = _Batch(

@@ -246,6 +246,7 @@ class WorkerHost:
             batch_size=submission.batch_size,
             dispatch_seq=submission.dispatch_seq,
             needs_kv=submission.kv_location is not None,
+            is_degraded=submission.is_degraded,
         )
         self._carry_out(self._gate.on_arrival(arrival, self._loop.time()))
 

@@ -45,6 +45,8 @@ class Submission:
     claim: Claim | None = None
     tokenizer: bytes = b""
     """Digest of what its prompt was read with and its output will be; empty: its gateway does not know."""
+    is_degraded: bool = False
+    """Its gateway chose this worker, having no leader."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

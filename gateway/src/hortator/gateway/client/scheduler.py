@@ -21,7 +21,9 @@ from typing import Protocol
 import structlog
 
 from hortator.gateway import codec
+from hortator.gateway.absence import LeaderAbsence
 from hortator.gateway.client.scheduler_link import SchedulerLink
+from hortator.gateway.fleet_view import FleetView
 from hortator.gateway.placement import NO_CLAIM, Claim, Placement, Rejection, Retraction
 from hortator.rpc.scheduling.v1 import scheduling_pb2
 from hortator.runtime.endpoints import Endpoints
@@ -60,6 +62,18 @@ class SchedulerEvents(Protocol):
         """Commands of an older epoch were ignored."""
         ...
 
+    def fleet_viewed(self, view: FleetView) -> None:
+        """The leader tells of the workers."""
+        ...
+
+    def left_alone(self) -> None:
+        """There has been no leader for so long that requests are to be placed here."""
+        ...
+
+    def leader_back(self) -> None:
+        """There is a leader again, who places; what waits was announced to it, or will be."""
+        ...
+
 
 class SchedulerClient:
     """Keeps a Place stream to each scheduler. `run` does the work; the rest only takes notes."""
@@ -72,6 +86,7 @@ class SchedulerClient:
         events: SchedulerEvents,
         transport: Transport | None = None,
         leader_timeout_s: float = DEFAULT_TIMEOUT_S,
+        alone_after_s: float = 0.0,
         min_backoff_s: float = MIN_BACKOFF_S,
         max_backoff_s: float = MAX_BACKOFF_S,
     ) -> None:
@@ -83,6 +98,7 @@ class SchedulerClient:
             events: told what the leader says.
             transport: how to connect; in the clear by default.
             leader_timeout_s: a leader that has been silent for so long is away.
+            alone_after_s: without a leader for so long, `events` are told (see `LeaderAbsence`); 0: never.
             min_backoff_s: shortest pause before a stream that ended is opened again.
             max_backoff_s: longest pause.
         """
@@ -96,6 +112,8 @@ class SchedulerClient:
         self._tasks: asyncio.TaskGroup | None = None
         self._follower = LeaderFollower(timeout_s=leader_timeout_s, on_change=self._leader_changed)
         self._followed: tuple[str | None, int] = (None, 0)
+        self._absence = LeaderAbsence(after_s=alone_after_s)
+        self._absence_timer: asyncio.TimerHandle | None = None
         self._pending: list[scheduling_pb2.GatewayEvent] = []
         self._lazy_timer: asyncio.TimerHandle | None = None
         self._log = structlog.get_logger("hortator.gateway.client.scheduler")
@@ -135,6 +153,8 @@ class SchedulerClient:
         finally:
             self._tasks = None
             self._follower.close()
+            if self._absence_timer is not None:
+                self._absence_timer.cancel()
 
     def close(self) -> None:
         """End `run`."""
@@ -318,6 +338,11 @@ class SchedulerClient:
                 self._events.placement_was_stale()
                 self._log.warning("ignored a former leader", epoch=epoch, newest_epoch=self.epoch)
             return
+        self._is_there()
+        if response.HasField("fleet_view"):
+            view = codec.fleet_view(response.fleet_view)
+            self._absence.speaks_every(view.heartbeat_s)
+            self._events.fleet_viewed(view)
         for rejection in response.rejections:
             self._events.rejected(codec.rejection(rejection))
         for retraction in response.retractions:
@@ -336,10 +361,17 @@ class SchedulerClient:
     def _leader_changed(self) -> None:
         """Tell every scheduler what is seen; a leader that is new is told everything."""
         leader, epoch = self._follower.leader, self._follower.epoch
+        if leader is None:
+            self._absence.lost(asyncio.get_running_loop().time())
+            self._watch_absence()
+        else:
+            self._is_there()
         for link in self._links.values():
             link.wake()
         if (leader, epoch) == self._followed:
             return
+        if epoch != self._followed[1]:
+            self._absence.speaks_every(0.0)  # that was another leader's word
         self._followed = (leader, epoch)
         self._pending = _kept(self._pending)
         if leader is None:
@@ -351,6 +383,27 @@ class SchedulerClient:
         self.disconnected_at = None
         self.num_connects += 1
         self._events.scheduler_connected()
+
+    def _is_there(self) -> None:
+        """A leader spoke."""
+        if self._absence.heard(asyncio.get_running_loop().time()):
+            self._events.leader_back()
+        if self._absence_timer is None:
+            self._watch_absence()
+
+    def _watch_absence(self) -> None:
+        """One timer, moved on only when it fires or the leader is lost: a leader speaks often."""
+        due_at = self._absence.next_look_at()
+        if self._absence_timer is not None:
+            self._absence_timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._absence_timer = None if due_at is None else loop.call_at(due_at, self._look_for_absence)
+
+    def _look_for_absence(self) -> None:
+        self._absence_timer = None
+        if self._absence.look(asyncio.get_running_loop().time()):
+            self._events.left_alone()
+        self._watch_absence()
 
 
 _SAID_AGAIN = frozenset({"announcement", "prefill_finished"})

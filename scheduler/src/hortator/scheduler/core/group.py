@@ -71,13 +71,7 @@ class GroupState:
     ) -> None:
         zeros = [0] * spec.dp_size
         self.spec = spec
-        self.longest_prompt = min(  # tokens; a longer one never fits here
-            spec.max_sequence_tokens - 1,
-            spec.kv_blocks_total * spec.tokens_per_block - 1,
-            spec.max_sequence_tokens
-            if spec.chunked_prefill or spec.phase is Phase.DECODE
-            else spec.chunk_budget_tokens,
-        )
+        self.longest_prompt = spec.longest_prompt
         self.estimator = PassEstimator(warmup=warmup_passes)
         self.balance = Smoothed(1.0)  # mean / maximum of the ranks' prefill tokens, per pass
         self.boundary = BoundaryLead()

@@ -315,8 +315,11 @@ class SchedulerMachine:
     def _finish_prefill(self, event: PrefillFinished, now: float) -> None:
         request = self._current(event.request_id, event.attempt)
         if request is None:
-            if event.request_id in self.requests or not event.num_prompt_tokens:
+            known = self.requests.get(event.request_id)
+            if not event.num_prompt_tokens or (known is not None and event.attempt <= known.attempt):
                 return
+            if known is not None:
+                self._supersede(known)  # its gateway placed the next attempt by itself
             if event.key in self.keys.holders:
                 self._out.append(
                     Reject(

@@ -93,6 +93,17 @@ class GroupSpec:
     address: str = ""
     """Opaque to the core."""
 
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens; a longer prompt never fits here."""
+        return min(
+            self.max_sequence_tokens - 1,
+            self.kv_blocks_total * self.tokens_per_block - 1,
+            self.max_sequence_tokens
+            if self.chunked_prefill or self.phase is Phase.DECODE
+            else self.chunk_budget_tokens,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankLoads:

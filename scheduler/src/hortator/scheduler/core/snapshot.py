@@ -25,6 +25,11 @@ class GroupSnapshot:
     num_in_flight: int
     """Requests placed on the group and not finished there."""
 
+    @property
+    def is_placeable(self) -> bool:
+        """May anything be placed there?"""
+        return self.state in {"ready", "running"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerSnapshot:

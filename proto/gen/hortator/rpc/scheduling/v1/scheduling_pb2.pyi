@@ -519,6 +519,7 @@ class PlaceResponse(_message.Message):
     REJECTIONS_FIELD_NUMBER: _builtins.int
     RETRACTIONS_FIELD_NUMBER: _builtins.int
     RESIGNED_FIELD_NUMBER: _builtins.int
+    FLEET_VIEW_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """Leadership epoch; 0: from a standby."""
     resigned: _builtins.bool
@@ -529,6 +530,10 @@ class PlaceResponse(_message.Message):
     def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rejection]: ...
     @_builtins.property
     def retractions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Retraction]: ...
+    @_builtins.property
+    def fleet_view(self) -> Global___FleetView:
+        """From a leader every second or so, and when workers come or go."""
+
     def __init__(
         self,
         *,
@@ -537,14 +542,113 @@ class PlaceResponse(_message.Message):
         rejections: _abc.Iterable[Global___Rejection] | None = ...,
         retractions: _abc.Iterable[Global___Retraction] | None = ...,
         resigned: _builtins.bool = ...,
+        fleet_view: Global___FleetView | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fleet_view", b"fleet_view"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "placements", b"placements", "rejections", b"rejections", "resigned", b"resigned", "retractions", b"retractions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "fleet_view", b"fleet_view", "placements", b"placements", "rejections", b"rejections", "resigned", b"resigned", "retractions", b"retractions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlaceResponse: _TypeAlias = PlaceResponse  # noqa: Y015
+
+@_typing.final
+class FleetView(_message.Message):
+    """What a gateway needs to place by itself, should there be no leader."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUPS_FIELD_NUMBER: _builtins.int
+    NUM_GATEWAYS_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_S_FIELD_NUMBER: _builtins.int
+    num_gateways: _builtins.int
+    """Gateways that may place by this at the same time."""
+    heartbeat_s: _builtins.float
+    """Seconds between two words of this leader to a gateway."""
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupView]:
+        """Only those on which something may be placed."""
+
+    def __init__(
+        self,
+        *,
+        groups: _abc.Iterable[Global___GroupView] | None = ...,
+        num_gateways: _builtins.int = ...,
+        heartbeat_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups", "heartbeat_s", b"heartbeat_s", "num_gateways", b"num_gateways"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FleetView: _TypeAlias = FleetView  # noqa: Y015
+
+@_typing.final
+class GroupView(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    BOOT_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    CHUNK_BUDGET_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    KV_BLOCKS_TOTAL_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_BLOCK_FIELD_NUMBER: _builtins.int
+    LONGEST_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    TOKENIZER_FIELD_NUMBER: _builtins.int
+    FULL_PASS_S_FIELD_NUMBER: _builtins.int
+    PREFILL_LOAD_TOKENS_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    KV_BLOCKS_USED_FIELD_NUMBER: _builtins.int
+    worker_id: _builtins.str
+    boot_id: _builtins.str
+    address: _builtins.str
+    phase: Global___Phase.ValueType
+    chunk_budget_tokens: _builtins.int
+    max_batch_size: _builtins.int
+    kv_blocks_total: _builtins.int
+    tokens_per_block: _builtins.int
+    longest_prompt_tokens: _builtins.int
+    """A longer prompt never fits here."""
+    tokenizer: _builtins.bytes
+    """Digest of the model's tokenizer; empty: it has none."""
+    full_pass_s: _builtins.float
+    """Of a pass that fills every rank; 0: not known."""
+    @_builtins.property
+    def prefill_load_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Columns indexed by DP rank."""
+
+    @_builtins.property
+    def batch_size(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def kv_blocks_used(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        worker_id: _builtins.str = ...,
+        boot_id: _builtins.str = ...,
+        address: _builtins.str = ...,
+        phase: Global___Phase.ValueType = ...,
+        chunk_budget_tokens: _builtins.int = ...,
+        max_batch_size: _builtins.int = ...,
+        kv_blocks_total: _builtins.int = ...,
+        tokens_per_block: _builtins.int = ...,
+        longest_prompt_tokens: _builtins.int = ...,
+        tokenizer: _builtins.bytes = ...,
+        full_pass_s: _builtins.float = ...,
+        prefill_load_tokens: _abc.Iterable[_builtins.int] | None = ...,
+        batch_size: _abc.Iterable[_builtins.int] | None = ...,
+        kv_blocks_used: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "batch_size", b"batch_size", "boot_id", b"boot_id", "chunk_budget_tokens", b"chunk_budget_tokens", "full_pass_s", b"full_pass_s", "kv_blocks_total", b"kv_blocks_total", "kv_blocks_used", b"kv_blocks_used", "longest_prompt_tokens", b"longest_prompt_tokens", "max_batch_size", b"max_batch_size", "phase", b"phase", "prefill_load_tokens", b"prefill_load_tokens", "tokenizer", b"tokenizer", "tokens_per_block", b"tokens_per_block", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupView: _TypeAlias = GroupView  # noqa: Y015
 
 @_typing.final
 class Placement(_message.Message):

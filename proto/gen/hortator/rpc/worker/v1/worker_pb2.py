@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#hortator/rpc/worker/v1/worker.proto\x12\x16hortator.rpc.worker.v1\"\r\n\x0bInfoRequest\"\x95\x02\n\x0cInfoResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07\x64p_size\x18\x04 \x01(\r\x12\x0f\n\x07\x65p_size\x18\x05 \x01(\r\x12\x1b\n\x13\x63hunk_budget_tokens\x18\x06 \x01(\r\x12\x17\n\x0f\x63hunked_prefill\x18\x07 \x01(\x08\x12\x16\n\x0emax_batch_size\x18\x08 \x01(\r\x12\x17\n\x0fkv_blocks_total\x18\t \x01(\r\x12\x18\n\x10tokens_per_block\x18\n \x01(\r\x12\x1b\n\x13max_sequence_tokens\x18\x0b \x01(\r\x12\x12\n\nvocab_size\x18\x0c \x01(\r\"\xae\x01\n\rSubmitRequest\x12\x32\n\x05hello\x18\x01 \x01(\x0b\x32#.hortator.rpc.worker.v1.SubmitHello\x12:\n\x08requests\x18\x02 \x03(\x0b\x32(.hortator.rpc.worker.v1.SubmittedRequest\x12-\n\x06\x61\x62orts\x18\x03 \x03(\x0b\x32\x1d.hortator.rpc.worker.v1.Abort\"!\n\x0bSubmitHello\x12\x12\n\ngateway_id\x18\x01 \x01(\t\"\xad\x03\n\x10SubmittedRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x10\n\x08\x62\x61tch_id\x18\x04 \x01(\t\x12\x12\n\nbatch_size\x18\x05 \x01(\r\x12\x14\n\x0c\x64ispatch_seq\x18\x06 \x01(\x04\x12\x0f\n\x07\x64p_rank\x18\x07 \x01(\r\x12*\n\x04mode\x18\x08 \x01(\x0e\x32\x1c.hortator.rpc.worker.v1.Mode\x12\x18\n\x10prompt_token_ids\x18\t \x03(\r\x12\x18\n\x10prior_output_ids\x18\n \x03(\r\x12\x14\n\x0c\x62lock_hashes\x18\x0b \x03(\x06\x12\x32\n\x08sampling\x18\x0c \x01(\x0b\x32 .hortator.rpc.worker.v1.Sampling\x12\x33\n\tkv_source\x18\r \x01(\x0b\x32 .hortator.rpc.worker.v1.KvSource\x12\x10\n\x08key_hash\x18\x0e \x01(\x0c\x12\x14\n\x0crequest_hash\x18\x0f \x01(\x0c\x12\x11\n\ttokenizer\x18\x10 \x01(\x0c\"\x9f\x01\n\x08Sampling\x12\x12\n\nmax_tokens\x18\x01 \x01(\r\x12\x12\n\nmin_tokens\x18\x02 \x01(\r\x12\x13\n\x0btemperature\x18\x03 \x01(\x02\x12\r\n\x05top_p\x18\x04 \x01(\x02\x12\r\n\x05top_k\x18\x05 \x01(\r\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12\x16\n\x0estop_token_ids\x18\x07 \x03(\r\x12\x12\n\nignore_eos\x18\x08 \x01(\x08\"E\n\x08KvSource\x12\x16\n\x0eworker_address\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x10\n\x08lease_id\x18\x03 \x01(\t\",\n\x05\x41\x62ort\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"}\n\x0eSubmitResponse\x12\x32\n\x06\x64\x65ltas\x18\x01 \x03(\x0b\x32\".hortator.rpc.worker.v1.TokenDelta\x12\x37\n\x0b\x63ompletions\x18\x02 \x03(\x0b\x32\".hortator.rpc.worker.v1.Completion\"Y\n\nTokenDelta\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x13\n\x0btoken_index\x18\x03 \x01(\r\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\"\xfd\x01\n\nCompletion\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x38\n\x06reason\x18\x03 \x01(\x0e\x32(.hortator.rpc.worker.v1.CompletionReason\x12\x19\n\x11num_output_tokens\x18\x04 \x01(\r\x12 \n\x18num_cached_prompt_tokens\x18\x05 \x01(\r\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x33\n\tkv_source\x18\x07 \x01(\x0b\x32 .hortator.rpc.worker.v1.KvSource\x12\r\n\x05\x66ield\x18\x08 \x01(\t\"2\n\rPullKvRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\"\x1f\n\x0ePullKvResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"5\n\x10ReleaseKvRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\"\x13\n\x11ReleaseKvResponse\",\n\x14PullTokenizerRequest\x12\x14\n\x0cknown_digest\x18\x01 \x01(\x0c\"4\n\x15PullTokenizerResponse\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c*o\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0fMODE_AGGREGATED\x10\x01\x12\x15\n\x11MODE_PREFILL_ONLY\x10\x02\x12\x14\n\x10MODE_DECODE_ONLY\x10\x03\x12\x0f\n\x0bMODE_ATTACH\x10\x04*\xad\x02\n\x10\x43ompletionReason\x12!\n\x1d\x43OMPLETION_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43OMPLETION_REASON_STOP\x10\x01\x12\x1c\n\x18\x43OMPLETION_REASON_LENGTH\x10\x02\x12\x1f\n\x1b\x43OMPLETION_REASON_PREFILLED\x10\x03\x12\x1d\n\x19\x43OMPLETION_REASON_ABORTED\x10\x04\x12\x1c\n\x18\x43OMPLETION_REASON_FAILED\x10\x05\x12\x1d\n\x19\x43OMPLETION_REASON_REFUSED\x10\x06\x12\x1d\n\x19\x43OMPLETION_REASON_KV_LOST\x10\x07\x12 \n\x1c\x43OMPLETION_REASON_TAKEN_OVER\x10\x08\x32\xec\x03\n\rWorkerService\x12Q\n\x04Info\x12#.hortator.rpc.worker.v1.InfoRequest\x1a$.hortator.rpc.worker.v1.InfoResponse\x12[\n\x06Submit\x12%.hortator.rpc.worker.v1.SubmitRequest\x1a&.hortator.rpc.worker.v1.SubmitResponse(\x01\x30\x01\x12Y\n\x06PullKv\x12%.hortator.rpc.worker.v1.PullKvRequest\x1a&.hortator.rpc.worker.v1.PullKvResponse0\x01\x12`\n\tReleaseKv\x12(.hortator.rpc.worker.v1.ReleaseKvRequest\x1a).hortator.rpc.worker.v1.ReleaseKvResponse\x12n\n\rPullTokenizer\x12,.hortator.rpc.worker.v1.PullTokenizerRequest\x1a-.hortator.rpc.worker.v1.PullTokenizerResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#hortator/rpc/worker/v1/worker.proto\x12\x16hortator.rpc.worker.v1\"\r\n\x0bInfoRequest\"\x95\x02\n\x0cInfoResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07\x64p_size\x18\x04 \x01(\r\x12\x0f\n\x07\x65p_size\x18\x05 \x01(\r\x12\x1b\n\x13\x63hunk_budget_tokens\x18\x06 \x01(\r\x12\x17\n\x0f\x63hunked_prefill\x18\x07 \x01(\x08\x12\x16\n\x0emax_batch_size\x18\x08 \x01(\r\x12\x17\n\x0fkv_blocks_total\x18\t \x01(\r\x12\x18\n\x10tokens_per_block\x18\n \x01(\r\x12\x1b\n\x13max_sequence_tokens\x18\x0b \x01(\r\x12\x12\n\nvocab_size\x18\x0c \x01(\r\"\xae\x01\n\rSubmitRequest\x12\x32\n\x05hello\x18\x01 \x01(\x0b\x32#.hortator.rpc.worker.v1.SubmitHello\x12:\n\x08requests\x18\x02 \x03(\x0b\x32(.hortator.rpc.worker.v1.SubmittedRequest\x12-\n\x06\x61\x62orts\x18\x03 \x03(\x0b\x32\x1d.hortator.rpc.worker.v1.Abort\"!\n\x0bSubmitHello\x12\x12\n\ngateway_id\x18\x01 \x01(\t\"\xbf\x03\n\x10SubmittedRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x10\n\x08\x62\x61tch_id\x18\x04 \x01(\t\x12\x12\n\nbatch_size\x18\x05 \x01(\r\x12\x14\n\x0c\x64ispatch_seq\x18\x06 \x01(\x04\x12\x0f\n\x07\x64p_rank\x18\x07 \x01(\r\x12*\n\x04mode\x18\x08 \x01(\x0e\x32\x1c.hortator.rpc.worker.v1.Mode\x12\x18\n\x10prompt_token_ids\x18\t \x03(\r\x12\x18\n\x10prior_output_ids\x18\n \x03(\r\x12\x14\n\x0c\x62lock_hashes\x18\x0b \x03(\x06\x12\x32\n\x08sampling\x18\x0c \x01(\x0b\x32 .hortator.rpc.worker.v1.Sampling\x12\x33\n\tkv_source\x18\r \x01(\x0b\x32 .hortator.rpc.worker.v1.KvSource\x12\x10\n\x08key_hash\x18\x0e \x01(\x0c\x12\x14\n\x0crequest_hash\x18\x0f \x01(\x0c\x12\x11\n\ttokenizer\x18\x10 \x01(\x0c\x12\x10\n\x08\x64\x65graded\x18\x11 \x01(\x08\"\x9f\x01\n\x08Sampling\x12\x12\n\nmax_tokens\x18\x01 \x01(\r\x12\x12\n\nmin_tokens\x18\x02 \x01(\r\x12\x13\n\x0btemperature\x18\x03 \x01(\x02\x12\r\n\x05top_p\x18\x04 \x01(\x02\x12\r\n\x05top_k\x18\x05 \x01(\r\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12\x16\n\x0estop_token_ids\x18\x07 \x03(\r\x12\x12\n\nignore_eos\x18\x08 \x01(\x08\"E\n\x08KvSource\x12\x16\n\x0eworker_address\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x10\n\x08lease_id\x18\x03 \x01(\t\",\n\x05\x41\x62ort\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"}\n\x0eSubmitResponse\x12\x32\n\x06\x64\x65ltas\x18\x01 \x03(\x0b\x32\".hortator.rpc.worker.v1.TokenDelta\x12\x37\n\x0b\x63ompletions\x18\x02 \x03(\x0b\x32\".hortator.rpc.worker.v1.Completion\"Y\n\nTokenDelta\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x13\n\x0btoken_index\x18\x03 \x01(\r\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\"\xfd\x01\n\nCompletion\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x38\n\x06reason\x18\x03 \x01(\x0e\x32(.hortator.rpc.worker.v1.CompletionReason\x12\x19\n\x11num_output_tokens\x18\x04 \x01(\r\x12 \n\x18num_cached_prompt_tokens\x18\x05 \x01(\r\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x33\n\tkv_source\x18\x07 \x01(\x0b\x32 .hortator.rpc.worker.v1.KvSource\x12\r\n\x05\x66ield\x18\x08 \x01(\t\"2\n\rPullKvRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\"\x1f\n\x0ePullKvResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"5\n\x10ReleaseKvRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\"\x13\n\x11ReleaseKvResponse\",\n\x14PullTokenizerRequest\x12\x14\n\x0cknown_digest\x18\x01 \x01(\x0c\"4\n\x15PullTokenizerResponse\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c*o\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0fMODE_AGGREGATED\x10\x01\x12\x15\n\x11MODE_PREFILL_ONLY\x10\x02\x12\x14\n\x10MODE_DECODE_ONLY\x10\x03\x12\x0f\n\x0bMODE_ATTACH\x10\x04*\xad\x02\n\x10\x43ompletionReason\x12!\n\x1d\x43OMPLETION_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43OMPLETION_REASON_STOP\x10\x01\x12\x1c\n\x18\x43OMPLETION_REASON_LENGTH\x10\x02\x12\x1f\n\x1b\x43OMPLETION_REASON_PREFILLED\x10\x03\x12\x1d\n\x19\x43OMPLETION_REASON_ABORTED\x10\x04\x12\x1c\n\x18\x43OMPLETION_REASON_FAILED\x10\x05\x12\x1d\n\x19\x43OMPLETION_REASON_REFUSED\x10\x06\x12\x1d\n\x19\x43OMPLETION_REASON_KV_LOST\x10\x07\x12 \n\x1c\x43OMPLETION_REASON_TAKEN_OVER\x10\x08\x32\xec\x03\n\rWorkerService\x12Q\n\x04Info\x12#.hortator.rpc.worker.v1.InfoRequest\x1a$.hortator.rpc.worker.v1.InfoResponse\x12[\n\x06Submit\x12%.hortator.rpc.worker.v1.SubmitRequest\x1a&.hortator.rpc.worker.v1.SubmitResponse(\x01\x30\x01\x12Y\n\x06PullKv\x12%.hortator.rpc.worker.v1.PullKvRequest\x1a&.hortator.rpc.worker.v1.PullKvResponse0\x01\x12`\n\tReleaseKv\x12(.hortator.rpc.worker.v1.ReleaseKvRequest\x1a).hortator.rpc.worker.v1.ReleaseKvResponse\x12n\n\rPullTokenizer\x12,.hortator.rpc.worker.v1.PullTokenizerRequest\x1a-.hortator.rpc.worker.v1.PullTokenizerResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hortator.rpc.worker.v1.worker_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODE']._serialized_start=2016
-  _globals['_MODE']._serialized_end=2127
-  _globals['_COMPLETIONREASON']._serialized_start=2130
-  _globals['_COMPLETIONREASON']._serialized_end=2431
+  _globals['_MODE']._serialized_start=2034
+  _globals['_MODE']._serialized_end=2145
+  _globals['_COMPLETIONREASON']._serialized_start=2148
+  _globals['_COMPLETIONREASON']._serialized_end=2449
   _globals['_INFOREQUEST']._serialized_start=63
   _globals['_INFOREQUEST']._serialized_end=76
   _globals['_INFORESPONSE']._serialized_start=79
@@ -44,31 +44,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBMITHELLO']._serialized_start=535
   _globals['_SUBMITHELLO']._serialized_end=568
   _globals['_SUBMITTEDREQUEST']._serialized_start=571
-  _globals['_SUBMITTEDREQUEST']._serialized_end=1000
-  _globals['_SAMPLING']._serialized_start=1003
-  _globals['_SAMPLING']._serialized_end=1162
-  _globals['_KVSOURCE']._serialized_start=1164
-  _globals['_KVSOURCE']._serialized_end=1233
-  _globals['_ABORT']._serialized_start=1235
-  _globals['_ABORT']._serialized_end=1279
-  _globals['_SUBMITRESPONSE']._serialized_start=1281
-  _globals['_SUBMITRESPONSE']._serialized_end=1406
-  _globals['_TOKENDELTA']._serialized_start=1408
-  _globals['_TOKENDELTA']._serialized_end=1497
-  _globals['_COMPLETION']._serialized_start=1500
-  _globals['_COMPLETION']._serialized_end=1753
-  _globals['_PULLKVREQUEST']._serialized_start=1755
-  _globals['_PULLKVREQUEST']._serialized_end=1805
-  _globals['_PULLKVRESPONSE']._serialized_start=1807
-  _globals['_PULLKVRESPONSE']._serialized_end=1838
-  _globals['_RELEASEKVREQUEST']._serialized_start=1840
-  _globals['_RELEASEKVREQUEST']._serialized_end=1893
-  _globals['_RELEASEKVRESPONSE']._serialized_start=1895
-  _globals['_RELEASEKVRESPONSE']._serialized_end=1914
-  _globals['_PULLTOKENIZERREQUEST']._serialized_start=1916
-  _globals['_PULLTOKENIZERREQUEST']._serialized_end=1960
-  _globals['_PULLTOKENIZERRESPONSE']._serialized_start=1962
-  _globals['_PULLTOKENIZERRESPONSE']._serialized_end=2014
-  _globals['_WORKERSERVICE']._serialized_start=2434
-  _globals['_WORKERSERVICE']._serialized_end=2926
+  _globals['_SUBMITTEDREQUEST']._serialized_end=1018
+  _globals['_SAMPLING']._serialized_start=1021
+  _globals['_SAMPLING']._serialized_end=1180
+  _globals['_KVSOURCE']._serialized_start=1182
+  _globals['_KVSOURCE']._serialized_end=1251
+  _globals['_ABORT']._serialized_start=1253
+  _globals['_ABORT']._serialized_end=1297
+  _globals['_SUBMITRESPONSE']._serialized_start=1299
+  _globals['_SUBMITRESPONSE']._serialized_end=1424
+  _globals['_TOKENDELTA']._serialized_start=1426
+  _globals['_TOKENDELTA']._serialized_end=1515
+  _globals['_COMPLETION']._serialized_start=1518
+  _globals['_COMPLETION']._serialized_end=1771
+  _globals['_PULLKVREQUEST']._serialized_start=1773
+  _globals['_PULLKVREQUEST']._serialized_end=1823
+  _globals['_PULLKVRESPONSE']._serialized_start=1825
+  _globals['_PULLKVRESPONSE']._serialized_end=1856
+  _globals['_RELEASEKVREQUEST']._serialized_start=1858
+  _globals['_RELEASEKVREQUEST']._serialized_end=1911
+  _globals['_RELEASEKVRESPONSE']._serialized_start=1913
+  _globals['_RELEASEKVRESPONSE']._serialized_end=1932
+  _globals['_PULLTOKENIZERREQUEST']._serialized_start=1934
+  _globals['_PULLTOKENIZERREQUEST']._serialized_end=1978
+  _globals['_PULLTOKENIZERRESPONSE']._serialized_start=1980
+  _globals['_PULLTOKENIZERRESPONSE']._serialized_end=2032
+  _globals['_WORKERSERVICE']._serialized_start=2452
+  _globals['_WORKERSERVICE']._serialized_end=2944
 # @@protoc_insertion_point(module_scope)

@@ -219,6 +219,7 @@ class SubmittedRequest(_message.Message):
     KEY_HASH_FIELD_NUMBER: _builtins.int
     REQUEST_HASH_FIELD_NUMBER: _builtins.int
     TOKENIZER_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     attempt: _builtins.int
     epoch: _builtins.int
@@ -237,6 +238,8 @@ class SubmittedRequest(_message.Message):
     """Digest of the tokenizer that the ids come from and the output is read with: a worker that has another one
     refuses. Empty: the gateway does not know.
     """
+    degraded: _builtins.bool
+    """Its gateway chose this worker, having no leader; `epoch` is the newest that it has heard of. No batch."""
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -268,10 +271,11 @@ class SubmittedRequest(_message.Message):
         key_hash: _builtins.bytes = ...,
         request_hash: _builtins.bytes = ...,
         tokenizer: _builtins.bytes = ...,
+        degraded: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["kv_source", b"kv_source", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "batch_id", b"batch_id", "batch_size", b"batch_size", "block_hashes", b"block_hashes", "dispatch_seq", b"dispatch_seq", "dp_rank", b"dp_rank", "epoch", b"epoch", "key_hash", b"key_hash", "kv_source", b"kv_source", "mode", b"mode", "prior_output_ids", b"prior_output_ids", "prompt_token_ids", b"prompt_token_ids", "request_hash", b"request_hash", "request_id", b"request_id", "sampling", b"sampling", "tokenizer", b"tokenizer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "batch_id", b"batch_id", "batch_size", b"batch_size", "block_hashes", b"block_hashes", "degraded", b"degraded", "dispatch_seq", b"dispatch_seq", "dp_rank", b"dp_rank", "epoch", b"epoch", "key_hash", b"key_hash", "kv_source", b"kv_source", "mode", b"mode", "prior_output_ids", b"prior_output_ids", "prompt_token_ids", b"prompt_token_ids", "request_hash", b"request_hash", "request_id", b"request_id", "sampling", b"sampling", "tokenizer", b"tokenizer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
