@@ -154,14 +154,16 @@ class SchedulerWorld(RuleBasedStateMachine):
         chunked=st.sampled_from([True, True, False]),
         interval_s=st.sampled_from([None, None, 0.02]),
         moves=st.sampled_from([False, False, True]),
+        resumed_share=st.sampled_from([0.5, 0.2]),
     )
-    def set_up(self, topology, policy, dp_size, lead, chunked, interval_s, moves):
+    def set_up(self, topology, policy, dp_size, lead, chunked, interval_s, moves, resumed_share):
         self.settings = SchedulerSettings(
             policy=policy,
             decode_reservation=topology == "prefill_decode",
             queue_timeout_s=QUEUE_TIMEOUT_S,
             max_waiting_requests=40,
             interval_s=interval_s,
+            resumed_share=resumed_share,
             max_hold_s=0.5,
             warmup_passes=1,
             expected_output_tokens=32,
@@ -392,14 +394,21 @@ class SchedulerWorld(RuleBasedStateMachine):
         for prompt in prompts:
             self.announce(prompt, num_output_tokens, "g0", 0, False, None, "a")
 
-    @rule(prompts=st.lists(st.one_of(st.integers(1, 60), st.integers(1, 300)), min_size=2, max_size=8))
-    def resume_many(self, prompts):
-        """A worker that this leader has never known is gone with all it had."""
+    @rule(
+        prompts=st.lists(st.one_of(st.integers(1, 60), st.integers(1, 300)), min_size=2, max_size=8),
+        newcomers=st.lists(st.integers(1, BUDGET), max_size=8),
+    )
+    def resume_many(self, prompts, newcomers):
+        """A worker that this leader has never known is gone with all it had, and others come."""
         for prompt in prompts:
             self.num_requests += 1
             request = Live(f"r{self.num_requests}", 0, prompt, 2, "g1", critical=False, deadline_at=None)
             self.again[request.request_id] = request
             self.announce(prompt, 2, "g1", 0, False, None, "")
+        while self.again:
+            self.announce(1, 2, "g1", 0, False, None, "")
+        for prompt in newcomers:
+            self.announce(prompt, 2, "g0", 0, False, None, "")
 
     @rule(pick=st.integers(0, 30), prompt=st.integers(1, BUDGET))
     @precondition(lambda self: self.live)

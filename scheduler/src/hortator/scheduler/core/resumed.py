@@ -150,7 +150,7 @@ def in_turns(
     turns: Turns,
     bound: ResumedBound | None,
 ) -> Iterator[RequestState]:
-    """Both classes as their turns come. The first resumed request that is over the bound is their last one."""
+    """Both classes as their turns come; the first resumed request over the bound ends those of its class."""
     ahead = turns.ahead
     others, begun = iter(newcomers), iter(resumed)
     newcomer, one = next(others, None), next(begun, None)
