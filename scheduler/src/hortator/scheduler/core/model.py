@@ -184,7 +184,7 @@ class SchedulerSettings:
     max_tenant_share: float = 1.0
     """Share of `max_waiting_requests` and `max_waiting_tokens` that one tenant may hold; 1: all of it."""
     resumed_share: float = 0.5
-    """Of a pass, while newcomers wait: what requests may have that were placed before (their worker died)."""
+    """`staggered*`: share of a pass that resumed requests get at most, while newcomers want the rest."""
     max_wait_s: float | None = None
     """Newcomers whose predicted wait is longer are refused on arrival; None: `queue_timeout_s`."""
     decode_reservation: bool = True
