@@ -11,10 +11,11 @@ another rule, see `joint_admission`.
 
 Where: carried-over requests first (oldest first when they have been passed over `max_carry` times), then
 new ones; within each, longest first; each to the rank with the greatest A_d (water-filling). A tenant that
-floods rides along under the level of the others, see `hearing`.
+floods rides along under the level of the others, see `hearing`. How many resumed requests are considered
+while newcomers wait: see `resumed`.
 
-Knobs: min_fill, max_hold_s, max_carry, interval_s, first_token_weight. Bad when: prompts are much longer
-than the chunk budget (they occupy ranks for several passes whoever places them).
+Knobs: min_fill, max_hold_s, max_carry, interval_s, first_token_weight, resumed_share. Bad when: prompts are
+much longer than the chunk budget (they occupy ranks for several passes whoever places them).
 """
 
 from __future__ import annotations
