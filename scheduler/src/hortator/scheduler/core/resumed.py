@@ -13,10 +13,10 @@ themselves (see `fair_order`):
 and it is the turn of the resumed while they are not ahead. Nobody saves up service while the others do not
 wait: `ahead` is 0 then.
 
-Turns are kept over passes; the *bound* holds in each. Of the room that a pass has, in prefill tokens and in
-batch slots, resumed requests get at most their share, or what all waiting newcomers leave if that is more, or
-a single request. A prompt that is longer than the share goes all the same when it is their turn, and is paid
-back in turns.
+Turns say who is considered, over all passes; the *bound* says who may be seated in one. Of the room that a
+pass has, in prefill tokens and in batch slots, resumed requests get at most their share, or what all waiting
+newcomers leave if that is more, or a single request. A prompt that is longer than the share goes all the same
+when it is their turn, and is paid back in turns.
 
 A resumed request that has waited for half of the queue timeout is bound by nothing but its age: what has
 begun is not cut off because others come. Where no newcomer fits, the turn does not count and the bound does.
@@ -124,8 +124,8 @@ class ResumedBound:
         return request.waiting_since < self._overdue_before
 
     def allows(self, request: RequestState) -> bool:
-        """May this resumed request be considered too?"""
-        if not self._num_requests or self.is_overdue(request):
+        """May it be seated with those that are?"""
+        if not request.is_resumed or not self._num_requests or self.is_overdue(request):
             return True
         num_newcomers, newcomer_tokens = self._waiting.newcomers_from(request.priority)
         if not num_newcomers:
@@ -138,7 +138,7 @@ class ResumedBound:
         )
 
     def count(self, request: RequestState) -> None:
-        """It is considered."""
+        """It is seated."""
         if request.is_resumed and not self.is_overdue(request):
             self._num_requests += 1
             self._num_tokens += min(request.num_prompt_tokens, self._budget)
@@ -150,16 +150,13 @@ def in_turns(
     turns: Turns,
     bound: ResumedBound | None,
 ) -> Iterator[RequestState]:
-    """Both classes as their turns come; the first resumed request over the bound ends those of its class."""
+    """Both classes as their turns come; who is overdue goes by age."""
     ahead = turns.ahead
     others, begun = iter(newcomers), iter(resumed)
     newcomer, one = next(others, None), next(begun, None)
     while newcomer is not None and one is not None:
         goes_by_age = bound is not None and (bound.by_arrival or bound.is_overdue(one))
         if one.seq < newcomer.seq if goes_by_age else ahead <= 0.0:
-            if bound is not None and not bound.allows(one):
-                one = None
-                break
             yield one
             ahead += turns.step(one)
             one = next(begun, None)
@@ -170,6 +167,6 @@ def in_turns(
     if newcomer is not None:
         yield newcomer
         yield from others
-    while one is not None and (bound is None or bound.allows(one)):
+    if one is not None:
         yield one
-        one = next(begun, None)
+        yield from begun

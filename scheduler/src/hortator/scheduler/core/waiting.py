@@ -185,7 +185,7 @@ class WaitingQueue:
         )
 
     def in_turn(self, bound: ResumedBound | None = None) -> Iterator[RequestState]:
-        """Highest priority first, in order of turn; without the resumed requests that are over the bound."""
+        """Highest priority first, in order of turn; the bound says who goes by age."""
         for negated in self._order:
             yield from self._levels[-negated].in_turn(bound)
 

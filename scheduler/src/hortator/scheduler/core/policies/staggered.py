@@ -11,8 +11,8 @@ another rule, see `joint_admission`.
 
 Where: carried-over requests first (oldest first when they have been passed over `max_carry` times), then
 new ones; within each, longest first; each to the rank with the greatest A_d (water-filling). A tenant that
-floods rides along under the level of the others, see `hearing`. How many resumed requests are considered
-while newcomers wait: see `resumed`.
+floods rides along under the level of the others, see `hearing`. How many resumed requests are seated while
+newcomers wait: see `resumed`.
 
 Knobs: min_fill, max_hold_s, max_carry, interval_s, first_token_weight, resumed_share. Bad when: prompts are
 much longer than the chunk budget (they occupy ranks for several passes whoever places them).
@@ -102,7 +102,7 @@ class Staggered:
         now: float,
     ) -> PlannedBatch | None:
         for bound in bounds(self._settings, waiting, group, now):
-            seating = Seating(fleet, group)
+            seating = Seating(fleet, group, bound)
             if not seating.has_room():
                 return None
             considered = consider(waiting, int(seating.total_free_tokens * LOOKAHEAD), group, bound)
@@ -181,8 +181,6 @@ def consider(
         if request.tokenizer and not group.reads(request.tokenizer):
             continue
         considered.append(request)
-        if bound is not None:
-            bound.count(request)
         num_tokens -= min(request.num_prompt_tokens, budget)
         slots -= 1
     return considered

@@ -74,7 +74,7 @@ class StaggeredPlus(Staggered):
         self, fleet: Fleet, group: GroupState, waiting: WaitingQueue, now: float
     ) -> PlannedBatch | None:
         for bound in bounds(self._settings, waiting, group, now):
-            seating = Seating(fleet, group)
+            seating = Seating(fleet, group, bound)
             if not seating.has_room():
                 return None
             room = seating.total_free_tokens
@@ -82,7 +82,8 @@ class StaggeredPlus(Staggered):
             hearing = hear(fleet, waiting, considered, room, now)
             batch = self._choose(fleet, seating, waiting, hearing, now)
             if batch is None and hearing.unheard:  # nobody who is heard fits here
-                batch = self._choose(fleet, Seating(fleet, group), waiting, Hearing.of_all(considered), now)
+                seating = Seating(fleet, group, bound)
+                batch = self._choose(fleet, seating, waiting, Hearing.of_all(considered), now)
             if batch is not None:
                 return batch
         return None
