@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hortator.api.files import load_llmservice
-from hortator.scheduler.core.events import RequestFinished
+from hortator.scheduler.core.events import RequestArrived, RequestFinished
 from hortator.scheduler.core.model import GroupSpec, Phase, SchedulerSettings
 from hortator.sim.cluster import GroupPlan, VirtualCluster
 from hortator.sim.disturbances import Disturbances, parse_disturbances
@@ -52,11 +52,14 @@ def _requests(topology: str, seed: int):
 class Run:
     """One run, and what may be asked about it."""
 
-    def __init__(self, topology, policy, disturbances, *, seed=0, chunked=True):
+    def __init__(self, topology, policy, disturbances, *, seed=0, chunked=True, **settings):
         self.recorder = Recorder()
         self.events = Counter()
         self.finished = Counter()
-        settings = SchedulerSettings(policy=policy, decode_reservation=topology == "prefill-decode")
+        self.resumed_at = {}
+        settings = SchedulerSettings(
+            policy=policy, decode_reservation=topology == "prefill-decode", **settings
+        )
         plans = [_plan(name, phase, chunked=chunked) for name, phase in TOPOLOGIES[topology].items()]
         if disturbances is None:
             self.cluster = VirtualCluster(plans, settings, self.recorder, on_event=self._note)
@@ -68,6 +71,8 @@ class Run:
 
     def _note(self, now, event, commands):
         self.events[type(event).__name__] += 1
+        if isinstance(event, RequestArrived) and event.attempt:
+            self.resumed_at.setdefault(event.request_id, now)
         if isinstance(event, RequestFinished):
             self.finished[event.request_id] += 1
 
@@ -105,6 +110,40 @@ def test_the_wait_of_those_who_come_while_a_group_is_away_is_told():
     assert newcomers["num"] == len(ttfts) > 5
     assert newcomers["ttft_s"]["mean"] == pytest.approx(sum(ttfts) / len(ttfts))
     assert newcomers["ttft_s"]["max"] == max(ttfts)
+
+
+def test_the_pause_of_the_resumed_is_told():
+    """By hand, where a request ends with its first token: from its being announced again to that."""
+    run = Run("prefill", "staggered", parse_disturbances("loss-at=3s,away=2s"))
+    pauses = [
+        r.first_token_at - run.resumed_at[r.request_id]
+        for r in run.recorder.records
+        if r.request_id in run.resumed_at
+    ]
+    resumed = run.cluster.figures()["resumed"]
+    assert resumed["num"] == len(pauses) > 1
+    assert resumed["pause_s"]["mean"] == pytest.approx(sum(pauses) / len(pauses))
+
+
+def test_newcomers_wait_less_where_the_resumed_have_a_smaller_share():
+    """A decode group is lost with all that it decoded: some passes' work for all prefill groups."""
+    service = load_llmservice(CLUSTER)
+    small, large = (
+        simulate(
+            Study(
+                service=service,
+                workload=generated_workload(service, load=0.7, min_run_s=20.0, seed=1),
+                seed=1,
+                settings={"resumed_share": share},
+                disturbances=parse_disturbances("latency=1ms,jitter=50%,loss-at=12s"),
+            ),
+            "staggered",
+        )["disturbed"]
+        for share in (0.2, 0.9)
+    )
+    assert small["replacements"] > 500
+    assert small["newcomers"]["ttft_s"]["p99"] < 0.8 * large["newcomers"]["ttft_s"]["p99"]
+    assert small["resumed"]["pause_s"]["mean"] > large["resumed"]["pause_s"]["mean"]
 
 
 @pytest.mark.parametrize(("seed", "chunked"), [(0, True), (3, False)])

@@ -8,6 +8,7 @@ compares after every event:
 - no request is lost, none has two live placements, none is placed after it has ended;
 - nothing is placed on a group that is gone, draining, or has not reported;
 - `staggered*` never gives a rank more prefill tokens, KV blocks or sequences than it has room for;
+- nor, while newcomers wait, resumed requests more than their share of a pass, or what newcomers leave;
 - no group that could run the oldest waiting request is left idle, but for the window of `min_fill`;
 - nobody waits beyond the queue timeout; the machine never asks to be woken in the past;
 - the same events at the same times give a fresh machine the same commands.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from math import ceil
 
 import pytest
 from hypothesis import settings
@@ -85,6 +87,11 @@ class Live:
     batch_id: str = ""
     arrived_at: float = 0.0
     prefilled_at: float = float("inf")
+    priority: int = 0
+
+    @property
+    def is_resumed(self) -> bool:
+        return self.attempt > 0
 
 
 @dataclass
@@ -147,14 +154,16 @@ class SchedulerWorld(RuleBasedStateMachine):
         chunked=st.sampled_from([True, True, False]),
         interval_s=st.sampled_from([None, None, 0.02]),
         moves=st.sampled_from([False, False, True]),
+        resumed_share=st.sampled_from([0.5, 0.2]),
     )
-    def set_up(self, topology, policy, dp_size, lead, chunked, interval_s, moves):
+    def set_up(self, topology, policy, dp_size, lead, chunked, interval_s, moves, resumed_share):
         self.settings = SchedulerSettings(
             policy=policy,
             decode_reservation=topology == "prefill_decode",
             queue_timeout_s=QUEUE_TIMEOUT_S,
             max_waiting_requests=40,
             interval_s=interval_s,
+            resumed_share=resumed_share,
             max_hold_s=0.5,
             warmup_passes=1,
             expected_output_tokens=32,
@@ -247,6 +256,7 @@ class SchedulerWorld(RuleBasedStateMachine):
             assert 0 <= placement.dp_rank < engine.spec.dp_size
             assert {self._tokenizer(request.request_id), engine.spec.tokenizer} != {"01", "02"}
         self._check_room(engine, batch)
+        self._check_resumed_share(engine, batch)
         for placement in batch.placements:
             request = self.live[placement.request_id]
             request.group_id = batch.group_id
@@ -291,6 +301,41 @@ class SchedulerWorld(RuleBasedStateMachine):
                 assert batch.phase is Phase.AGGREGATED
                 assert long[0].prompt <= spec.chunk_budget_tokens
 
+    def _check_resumed_share(self, engine: Engine, batch: Batch) -> None:
+        """By what the engine truly has room for, and who waits until now."""
+        if batch.phase is Phase.DECODE or not self.policy.startswith("staggered"):
+            return
+        seated = [self.live[p.request_id] for p in batch.placements]
+        patience_s = self.settings.queue_timeout_s / 2
+        resumed = [r for r in seated if r.is_resumed and self.now - r.arrived_at <= patience_s]
+        newcomers = [r for r in self.live.values() if r.state == "waiting" and not r.is_resumed]
+        room, num_slots = self._room(engine)
+        share = self.settings.resumed_share
+        for priority in {r.priority for r in resumed} & {r.priority for r in newcomers}:
+            bound = [r for r in resumed if r.priority >= priority]
+            beside = [r for r in newcomers if r.priority >= priority]
+            if len(bound) > 1:
+                num_tokens = sum(min(r.prompt, engine.spec.chunk_budget_tokens) for r in bound)
+                assert num_tokens <= max(share * room, room - sum(r.prompt for r in beside)), (
+                    "share of tokens"
+                )
+                assert len(bound) <= max(ceil(share * num_slots), num_slots - len(beside)), "share of slots"
+
+    def _room(self, engine: Engine) -> tuple[int, int]:
+        """Prefill tokens and sequences that fit into the next pass."""
+        spec, running = engine.spec, engine.running or {}
+        coming = [p for earlier in engine.on_the_way for p in earlier.placements if self._is_live(p)]
+        room = num_slots = 0
+        for rank in range(spec.dp_size):
+            column = engine.column(rank)
+            before = [self.live[p.request_id].prompt for p in coming if p.dp_rank == rank]
+            batch_size = sum(1 for s in column if not s.only_holds_kv) + len(before)
+            load = sum(s.uncomputed - running.get((s.request_id, s.attempt), 0) for s in column) + sum(before)
+            budget = spec.chunk_budget_tokens - (batch_size if spec.phase is Phase.AGGREGATED else 0)
+            room += max(0, budget - load)
+            num_slots += max(0, spec.max_batch_size - batch_size)
+        return room, num_slots
+
     def _is_live(self, placement) -> bool:
         request = self.live.get(placement.request_id)
         return request is not None and request.attempt == placement.attempt
@@ -323,6 +368,7 @@ class SchedulerWorld(RuleBasedStateMachine):
             critical,
             deadline_at,
             arrived_at=self.now,
+            priority=priority,
         )
         self.tell(
             RequestArrived(
@@ -347,6 +393,22 @@ class SchedulerWorld(RuleBasedStateMachine):
         """A burst at one instant."""
         for prompt in prompts:
             self.announce(prompt, num_output_tokens, "g0", 0, False, None, "a")
+
+    @rule(
+        prompts=st.lists(st.one_of(st.integers(1, 60), st.integers(1, 300)), min_size=2, max_size=8),
+        newcomers=st.lists(st.integers(1, BUDGET), max_size=8),
+    )
+    def resume_many(self, prompts, newcomers):
+        """A worker that this leader has never known is gone with all it had, and others come."""
+        for prompt in prompts:
+            self.num_requests += 1
+            request = Live(f"r{self.num_requests}", 0, prompt, 2, "g1", critical=False, deadline_at=None)
+            self.again[request.request_id] = request
+            self.announce(prompt, 2, "g1", 0, False, None, "")
+        while self.again:
+            self.announce(1, 2, "g1", 0, False, None, "")
+        for prompt in newcomers:
+            self.announce(prompt, 2, "g0", 0, False, None, "")
 
     @rule(pick=st.integers(0, 30), prompt=st.integers(1, BUDGET))
     @precondition(lambda self: self.live)
@@ -690,6 +752,7 @@ class SchedulerWorld(RuleBasedStateMachine):
             )
             return
         request.arrived_at = self.now
+        request.priority = 0
         self.tell(
             RequestArrived(
                 request_id=request.request_id,

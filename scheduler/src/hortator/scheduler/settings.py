@@ -49,6 +49,13 @@ class _Core(BaseModel):
             raise ValueError("allowed: above 0, at most 1")
         return share
 
+    @field_validator("resumed_share", check_fields=False)
+    @classmethod
+    def _is_part(cls, share: float) -> float:
+        if not 0.0 < share < 1.0:
+            raise ValueError("allowed: above 0, below 1")
+        return share
+
     @field_validator("tenants", check_fields=False)
     @classmethod
     def _sound_tenants(cls, tenants: tuple[TenantSettings, ...]) -> tuple[TenantSettings, ...]:

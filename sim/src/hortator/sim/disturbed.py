@@ -16,7 +16,8 @@ Tokens flow from workers to gateways without delay: latency here is that of the 
 loss tears into an answer counts for the SLO of its request, and not in the distribution of ITL.
 
 *Newcomers* are requests that arrive while a group is away: their TTFT says what the resumed requests of that
-group cost those who come after them.
+group cost those who come after them. The *pause* of a resumed request is the time from its being announced
+again to its next token.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from math import inf, isnan
+from math import inf, isnan, nan
 from typing import assert_never
 
 import numpy as np
@@ -150,6 +151,7 @@ class DisturbedCluster(VirtualCluster):
         self._away: set[str] = set()
         self._outages: list[float] = []  # when the first group went away, when all were back, and so on
         self._newcomers_ttft = Distribution()
+        self._pauses = Distribution()
         self._reported_at = dict.fromkeys(self._plans, 0.0)
         self._past: list[PassTimes] = []
         """Of boots that died."""
@@ -165,9 +167,10 @@ class DisturbedCluster(VirtualCluster):
         super().run(requests, drain_s=drain_s)
 
     def figures(self) -> dict[str, object]:
-        """What happened, and how long newcomers waited for their first token while a group was away."""
+        """What happened, how long newcomers waited while a group was away, and how long the resumed did."""
         newcomers = {"num": self._newcomers_ttft.num, "ttft_s": self._newcomers_ttft.percentiles()}
-        return {**asdict(self.counts), "newcomers": newcomers}
+        resumed = {"num": self._pauses.num, "pause_s": self._pauses.percentiles()}
+        return {**asdict(self.counts), "newcomers": newcomers, "resumed": resumed}
 
     # -- to the scheduler -------------------------------------------------------------------------------
 
@@ -284,7 +287,10 @@ class DisturbedCluster(VirtualCluster):
         for action in actions:
             match action:
                 case Announce():
-                    self.counts.replacements += action.attempt > 0
+                    if action.attempt:
+                        self.counts.replacements += 1
+                        if isnan(held.resumed_at):
+                            held.resumed_at = self.now
                     event = RequestArrived(
                         request_id=request_id,
                         attempt=action.attempt,
@@ -482,6 +488,9 @@ class DisturbedCluster(VirtualCluster):
                 group.model.release(request.request_id)  # of an attempt that nobody wants any more
             return
         record, machine = held.record, held.machine
+        if not isnan(held.resumed_at):
+            self._pauses.add(np.array([self.now - held.resumed_at]))
+            held.resumed_at = nan
         if isnan(record.first_token_at):
             record.started_at = request.started_at
             record.first_token_at = self.now

@@ -83,6 +83,8 @@ class Held:
     group: SimulatedGroup | None = None
     lease: Lease | None = None
     last_token_at: float = float("nan")
+    resumed_at: float = float("nan")
+    """Announced again, and no token since."""
 
     @property
     def num_tokens(self) -> int:

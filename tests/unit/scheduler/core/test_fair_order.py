@@ -145,7 +145,7 @@ def test_tenants_that_come_once_do_not_pile_up(a_request):
         for request in list(queue)[:2]:
             queue.take(request)
     (level,) = queue._levels.values()
-    assert len(level.fairly._ends) <= 64
+    assert len(level.newcomers._ends) <= 64
 
 
 def test_only_tenants_that_are_asked_for_are_counted(a_request):

@@ -70,6 +70,8 @@ def test_the_file_wins_over_the_environment(tmp_path, monkeypatch):
             ["CORE__TENANTS", "queue_share", "at most 1"],
         ),
         ({"core": {"max_tenant_share": 0}}, ["CORE__MAX_TENANT_SHARE", "above 0"]),
+        ({"core": {"resumed_share": 0}}, ["CORE__RESUMED_SHARE", "above 0, below 1"]),
+        ({"core": {"resumed_share": 1}}, ["CORE__RESUMED_SHARE", "above 0, below 1"]),
         ({"core": {"tenants": [{"name": "a"}, {"name": "a"}]}}, ["CORE__TENANTS", "'a'", "once"]),
         ({"core": {"tenants": [{"name": "a", "wait": 1}]}}, ["CORE__TENANTS", "WAIT"]),
         ({"heartbeat_interval_s": 0}, ["HEARTBEAT_INTERVAL_S"]),

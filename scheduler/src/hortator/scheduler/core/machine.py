@@ -85,7 +85,7 @@ class SchedulerMachine:
         self.settings = settings
         self.epoch = epoch
         self.fleet = Fleet(settings)
-        self.waiting = WaitingQueue(settings.tenant_weights())
+        self.waiting = WaitingQueue(settings.tenant_weights(), resumed_share=settings.resumed_share)
         self.requests: dict[str, RequestState] = {}
         self.keys = Keys()
         self._by_gateway: dict[str, dict[str, None]] = {}
@@ -260,6 +260,7 @@ class SchedulerMachine:
             fingerprint=event.fingerprint,
             asked_at=event.asked_at,
             tokenizer=event.tokenizer,
+            is_resumed=event.attempt > 0 or event.is_resumed,
         )
         self._remember(request)
         if self._settle(request, now):

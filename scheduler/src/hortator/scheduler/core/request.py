@@ -43,6 +43,7 @@ class RequestState:
         "gateway_id",
         "group_id",
         "is_attached",
+        "is_resumed",
         "key",
         "max_output_tokens",
         "num_prompt_tokens",
@@ -77,6 +78,7 @@ class RequestState:
         fingerprint: str = "",
         asked_at: float | None = None,
         tokenizer: str = "",
+        is_resumed: bool = False,
     ) -> None:
         self.request_id = request_id
         self.attempt = attempt
@@ -92,6 +94,7 @@ class RequestState:
         self.key = key  # digest of tenant and idempotency key
         self.fingerprint = fingerprint
         self.tokenizer = tokenizer  # digest of what its prompt was read with; empty: unknown
+        self.is_resumed = is_resumed  # placed before: what is prefilled now was prefilled, or was to be
         self.is_attached = False  # to what ran under its key already
         self.arrived_at = now
         self.asked_at = asked_at  # by its client, if it was taken over once and came back

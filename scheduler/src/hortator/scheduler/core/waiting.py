@@ -1,6 +1,7 @@
 """The waiting queue: higher priorities first, tenants fairly within a priority, each tenant's oldest first.
 
-With a single tenant it is first in, first out within a priority. See `fair_order` for what fair means.
+With a single tenant it is first in, first out within a priority. See `fair_order` for what fair means, and
+`resumed` for how the turns of resumed requests and newcomers alternate while both wait.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from types import MappingProxyType
 
 from hortator.scheduler.core.fair_order import FairOrder, insert_by_arrival
 from hortator.scheduler.core.request import RequestState
+from hortator.scheduler.core.resumed import DEFAULT_SHARE, ResumedBound, Turns, in_turns
 
 _NO_WEIGHTS: Mapping[str, float] = MappingProxyType({})
 
@@ -19,12 +21,29 @@ _NO_WEIGHTS: Mapping[str, float] = MappingProxyType({})
 class _Level:
     """The waiting requests of one priority."""
 
-    __slots__ = ("by_arrival", "fairly", "num_tokens")
+    __slots__ = ("by_arrival", "newcomers", "num_resumed", "num_tokens", "resumed", "resumed_tokens", "turns")
 
-    def __init__(self, weights: Mapping[str, float]) -> None:
+    def __init__(self, weights: Mapping[str, float], resumed_share: float) -> None:
         self.by_arrival: OrderedDict[str, RequestState] = OrderedDict()
-        self.fairly = FairOrder(weights)
+        self.newcomers = FairOrder(weights)
+        self.resumed = FairOrder(weights)
+        self.turns = Turns(resumed_share)
         self.num_tokens = 0
+        self.num_resumed = 0
+        self.resumed_tokens = 0
+
+    def order_of(self, request: RequestState) -> FairOrder:
+        return self.resumed if request.is_resumed else self.newcomers
+
+    @property
+    def is_shared(self) -> bool:
+        """Do both classes wait?"""
+        return 0 < self.num_resumed < len(self.by_arrival)
+
+    def in_turn(self, bound: ResumedBound | None) -> Iterator[RequestState]:
+        if self.is_shared:
+            return in_turns(self.newcomers, self.resumed, self.turns, bound)
+        return iter(self.resumed if self.num_resumed else self.newcomers)
 
 
 class TenantLoad:
@@ -44,13 +63,26 @@ class WaitingQueue:
         weights: by tenant; a tenant that is not named weighs 1.
     """
 
-    __slots__ = ("_levels", "_order", "_weights", "num_requests", "num_tokens", "tenants")
+    __slots__ = (
+        "_levels",
+        "_order",
+        "_resumed_share",
+        "_weights",
+        "num_requests",
+        "num_resumed",
+        "num_tokens",
+        "tenants",
+    )
 
-    def __init__(self, weights: Mapping[str, float] = _NO_WEIGHTS) -> None:
+    def __init__(
+        self, weights: Mapping[str, float] = _NO_WEIGHTS, *, resumed_share: float = DEFAULT_SHARE
+    ) -> None:
         self._weights = weights
+        self._resumed_share = resumed_share
         self._levels: dict[int, _Level] = {}
         self._order: list[int] = []  # negated priorities, ascending
         self.num_requests = 0
+        self.num_resumed = 0
         self.num_tokens = 0
         self.tenants: dict[str, TenantLoad] = {}
         """Those that have something waiting."""
@@ -59,26 +91,29 @@ class WaitingQueue:
         """Append a request to its priority, in its tenant's lane."""
         level = self._count(request)
         level.by_arrival[request.request_id] = request
-        level.fairly.add(request)
+        level.order_of(request).add(request)
 
     def put_back(self, request: RequestState) -> None:
         """Put a request that was taken back into its priority and lane, by its order of arrival."""
         level = self._count(request)
         insert_by_arrival(level.by_arrival, request)
-        level.fairly.put_back(request)
+        level.order_of(request).put_back(request)
+        if level.is_shared:
+            level.turns.give_back(request)
 
     def take(self, request: RequestState) -> None:
         """Remove a request because it is placed. KeyError when it does not wait."""
         level = self._levels[request.priority]
         del level.by_arrival[request.request_id]
-        level.fairly.take(request)
+        level.order_of(request).take(request)
+        level.turns.charge(request)
         self._discount(request, level)
 
     def remove(self, request: RequestState) -> None:
         """Remove a request that is not placed. KeyError when it does not wait."""
         level = self._levels[request.priority]
         del level.by_arrival[request.request_id]
-        level.fairly.remove(request)
+        level.order_of(request).remove(request)
         self._discount(request, level)
 
     def _count(self, request: RequestState) -> _Level:
@@ -91,9 +126,13 @@ class WaitingQueue:
         load.num_tokens += request.num_prompt_tokens
         level = self._levels.get(request.priority)
         if level is None:
-            level = self._levels[request.priority] = _Level(self._weights)
+            level = self._levels[request.priority] = _Level(self._weights, self._resumed_share)
             insort(self._order, -request.priority)
         level.num_tokens += request.num_prompt_tokens
+        if request.is_resumed:
+            self.num_resumed += 1
+            level.num_resumed += 1
+            level.resumed_tokens += request.num_prompt_tokens
         return level
 
     def _discount(self, request: RequestState, level: _Level) -> None:
@@ -105,6 +144,12 @@ class WaitingQueue:
         if not load.num_requests:
             del self.tenants[request.tenant]
         level.num_tokens -= request.num_prompt_tokens
+        if request.is_resumed:
+            self.num_resumed -= 1
+            level.num_resumed -= 1
+            level.resumed_tokens -= request.num_prompt_tokens
+        if not level.is_shared:
+            level.turns.forget()
         if not level.by_arrival:
             del self._levels[request.priority]
             self._order.remove(-request.priority)
@@ -122,13 +167,31 @@ class WaitingQueue:
             if -negated > priority:
                 num_tokens += level.num_tokens
             elif -negated == priority:
-                num_tokens += min(level.num_tokens, level.fairly.tokens_before_newcomer(tenant))
+                before = level.newcomers.tokens_before_newcomer(tenant)
+                newcomer_tokens = level.num_tokens - level.resumed_tokens
+                before = min(newcomer_tokens, before)
+                num_tokens += before + min(level.resumed_tokens, level.turns.resumed_beside(before))
         return num_tokens
+
+    def newcomers_from(self, priority: int) -> tuple[int, int]:
+        """Newcomers of this priority or a higher one, and their prompt tokens; 0 if this one has none."""
+        level = self._levels[priority]
+        if level.num_resumed == len(level.by_arrival):
+            return 0, 0
+        higher = [self._levels[-negated] for negated in self._order if -negated >= priority]
+        return (
+            sum(len(level.by_arrival) - level.num_resumed for level in higher),
+            sum(level.num_tokens - level.resumed_tokens for level in higher),
+        )
+
+    def in_turn(self, bound: ResumedBound | None = None) -> Iterator[RequestState]:
+        """Highest priority first, in order of turn; the bound says who goes by age."""
+        for negated in self._order:
+            yield from self._levels[-negated].in_turn(bound)
 
     def __iter__(self) -> Iterator[RequestState]:
         """Highest priority first, in order of turn."""
-        for negated in self._order:
-            yield from self._levels[-negated].fairly
+        return self.in_turn()
 
     def __len__(self) -> int:
         return self.num_requests

@@ -11,6 +11,8 @@ after seating is no higher than that of the emptiest rank.
 A prompt that not even an empty rank has room for (longer than the chunk budget, or than what running
 decodes leave of it) takes several passes. It may start only on a rank with nothing left over, so that at
 most one such prompt occupies a rank.
+
+While newcomers wait, resumed requests are seated up to their bound (see `resumed`).
 """
 
 from __future__ import annotations
@@ -22,12 +24,14 @@ from hortator.scheduler.core.group import GroupState
 from hortator.scheduler.core.model import Phase
 from hortator.scheduler.core.policies.base import Seat
 from hortator.scheduler.core.request import RequestState
+from hortator.scheduler.core.resumed import ResumedBound
 
 
 class Seating:
     """One group's room while a batch for it is planned."""
 
     __slots__ = (
+        "_bound",
         "_budget",
         "_fleet",
         "_free",
@@ -42,11 +46,12 @@ class Seating:
         "seats",
     )
 
-    def __init__(self, fleet: Fleet, group: GroupState) -> None:
+    def __init__(self, fleet: Fleet, group: GroupState, bound: ResumedBound | None = None) -> None:
         spec = group.spec
         self.group = group
         self.seats: list[Seat] = []
         self._fleet = fleet
+        self._bound = bound
         self._needs_decode = spec.phase is Phase.PREFILL and fleet.settings.decode_reservation
         self._budget = spec.chunk_budget_tokens
         self._limit = self._budget
@@ -93,7 +98,7 @@ class Seating:
 
     def seat(self, request: RequestState, *, must: bool = False) -> bool:
         """Seat one request if it fits. `must` lets a multi-pass prompt start beside a short leftover."""
-        if not self.group.can_hold(request):
+        if not self.group.can_hold(request) or (self._bound is not None and not self._bound.allows(request)):
             return False
         blocks = self._fleet.blocks_on_entry(self.group, request)
         choice = self._best_cached(request, blocks) or self._emptiest(request, blocks, must=must)
@@ -176,6 +181,8 @@ class Seating:
 
     def _take(self, request: RequestState, rank: int, tokens: int, blocks: int) -> None:
         self.seats.append(Seat(request, rank, tokens, blocks))
+        if self._bound is not None:
+            self._bound.count(request)
         self._free[rank] -= tokens
         self._prefill_load[rank] += tokens
         self._free_kv[rank] -= blocks

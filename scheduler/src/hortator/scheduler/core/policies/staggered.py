@@ -11,13 +11,16 @@ another rule, see `joint_admission`.
 
 Where: carried-over requests first (oldest first when they have been passed over `max_carry` times), then
 new ones; within each, longest first; each to the rank with the greatest A_d (water-filling). A tenant that
-floods rides along under the level of the others, see `hearing`.
+floods rides along under the level of the others, see `hearing`. How many resumed requests are seated while
+newcomers wait: see `resumed`.
 
-Knobs: min_fill, max_hold_s, max_carry, interval_s, first_token_weight. Bad when: prompts are much longer
-than the chunk budget (they occupy ranks for several passes whoever places them).
+Knobs: min_fill, max_hold_s, max_carry, interval_s, first_token_weight, resumed_share. Bad when: prompts are
+much longer than the chunk budget (they occupy ranks for several passes whoever places them).
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from hortator.scheduler.core.fleet import Fleet
 from hortator.scheduler.core.group import GroupState
@@ -27,6 +30,7 @@ from hortator.scheduler.core.policies.hearing import hear
 from hortator.scheduler.core.policies.joint_admission import joint_admission_at
 from hortator.scheduler.core.policies.seating import Seating
 from hortator.scheduler.core.request import RequestState
+from hortator.scheduler.core.resumed import ResumedBound
 from hortator.scheduler.core.waiting import WaitingQueue
 
 LOOKAHEAD = 1.25
@@ -97,10 +101,24 @@ class Staggered:
         waiting: WaitingQueue,
         now: float,
     ) -> PlannedBatch | None:
-        seating = Seating(fleet, group)
-        if not seating.has_room():
-            return None
-        considered = consider(waiting, int(seating.total_free_tokens * LOOKAHEAD), group)
+        for bound in bounds(self._settings, waiting, group, now):
+            seating = Seating(fleet, group, bound)
+            if not seating.has_room():
+                return None
+            considered = consider(waiting, int(seating.total_free_tokens * LOOKAHEAD), group, bound)
+            batch = self._choose_all(fleet, seating, waiting, considered, now)
+            if batch is not None:
+                return batch
+        return None
+
+    def _choose_all(
+        self,
+        fleet: Fleet,
+        seating: Seating,
+        waiting: WaitingQueue,
+        considered: list[RequestState],
+        now: float,
+    ) -> PlannedBatch | None:
         hearing = hear(fleet, waiting, considered, seating.total_free_tokens, now)
         passed_over = self._seat_all(seating, hearing.heard(hearing.considered))
         if hearing.unheard:
@@ -128,7 +146,28 @@ class Staggered:
         return passed_over
 
 
-def consider(waiting: WaitingQueue, num_tokens: int, group: GroupState) -> list[RequestState]:
+def bounds(
+    settings: SchedulerSettings, waiting: WaitingQueue, group: GroupState, now: float
+) -> Iterator[ResumedBound | None]:
+    """By what the resumed requests of a pass are bound; if nobody fits then, by what else."""
+    if not 0 < waiting.num_resumed < len(waiting):
+        yield None
+        return
+    for by_arrival in (False, True):
+        yield ResumedBound(
+            waiting,
+            share=settings.resumed_share,
+            num_tokens=sum(free for free in group.free_tokens() if free > 0),
+            num_slots=sum(free for free in group.free_slots() if free > 0),
+            budget=group.spec.chunk_budget_tokens,
+            overdue_before=now - settings.queue_timeout_s / 2,
+            by_arrival=by_arrival,
+        )
+
+
+def consider(
+    waiting: WaitingQueue, num_tokens: int, group: GroupState, bound: ResumedBound | None = None
+) -> list[RequestState]:
     """The oldest waiting requests whose prompts the group reads, up to so many tokens and its batch slots.
 
     A prompt of several passes counts as one chunk budget: that is all it takes of the next pass.
@@ -136,7 +175,7 @@ def consider(waiting: WaitingQueue, num_tokens: int, group: GroupState) -> list[
     considered: list[RequestState] = []
     budget = group.spec.chunk_budget_tokens
     slots = sum(free for free in group.free_slots() if free > 0)
-    for request in waiting:
+    for request in waiting.in_turn(bound):
         if num_tokens <= 0 or slots <= 0:
             break
         if request.tokenizer and not group.reads(request.tokenizer):

@@ -40,7 +40,7 @@ from hortator.scheduler.core.policies.base import PlannedBatch
 from hortator.scheduler.core.policies.hearing import Hearing, hear
 from hortator.scheduler.core.policies.occupied import rest_s, solo_s, willing
 from hortator.scheduler.core.policies.seating import Seating
-from hortator.scheduler.core.policies.staggered import Staggered, consider, finish
+from hortator.scheduler.core.policies.staggered import Staggered, bounds, consider, finish
 from hortator.scheduler.core.policies.windows import Windows
 from hortator.scheduler.core.request import RequestState
 from hortator.scheduler.core.waiting import WaitingQueue
@@ -73,16 +73,20 @@ class StaggeredPlus(Staggered):
     def _fill(
         self, fleet: Fleet, group: GroupState, waiting: WaitingQueue, now: float
     ) -> PlannedBatch | None:
-        seating = Seating(fleet, group)
-        if not seating.has_room():
-            return None
-        room = seating.total_free_tokens
-        considered = consider(waiting, int(room * LOOKAHEAD), group)
-        hearing = hear(fleet, waiting, considered, room, now)
-        batch = self._choose(fleet, seating, waiting, hearing, now)
-        if batch is None and hearing.unheard:  # nobody who is heard fits here
-            batch = self._choose(fleet, Seating(fleet, group), waiting, Hearing.of_all(considered), now)
-        return batch
+        for bound in bounds(self._settings, waiting, group, now):
+            seating = Seating(fleet, group, bound)
+            if not seating.has_room():
+                return None
+            room = seating.total_free_tokens
+            considered = consider(waiting, int(room * LOOKAHEAD), group, bound)
+            hearing = hear(fleet, waiting, considered, room, now)
+            batch = self._choose(fleet, seating, waiting, hearing, now)
+            if batch is None and hearing.unheard:  # nobody who is heard fits here
+                seating = Seating(fleet, group, bound)
+                batch = self._choose(fleet, seating, waiting, Hearing.of_all(considered), now)
+            if batch is not None:
+                return batch
+        return None
 
     def _choose(
         self, fleet: Fleet, seating: Seating, waiting: WaitingQueue, hearing: Hearing, now: float
