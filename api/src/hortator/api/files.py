@@ -22,8 +22,6 @@ from hortator.api.quoting import quoted, shortened
 from hortator.api.v1alpha1 import KIND, LLMService, LLMServiceScaler
 from hortator.api.v1alpha1.scaler import SCALER_KIND
 
-DEFAULT_NAMESPACE = "default"
-"""Of an object that names none."""
 _MAX_FILE_BYTES = 1 << 20
 _MAX_VALUES = 1 << 16
 """Of one document, aliases written out: a few lines of them can become billions."""
@@ -92,10 +90,10 @@ def load_manifest(path: str | os.PathLike[str]) -> Manifest:
 
 def _misfits(service: LLMService, scalers: Sequence[LLMServiceScaler]) -> Iterator[Problem]:
     owners = {role.name: "" for role in service.spec.roles}
-    where = (service.metadata.namespace or DEFAULT_NAMESPACE, service.metadata.name)
+    where = (service.metadata.own_namespace, service.metadata.name)
     for scaler in scalers:
         name, role = scaler.metadata.name, scaler.spec.role
-        if (scaler.metadata.namespace or DEFAULT_NAMESPACE, scaler.spec.service_name) != where:
+        if (scaler.metadata.own_namespace, scaler.spec.service_name) != where:
             continue
         if role not in owners:
             allowed = ", ".join(owners)

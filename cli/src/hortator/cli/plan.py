@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hortator.api.arithmetic import Problem, num_ranks, world_size
-from hortator.api.files import DEFAULT_NAMESPACE, Manifest, ManifestError, load_manifest
+from hortator.api.files import Manifest, ManifestError, load_manifest
 from hortator.api.v1alpha1 import LLMService, RoleSpec
 from hortator.cli.console import stderr, stdout
 from hortator.cli.errors import CommandError
@@ -74,9 +74,9 @@ def _scaled(manifest: Manifest, file: Path) -> LLMService:
     if service is None:
         raise ManifestError([f"{file}: kind: no LLMService in it (LLMServiceScalers alone make no pods)"])
     objects = [one.model_dump(mode="json", by_alias=True, exclude_none=True) for one in manifest.scalers]
-    for obj in objects:
-        obj["metadata"].setdefault("namespace", DEFAULT_NAMESPACE)
-    namespace = service.metadata.namespace or DEFAULT_NAMESPACE
+    for scaler, obj in zip(manifest.scalers, objects, strict=True):
+        obj["metadata"]["namespace"] = scaler.metadata.own_namespace
+    namespace = service.metadata.own_namespace
     return scaled(service, scalers_of(objects, namespace=namespace, service=service.metadata.name))
 
 

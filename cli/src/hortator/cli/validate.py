@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from hortator.api.arithmetic import immutable_problems, num_groups, num_ranks
-from hortator.api.files import DEFAULT_NAMESPACE, Manifest, ManifestError, load_manifest, of_scaler
+from hortator.api.files import Manifest, ManifestError, load_manifest, of_scaler
 from hortator.api.problem import Problem
 from hortator.api.scaler_rules import SCALER_TRANSITIONS
 from hortator.api.v1alpha1 import LLMService, LLMServiceScaler
@@ -71,7 +71,7 @@ def _check_change(file: Path, old: Manifest, new: Manifest) -> None:
 
 
 def _where(scaler: LLMServiceScaler) -> tuple[str, str]:
-    return scaler.metadata.namespace or DEFAULT_NAMESPACE, scaler.metadata.name
+    return scaler.metadata.own_namespace, scaler.metadata.name
 
 
 def _document(file: Path, error: ManifestError | None) -> dict[str, object]:

@@ -331,11 +331,10 @@ class Shell:
         if not self.is_leader or not len(self.gateways):
             return
         groups = tuple(group for group in snapshot.groups if group.is_placeable)
-        if (
-            groups
-        ):  # a leader that is new has heard of none yet: what the last one told is better than nothing
-            view = FleetView(groups, num_gateways=len(self.gateways), heartbeat_s=self._gateway_beat_s)
-            self.gateways.tell_all(view)
+        if not groups:
+            return  # a new leader has heard of none yet: what the last one told is better
+        view = FleetView(groups, num_gateways=len(self.gateways), heartbeat_s=self._gateway_beat_s)
+        self.gateways.tell_all(view)
 
     # -- commands ---------------------------------------------------------------------------------------
 

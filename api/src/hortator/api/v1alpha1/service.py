@@ -52,6 +52,11 @@ class Metadata(Model):
     labels: Texts = Field(default_factory=dict)
     annotations: Texts = Field(default_factory=dict)
 
+    @property
+    def own_namespace(self) -> str:
+        """Where the object is; one that names no namespace is in `default`."""
+        return self.namespace or "default"
+
 
 class LLMServiceSpec(Model):
     """What is wanted."""

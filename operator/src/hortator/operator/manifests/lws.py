@@ -21,7 +21,6 @@ from hortator.api.v1alpha1 import LLMService, RoleSpec
 from hortator.operator import names
 from hortator.operator.manifests import engine, environment, pods
 from hortator.operator.manifests.group import substituted
-from hortator.operator.manifests.metadata import DEFAULT_NAMESPACE
 from hortator.operator.objects import Obj
 from hortator.operator.observed.reading import items, mapping
 
@@ -40,7 +39,7 @@ def leader_worker_set(service: LLMService, role: RoleSpec, *, template: Obj, rev
     }
     metadata: Obj = {
         "name": name,
-        "namespace": service.metadata.namespace or DEFAULT_NAMESPACE,
+        "namespace": service.metadata.own_namespace,
         "labels": labels,
     }
     if placement.topology_key and placement.mode == "Required" and role.nodes > 1:

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from hortator.api.v1alpha1 import API_VERSION, KIND, LLMService
 from hortator.operator.objects import Obj
 
-DEFAULT_NAMESPACE = "default"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
@@ -27,7 +25,7 @@ class Owner:
     def of(cls, service: LLMService, uid: str) -> Owner:
         """A manifest without namespace means `default`, as kubectl has it."""
         metadata = service.metadata
-        return cls(name=metadata.name, namespace=metadata.namespace or DEFAULT_NAMESPACE, uid=uid)
+        return cls(name=metadata.name, namespace=metadata.own_namespace, uid=uid)
 
     def reference(self) -> Obj:
         """As `metadata.ownerReferences` has it."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+DEFAULT_RESUMED_SHARE = 0.5
+
 
 class Phase(Enum):
     """Which part of a request an EP group runs."""
@@ -194,7 +196,7 @@ class SchedulerSettings:
     """Tenants that are not like the others, each once: objects with `name`, `weight` and `queue_share`."""
     max_tenant_share: float = 1.0
     """Share of `max_waiting_requests` and `max_waiting_tokens` that one tenant may hold; 1: all of it."""
-    resumed_share: float = 0.5
+    resumed_share: float = DEFAULT_RESUMED_SHARE
     """`staggered*`: share of a pass that resumed requests get at most, while newcomers want the rest."""
     max_wait_s: float | None = None
     """Newcomers whose predicted wait is longer are refused on arrival; None: `queue_timeout_s`."""

@@ -30,8 +30,6 @@ from typing import Protocol
 
 from hortator.scheduler.core.request import RequestState
 
-DEFAULT_SHARE = 0.5
-
 
 class Turns:
     """How far the resumed requests of one priority are ahead of its newcomers, in cost tokens over share."""

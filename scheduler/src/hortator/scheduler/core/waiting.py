@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from hortator.scheduler.core.fair_order import FairOrder, insert_by_arrival
+from hortator.scheduler.core.model import DEFAULT_RESUMED_SHARE
 from hortator.scheduler.core.request import RequestState
-from hortator.scheduler.core.resumed import DEFAULT_SHARE, ResumedBound, Turns, in_turns
+from hortator.scheduler.core.resumed import ResumedBound, Turns, in_turns
 
 _NO_WEIGHTS: Mapping[str, float] = MappingProxyType({})
 
@@ -75,7 +76,7 @@ class WaitingQueue:
     )
 
     def __init__(
-        self, weights: Mapping[str, float] = _NO_WEIGHTS, *, resumed_share: float = DEFAULT_SHARE
+        self, weights: Mapping[str, float] = _NO_WEIGHTS, *, resumed_share: float = DEFAULT_RESUMED_SHARE
     ) -> None:
         self._weights = weights
         self._resumed_share = resumed_share
